@@ -1,0 +1,224 @@
+"""The app: settings, the registry of tasks, and the connection to the server, which is made at the first send."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from rsq import settings as settings_module
+from rsq.asyncresult import AsyncResult
+from rsq.broker.client import Client
+from rsq.broker.queue import Placement
+from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
+from rsq.message import Message
+from rsq.options import TaskOptions, options_from
+from rsq.settings import Settings
+from rsq.task import AsyncTask, Task, name_of
+
+if TYPE_CHECKING:
+    from rsq.testing import Testing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Decorator(Protocol):
+    """What `app.task(...)` gives: turns a function into a task of the same signature."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BoundDecorator(Protocol):
+    """What `app.task(bind=True)` gives: the first parameter is the task itself."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+
+class App:
+    """A set of tasks and the server that they go through.
+
+    name           shown in logs and reports
+    url            ``redis://``, ``rediss://``, ``unix://``, ``embedded://``; default: RSQ_URL, else the embedded server
+    task_defaults  options for every task that does not say otherwise: ``{"autoretry_for": ()}`` makes rsq retry only
+                   where it is asked to
+    settings       any field of `rsq.settings.Settings`
+    Raises         SettingsError, InvalidTask
+    """
+
+    def __init__(
+        self,
+        name: str = "rsq",
+        *,
+        url: str | None = None,
+        task_defaults: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.eager: Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None = None
+        self._given = {**settings, "url": url}
+        self._defaults = options_from(TaskOptions(), task_defaults or {})
+        self._lock = threading.Lock()
+        if any(value is not None for value in self._given.values()):
+            # What stands in the code is checked where it stands; the environment is read at the first use.
+            settings_module.load(self._given, {})
+
+    def __repr__(self) -> str:
+        return f"<App {self.name}: {len(self.tasks)} tasks>"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Settings from code, environment and defaults. Raises SettingsError."""
+        return settings_module.load(self._given)
+
+    @cached_property
+    def client(self) -> Client:
+        """The producer's side of the broker."""
+        return Client(self.settings)
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings before, or between, uses; open connections are closed. None leaves a setting as it is."""
+        with self._lock:
+            self._use({**self._given, **{name: value for name, value in settings.items() if value is not None}})
+
+    @contextmanager
+    def configured(self, **settings: Any) -> Iterator[None]:
+        """`configure` for a block: at its end the app has the settings from before again."""
+        before = self._given
+        try:
+            self.configure(**settings)
+            yield
+        finally:
+            with self._lock:
+                self._use(before)
+
+    def _use(self, given: dict[str, Any]) -> None:
+        self._given = given
+        self.close()
+        self.__dict__.pop("settings", None)
+        self.__dict__.pop("client", None)
+        settings_module.load(given)
+
+    def close(self) -> None:
+        """Close all connections; the next use opens them again."""
+        client = self.__dict__.get("client")
+        if client is not None:
+            client.close()
+
+    async def aclose(self) -> None:
+        """`close` for coroutines: also closes the connections of this event loop. Call it before the loop ends."""
+        client = self.__dict__.get("client")
+        if client is not None:
+            await client.aclose()
+
+    # -- tasks
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
+
+    @overload
+    def task(self, **options: Any) -> Decorator: ...
+
+    def task(self, *function: Any, **options: Any) -> Any:
+        """Make a function a task. With or without options: ``@app.task`` or ``@app.task(queue="mail")``.
+
+        options  fields of `rsq.task.TaskOptions`
+        Raises   InvalidTask, DuplicateTask
+        """
+        chosen = options_from(self._defaults, options)
+        if function:
+            return self._register(function[0], chosen)
+        return lambda decorated: self._register(decorated, chosen)
+
+    def _register(self, function: Callable[..., Any], options: TaskOptions) -> Task[..., Any]:
+        if isinstance(function, Task):
+            raise InvalidTask(f"{function.name} is a task already")
+        name = options.name or name_of(function)
+        kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
+        task: Task[..., Any] = kind(self, function, name, options)
+        known = self.tasks.get(name)
+        if known is not None and _place_of(known.function) != _place_of(function):
+            raise DuplicateTask(
+                f"two functions are registered as {name!r}: {_place_of(known.function)} and {_place_of(function)}; "
+                "give one of them another name=..."
+            )
+        self.tasks[name] = task
+        return task
+
+    def get_task(self, name: str) -> Task[..., Any]:
+        """The task of this name. Raises UnknownTask, which names those that look alike."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise UnknownTask(unknown_task_text(name, self.tasks)) from None
+
+    # -- calls by name and id
+
+    def send_task(
+        self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Enqueue a call of a task that this process need not know. Options as `Task.apply_async` takes them.
+
+        The arguments cannot be checked against the signature here; where they do not fit, the call fails at the worker.
+        """
+        task: Task[..., Any] = self.tasks.get(name) or Task(self, _anything, name, self._defaults)
+        return task.apply_async(args, kwargs, **options)
+
+    def AsyncResult(self, task_id: str, queue: str | None = None) -> AsyncResult[Any]:
+        """The handle of a call by its id. Without its queue every known queue is searched."""
+        return AsyncResult(self.client, task_id, queue)
+
+    @cached_property
+    def testing(self) -> Testing:
+        """Helpers for tests: eager mode and a worker inside the test. See `rsq.testing`."""
+        from rsq.testing import Testing
+
+        return Testing(self)
+
+    def queues(self) -> list[str]:
+        """The queues that this app's tasks name, the default one first."""
+        named = [task.options.queue for task in self.tasks.values() if task.options.queue]
+        return list(dict.fromkeys([self.settings.default_queue, *named]))
+
+
+def unknown_task_text(name: str, known: Mapping[str, object]) -> str:
+    """What to tell about a name that nobody registered."""
+    import difflib
+
+    alike = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(alike)}?" if alike else f"{len(known)} tasks are registered"
+    return f"no task is registered as {name!r}: {hint}"
+
+
+def _anything(*args: Any, **kwargs: Any) -> None:
+    """Stands for a task of which only the name is known here."""
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
+default_app = App("default")
+"""The one process-wide object: the app to which the module-level `task` binds. It connects at the first send."""
+
+task = default_app.task
+"""`@task` for modules that name no app, like Celery's `shared_task`."""

@@ -1,0 +1,136 @@
+"""The handle of a call that was sent: its state, and its result when that is there."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+from rsq.broker.client import Client
+from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
+from rsq.outcome import Result, unpack_result
+from rsq.remote import decode_error
+from rsq.states import State
+
+R = TypeVar("R")
+
+
+class AsyncResult(Generic[R]):
+    """What `delay` gives back. Cheap to make and to keep: it holds an id, and asks the server when asked.
+
+    id         task id
+    queue      queue of the call; None means unknown, then every known queue is searched
+    duplicate  True when this call was not enqueued, since an earlier one stands (this is its handle)
+    """
+
+    __slots__ = ("_client", "_ignored", "_result", "duplicate", "id", "queue")
+
+    def __init__(
+        self, client: Client, task_id: str, queue: str | None, ignored: bool = False, duplicate: bool = False
+    ) -> None:
+        self.id = task_id
+        self.queue = queue
+        self.duplicate = duplicate
+        self._client = client
+        self._ignored = ignored
+        self._result: Result | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Wait for the result and give it.
+
+        timeout    seconds; None waits without end, 0 only looks
+        propagate  raise what the task raised; False gives the exception as the value
+        Raises     ResultTimeout; the task's own exception (RemoteError where its class is unknown here); TaskRevoked;
+                   ResultIgnored; BrokerUnavailable
+        """
+        if self._result is None:
+            self._refuse_if_ignored()
+            data = self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
+            if data is None:
+                raise self._timed_out(timeout)
+            self._result = unpack_result(data)
+        return self._value(self._result, propagate)
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """`get` for coroutines."""
+        if self._result is None:
+            self._refuse_if_ignored()
+            data = await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
+            if data is None:
+                raise self._timed_out(timeout)
+            self._result = unpack_result(data)
+        return self._value(self._result, propagate)
+
+    @property
+    def state(self) -> State:
+        """Where the call stands. PENDING also for one that was never heard of or whose result has expired."""
+        result = self.result_record()
+        if result is not None:
+            return result.state
+        return self._client.unfinished_state(self.id, self.queue)
+
+    def ready(self) -> bool:
+        """Whether the call has ended, one way or the other."""
+        return self.result_record() is not None
+
+    def successful(self) -> bool:
+        """Whether it has succeeded."""
+        return self.state is State.SUCCESS
+
+    def failed(self) -> bool:
+        """Whether it has failed for good."""
+        return self.state is State.FAILURE
+
+    @property
+    def result(self) -> Any:
+        """The value, the exception, or None as long as there is neither. Does not wait and does not raise."""
+        record = self.result_record()
+        return None if record is None else self._value(record, propagate=False)
+
+    @property
+    def traceback(self) -> str | None:
+        """Text of the worker's traceback, if it failed."""
+        record = self.result_record()
+        return None if record is None or record.error is None else str(record.error.get("traceback", ""))
+
+    def result_record(self) -> Result | None:
+        """The outcome with attempt and run time, or None as long as there is none. Does not wait."""
+        if self._result is None:
+            data = self._client.read_result(self.id, self.queue)
+            if data is not None:
+                self._result = unpack_result(data)
+        return self._result
+
+    def forget(self) -> None:
+        """Delete the result from the server."""
+        self._client.forget_result(self.id, self.queue)
+        self._result = None
+
+    def _refuse_if_ignored(self) -> None:
+        if self._ignored:
+            raise ResultIgnored(
+                f"the task of {self.id} ignores its result (ignore_result=True): there is nothing to wait for"
+            )
+
+    def _timed_out(self, timeout: float | None) -> ResultTimeout:
+        within = "" if timeout is None else f" within {timeout:g} s"
+        return ResultTimeout(f"no result of {self.id}{within}")
+
+    def _value(self, result: Result, propagate: bool) -> R:
+        if result.state is State.SUCCESS:
+            return cast(R, result.value)
+        error: Exception
+        if result.error is not None:
+            error = decode_error(dict(result.error))
+        else:
+            error = TaskRevoked(f"{self.id} was not run: {result.reason or 'revoked'}")
+        if propagate:
+            raise error
+        return cast(R, error)

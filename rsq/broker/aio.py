@@ -1,0 +1,286 @@
+"""The asyncio twins of the producer and the result listener: the same commands, awaited. One connection each a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, packed, translated
+from rsq.broker.producer import PAUSE_S, Accepted, Unsure, answer, gave_up
+from rsq.broker.queue import PLAIN, Placement, Queue
+from rsq.broker.results import RECONNECT_S
+from rsq.errors import BrokerUnavailable
+from rsq.message import Message
+
+
+class AsyncLink:
+    """One connection of one event loop; coroutines take turns on it."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._connection: AsyncConnection | None = None
+        self._turn = asyncio.Lock()
+
+    async def call_packed(self, request: bytes) -> Any:
+        """Send one packed command and give its reply. Raises as `Link.call_packed` does."""
+        async with self._turn:
+            try:
+                connection = self._connection
+                if connection is None:
+                    connection = await self._endpoint.async_connection(self._timeout_s)
+                    await connection.connect()
+                    self._connection = connection
+                await connection.send_packed_command([request], check_health=False)
+                return await connection.read_response(disable_decoding=True)
+            except NoScriptError:
+                raise
+            except (RedisError, OSError) as error:
+                fault = translated(error, self._endpoint.url)
+                if isinstance(fault, BrokerUnavailable):
+                    await self._drop()
+                raise fault from None
+            except BaseException:
+                # Cancelled between request and reply: the next reply would answer the wrong call.
+                await self._drop()
+                raise
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Call a script; loads it where the server does not know it yet."""
+        script, tag, arguments = call
+        request = packed("EVALSHA", script.sha, 1, tag, *arguments)
+        try:
+            return await self.call_packed(request)
+        except NoScriptError:
+            await self.call_packed(packed("SCRIPT", "LOAD", script.source))
+            return await self.call_packed(request)
+
+    async def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        async with self._turn:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class AsyncProducer:
+    """`Producer` for coroutines. Each event loop has a connection of its own."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncLink] = WeakKeyDictionary()
+        self._introduced: set[str] = set()
+        self._unsure = Unsure()
+
+    async def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
+        """Enqueue one message; see `Producer.send`."""
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            link = self._links[loop] = AsyncLink(self._endpoint, self._timeout_s)
+        began = time.monotonic()
+        first_try = self._unsure.pop(message.id) if placement.unique else None
+        if first_try is not None:
+            return await self._repeat(queue, message, placement, first_try, began, None)
+        try:
+            if placement is PLAIN:
+                await link.call_packed(queue.plain_enqueue(message))
+                accepted = Accepted(message.id)
+            else:
+                accepted = answer(queue, message, await link.run(queue.enqueue_call(message, placement)))
+            if queue.name not in self._introduced:
+                await link.call_packed(queue.introduce())
+                self._introduced.add(queue.name)
+            return accepted
+        except BrokerUnavailable as error:
+            fault = error
+        return await self._repeat(queue, message, placement, began, began, fault)
+
+    async def aclose(self) -> None:
+        """Close the connection of this event loop."""
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        if link is not None:
+            await link.close()
+
+    async def _repeat(
+        self,
+        queue: Queue,
+        message: Message,
+        placement: Placement,
+        first_try: float,
+        began: float,
+        fault: BrokerUnavailable | None,
+    ) -> Accepted:
+        self._introduced.clear()
+        deadline = began + self._timeout_s
+        pause_s = PAUSE_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            link = AsyncLink(self._endpoint, left_s)
+            try:
+                since_ms = int((time.monotonic() - first_try) * 1000)
+                return answer(queue, message, await link.run(queue.enqueue_call(message, placement, since_ms)))
+            except BrokerUnavailable as error:
+                fault = error
+            finally:
+                await link.close()
+            await asyncio.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+            pause_s *= 2
+        self._unsure.add(message.id, first_try)
+        raise gave_up(message, self._timeout_s, fault)
+
+
+class AsyncResultListener:
+    """`ResultListener` for coroutines: one subscribed connection and one reading task for each event loop."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._subscriptions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Subscription] = WeakKeyDictionary()
+
+    async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
+        """The value at the first of `keys` that has one, or None after `timeout_s`; see `ResultListener.wait`."""
+        loop = asyncio.get_running_loop()
+        subscription = self._subscriptions.get(loop)
+        if subscription is None:
+            subscription = self._subscriptions[loop] = _Subscription(self._endpoint, self._timeout_s)
+        return await subscription.wait([key.encode() for key in keys], timeout_s)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        subscription = self._subscriptions.pop(asyncio.get_running_loop(), None)
+        if subscription is not None:
+            await subscription.aclose()
+
+
+class _Subscription:
+    """The subscribed connection of one loop. Its reading task lives while somebody waits."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._link = AsyncLink(endpoint, timeout_s)
+        self._connection: AsyncConnection | None = None
+        self._waiting: dict[bytes, list[asyncio.Future[bytes]]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        fresh = [key for key in keys if key not in self._waiting]
+        for key in keys:
+            self._waiting.setdefault(key, []).append(future)
+        try:
+            if self._reader is None or self._reader.done():
+                self._reader = asyncio.create_task(self._read())
+            elif fresh and self._connection is not None:
+                await self._connection.send_command("SUBSCRIBE", *fresh)
+            if not fresh:
+                await self._look(keys)
+            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+        except (asyncio.TimeoutError, TimeoutError):
+            return None
+        except (RedisError, OSError) as error:
+            raise translated(error, self._endpoint.url) from None
+        finally:
+            future.cancel()
+            await self._leave(keys, future)
+
+    async def aclose(self) -> None:
+        """Stop reading. Those who still wait are told that nothing will come."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+        self._fail(BrokerUnavailable("the connection was closed while a result was waited for"))
+        await self._link.close()
+
+    async def _leave(self, keys: list[bytes], future: asyncio.Future[bytes]) -> None:
+        idle = []
+        for key in keys:
+            others = self._waiting.get(key, [])
+            if future in others:
+                others.remove(future)
+            if key in self._waiting and not others:
+                del self._waiting[key]
+                idle.append(key)
+        if not self._waiting and self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+        elif idle and self._connection is not None:
+            try:
+                await self._connection.send_command("UNSUBSCRIBE", *idle)
+            except (RedisError, OSError):
+                pass  # the reading task connects again, without this channel
+
+    async def _read(self) -> None:
+        """Read for everybody; connect again after a fault. With nobody left it is cancelled."""
+        away_since: float | None = None
+        try:
+            while True:
+                try:
+                    await self._read_until_fault()
+                except (RedisError, OSError) as error:
+                    now = time.monotonic()
+                    away_since = now if self._connection is not None or away_since is None else away_since
+                    await self._disconnect()
+                    if now - away_since > self._timeout_s:
+                        self._fail(translated(error, self._endpoint.url))
+                        return
+                    await asyncio.sleep(RECONNECT_S)
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            await self._disconnect()
+
+    async def _read_until_fault(self) -> None:
+        connection = await self._endpoint.async_connection(self._timeout_s)
+        await connection.connect()
+        self._connection = connection
+        await connection.send_command("SUBSCRIBE", *self._waiting)
+        while True:
+            try:
+                reply = await connection.read_response(disable_decoding=True, timeout=1.0, disconnect_on_error=False)
+            except RedisTimeoutError:
+                continue
+            if reply is None:  # which is how the asyncio half of redis-py tells that a given timeout is over
+                continue
+            kind, channel, payload = reply
+            if kind == b"message":
+                self._settle(channel, payload)
+            elif kind == b"subscribe":
+                await self._look([channel])
+
+    async def _look(self, keys: list[bytes]) -> None:
+        for key in keys:
+            try:
+                found = await self._link.call_packed(packed("GET", key))
+            except BrokerUnavailable:
+                return  # the reading task sees the same fault and looks again after it
+            if found is not None:
+                self._settle(key, found)
+
+    def _settle(self, key: bytes, data: bytes) -> None:
+        for future in self._waiting.get(key, ()):
+            if not future.done():
+                future.set_result(data)
+
+    def _fail(self, error: Exception) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)

@@ -1,0 +1,144 @@
+"""What an app holds of the broker: connections, queues, the producer, the result listeners; made when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import msgpack
+
+from rsq import keys
+from rsq.broker.aio import AsyncProducer, AsyncResultListener
+from rsq.broker.connection import Endpoint, Link, LinkPool
+from rsq.broker.producer import Producer
+from rsq.broker.queue import Queue
+from rsq.broker.results import ResultListener, first_value
+from rsq.clock import ServerClock
+from rsq.message import unpack_meta
+from rsq.settings import Settings
+from rsq.states import State
+
+CLOCK_TTL_S = 60.0
+"""How long the measured difference between our clock and the server's is used."""
+
+
+class Client:
+    """The producer's side of the broker. For any number of threads; a forked child connects anew."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.endpoint = Endpoint(settings.url)
+        self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
+        self.producer = Producer(self.pool)
+        self.listener = ResultListener(self.endpoint, self.pool)
+        self._queues: dict[str, Queue] = {}
+        self._clock = ServerClock()
+
+    @cached_property
+    def aproducer(self) -> AsyncProducer:
+        return AsyncProducer(self.endpoint, self.settings.broker_timeout_s)
+
+    @cached_property
+    def alistener(self) -> AsyncResultListener:
+        return AsyncResultListener(self.endpoint, self.settings.broker_timeout_s)
+
+    @contextmanager
+    def link(self) -> Iterator[Link]:
+        """Borrow a connection."""
+        link = self.pool.take()
+        try:
+            yield link
+        finally:
+            self.pool.give_back(link)
+
+    def queue(self, name: str | None) -> Queue:
+        """The queue of this name; None means the default queue."""
+        name = name or self.settings.default_queue
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = Queue(name, self.settings)
+        return queue
+
+    def queue_names(self) -> list[str]:
+        """Every queue that a producer or a worker has used, and the default one."""
+        with self.link() as link:
+            known = link.call("SMEMBERS", keys.queues(self.settings.namespace))
+        return sorted({name.decode() for name in known} | {self.settings.default_queue})
+
+    def now_ms(self) -> int:
+        """The server's clock, from a difference measured once a minute."""
+        if time.monotonic() - self._clock.read_at > CLOCK_TTL_S:
+            with self.link() as link:
+                seconds, micros = link.call("TIME")
+            self._clock.set(int(seconds) * 1000 + int(micros) // 1000)
+        return self._clock.now_ms()
+
+    # -- results by id
+
+    def result_keys(self, task_id: str, queue: str | None) -> list[str]:
+        """Where a result may lie: one key, or one for each known queue where the queue is not known."""
+        names = [queue] if queue else self.queue_names()
+        return [self.queue(name).keys.result(task_id) for name in names]
+
+    async def aresult_keys(self, task_id: str, queue: str | None) -> list[str]:
+        """`result_keys` for coroutines."""
+        if queue:
+            return self.result_keys(task_id, queue)
+        return await asyncio.get_running_loop().run_in_executor(None, self.result_keys, task_id, queue)
+
+    def read_result(self, task_id: str, queue: str | None) -> bytes | None:
+        """The packed result, or None as long as there is none."""
+        commands = [("GET", key) for key in self.result_keys(task_id, queue)]
+        with self.link() as link:
+            return first_value(link.pipeline(commands))
+
+    def forget_result(self, task_id: str, queue: str | None) -> None:
+        """Delete the result, if there is one."""
+        commands = [("DEL", key) for key in self.result_keys(task_id, queue)]
+        with self.link() as link:
+            link.pipeline(commands)
+
+    def unfinished_state(self, task_id: str, queue: str | None) -> State:
+        """RETRY while the next attempt waits, STARTED when a worker reports it as running, else PENDING."""
+        names = [queue] if queue else self.queue_names()
+        with self.link() as link:
+            waiting = link.pipeline([("HGET", self.queue(name).keys.messages, task_id) for name in names])
+            for packed in waiting:
+                if isinstance(packed, bytes):
+                    return State.RETRY if delayed_attempt(packed) > 1 else State.PENDING
+            workers = link.call("ZRANGE", keys.workers(self.settings.namespace), 0, -1)
+            rows = [("HGET", keys.worker(self.settings.namespace, name.decode()), "running") for name in workers]
+            reports = link.pipeline(rows) if rows else []
+        running = {task for report in reports if isinstance(report, bytes) for task in report.decode().split()}
+        return State.STARTED if task_id in running else State.PENDING
+
+    def close(self) -> None:
+        """Close all connections. The client connects again when it is used again."""
+        self.pool.close()
+        self.listener.close()
+
+    async def aclose(self) -> None:
+        """Close the connections that coroutines of this event loop have used, and all others."""
+        await self.leave_loop()
+        self.close()
+
+    async def leave_loop(self) -> None:
+        """Close the connections that coroutines of this event loop have used, before it ends."""
+        if "aproducer" in self.__dict__:
+            await self.aproducer.aclose()
+        if "alistener" in self.__dict__:
+            await self.alistener.aclose()
+
+
+def delayed_attempt(packed: bytes) -> int:
+    """Attempt number of an entry of `messages`."""
+    return int(unpack_meta(unpack_delayed(packed)[3]).get("attempt", 1))
+
+
+def unpack_delayed(packed: bytes) -> tuple[int, str, bytes, bytes]:
+    """(priority, task, body, meta) of an entry of `messages`, which Lua packs in msgpack's old raw format."""
+    priority, task, body, meta = msgpack.unpackb(packed, raw=True)
+    return int(priority), task.decode(), body, meta

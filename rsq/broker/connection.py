@@ -1,0 +1,308 @@
+"""Connections to the server: made from a URL, used by one thread at a time, with every Redis error translated here.
+
+redis-py opens the socket, authenticates and parses; rsq sends and reads on it directly, with the client's own retries
+off: a resent write that had arrived would count twice, so each caller repeats what it knows to be safe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from hiredis import pack_command
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+
+from rsq.broker import embedded
+from rsq.broker.scripts import Script
+from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    from redis.asyncio import connection as aio
+
+AsyncConnection: TypeAlias = "aio.AbstractConnection"
+
+Argument: TypeAlias = str | bytes | int | float
+Command: TypeAlias = "tuple[Argument, ...]"
+ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
+"""A script, the tag of the queue that it works on, and its arguments."""
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+def packed(*command: str | bytes | int | float) -> bytes:
+    """A command as it goes over the wire."""
+    return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only
+
+
+# Answers that say "this node cannot do it now": reconnect and go on. By text: client versions name them differently.
+_AWAY = (
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "BUSY ",
+    "NOREPLICAS",
+    "UNKILLABLE",
+)
+
+_PASSWORD = re.compile(r"((?:^|&)[^=&]*password=)[^&]*")
+
+
+def redacted(url: str) -> str:
+    """The URL without its password, fit for logs and errors."""
+    try:
+        parts = urlsplit(url)
+        if "password=" in parts.query:
+            parts = parts._replace(query=_PASSWORD.sub(r"\1***", parts.query))
+            url = urlunsplit(parts)
+        if parts.password is None:
+            return url
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "<url>"
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
+
+
+def translated(error: Exception, url: str) -> BrokerError:
+    """rsq's error for what redis-py or a socket raised, in the user's terms."""
+    where, text = redacted(url), str(error).rstrip(".")
+    if isinstance(error, (AuthenticationError, AuthorizationError)) or text.startswith(("NOAUTH", "WRONGPASS")):
+        return BrokerRefused(f"{where} refused the credentials ({text}): check user and password in the URL")
+    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
+        return BrokerRefused(f"{where} denies a command that rsq needs ({text}): give the ACL user its rights")
+    if isinstance(error, OutOfMemoryError) or text.startswith("OOM"):
+        return BrokerRefused(
+            f"{where} is out of memory (maxmemory reached): nothing was written; free memory or raise the limit"
+        )
+    if isinstance(error, ResponseError):
+        if any(mark in text for mark in _AWAY):
+            return BrokerUnavailable(f"{where} cannot serve now: {text}")
+        return BrokerRefused(f"{where} answered: {text}")
+    return BrokerUnavailable(f"{where} cannot be reached: {text or type(error).__name__}")
+
+
+class Endpoint:
+    """Where the server is. Makes connections; knows nothing of queues."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.embedded = embedded.from_url(url) if url.startswith("embedded:") else None
+        self._options: dict[str, Any] = {} if self.embedded else _options(url)
+
+    def __str__(self) -> str:
+        return self.embedded.describe() if self.embedded else redacted(self.url)
+
+    def connection(self, timeout_s: float) -> AbstractConnection:
+        """A new connection, not connected yet. `timeout_s` bounds each wait for the server, connecting included."""
+        path = self.embedded.ensure() if self.embedded else None
+        kind, options = self._made_of(path, timeout_s)
+        options["retry"] = Retry(NoBackoff(), 0)
+        if kind == "unix":
+            return UnixDomainSocketConnection(**options)  # type: ignore[abstract]  # it has no host
+        return SSLConnection(**options) if kind == "rediss" else Connection(**options)
+
+    async def async_connection(self, timeout_s: float) -> AsyncConnection:
+        """`connection` for coroutines."""
+        from redis.asyncio import connection as aio
+        from redis.asyncio.retry import Retry as AsyncRetry
+
+        path = self.embedded.ensure() if self.embedded else None
+        kind, options = self._made_of(path, timeout_s)
+        options["retry"] = AsyncRetry(NoBackoff(), 0)
+        if kind == "unix":
+            return aio.UnixDomainSocketConnection(**options)
+        return aio.SSLConnection(**options) if kind == "rediss" else aio.Connection(**options)
+
+    def _made_of(self, socket_path: Path | None, timeout_s: float) -> tuple[str, dict[str, Any]]:
+        """The kind of connection (``unix``, ``redis`` or ``rediss``) and the arguments to make one."""
+        options: dict[str, Any] = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
+            "protocol": 2,
+        }
+        if socket_path is not None:
+            return "unix", options | {"path": str(socket_path)}
+        kind = urlsplit(self.url).scheme
+        if kind != "unix":
+            options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
+        return kind, self._options | options
+
+
+def _options(url: str) -> dict[str, Any]:
+    try:
+        options = parse_url(url)
+    except ValueError:
+        raise SettingsError(
+            f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix:// or embedded://"
+        ) from None
+    options.pop("connection_class", None)
+    return dict(options)
+
+
+def _keepalive() -> dict[int, int]:
+    """A peer that vanished without a word is noticed within 15 s, whatever the system's defaults."""
+    wanted = (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+    return {getattr(socket, name): value for name, value in wanted if hasattr(socket, name)}
+
+
+class Link:
+    """One connection, for one thread at a time. Connects at the first call and again after any fault.
+
+    Every method raises BrokerUnavailable after a fault of the connection (the call may or may not have been carried
+    out) and BrokerRefused when the server said no.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self._connection: AbstractConnection | None = None
+
+    def call(self, *command: Argument) -> Any:
+        """Send one command and give its reply."""
+        return self.call_packed(packed(*command))
+
+    def call_packed(self, request: bytes, timeout_s: float | None = None) -> Any:
+        """Send one command that is packed already and give its reply, waiting for `timeout_s` at most."""
+        try:
+            connection = self._connected()
+            connection.send_packed_command([request], check_health=False)
+            if timeout_s is None:
+                return connection.read_response(disable_decoding=True)
+            return connection.read_response(disable_decoding=True, timeout=timeout_s)
+        except NoScriptError:
+            raise
+        except (RedisError, OSError) as error:
+            raise self._fault(error) from None
+        except BaseException:
+            # Interrupted between request and reply: the next reply would answer the wrong call.
+            self.close()
+            raise
+
+    def pipeline(self, commands: Iterable[Command]) -> list[Any]:
+        """Send many commands in one write; give their replies in order, a refused command as its exception."""
+        return self.pipeline_packed([packed(*command) for command in commands])
+
+    def pipeline_packed(self, requests: Sequence[bytes], timeout_s: float | None = None) -> list[Any]:
+        """`pipeline` for commands that are packed already; each reply may take `timeout_s`."""
+        wait = {} if timeout_s is None else {"timeout": timeout_s}
+        try:
+            connection = self._connected()
+            connection.send_packed_command([b"".join(requests)], check_health=False)
+            replies: list[Any] = []
+            for _ in requests:
+                try:
+                    replies.append(connection.read_response(disable_decoding=True, **wait))
+                except ResponseError as error:
+                    replies.append(error if isinstance(error, NoScriptError) else self._fault(error))
+            return replies
+        except (RedisError, OSError) as error:
+            raise self._fault(error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, script: Script, tag: str, *arguments: Argument) -> Any:
+        """Call a script on the queue with this tag. Loads it first where the server does not know it yet."""
+        request = packed("EVALSHA", script.sha, 1, tag, *arguments)
+        try:
+            return self.call_packed(request)
+        except NoScriptError:
+            self.call("SCRIPT", "LOAD", script.source)
+            return self.call_packed(request)
+
+    def run_one(self, call: ScriptCall) -> Any:
+        """`run` for a call that is put together already."""
+        script, tag, arguments = call
+        return self.run(script, tag, *arguments)
+
+    def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Call several scripts in one write; replies in order, a refused one as its exception."""
+        commands = [("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
+        replies = self.pipeline(commands)
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missing:
+            for source in {calls[i][0].source for i in missing}:
+                self.call("SCRIPT", "LOAD", source)
+            for i, reply in zip(missing, self.pipeline([commands[i] for i in missing]), strict=True):
+                replies[i] = reply
+        return replies
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last call left a connection behind."""
+        return self._connection is not None
+
+    def connection(self) -> AbstractConnection:
+        """The connection itself, connected, for a caller that reads on its own (pub/sub)."""
+        try:
+            return self._connected()
+        except (RedisError, OSError) as error:
+            raise self._fault(error) from None
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _connected(self) -> AbstractConnection:
+        connection = self._connection
+        if connection is None:
+            connection = self.endpoint.connection(self.timeout_s)
+            connection.connect()
+            self._connection = connection
+        return connection
+
+    def _fault(self, error: Exception) -> BrokerError:
+        fault = translated(error, self.endpoint.url)
+        if isinstance(fault, BrokerUnavailable):
+            self.close()
+        return fault
+
+
+class LinkPool:
+    """Links for any number of threads: each call borrows one. After a fork the child starts with none."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self._free: list[Link] = []
+        self._pid = os.getpid()
+
+    def take(self) -> Link:
+        if self._pid != os.getpid():
+            # The parent's sockets are shared with it: leave them alone, without even a goodbye.
+            self._free, self._pid = [], os.getpid()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Link(self.endpoint, self.timeout_s)
+
+    def give_back(self, link: Link) -> None:
+        if self._pid == os.getpid():
+            self._free.append(link)
+
+    def close(self) -> None:
+        """Close the links that are not in use."""
+        free, self._free = self._free, []
+        for link in free:
+            link.close()

@@ -1,0 +1,226 @@
+"""Looking at queues, dead letters and workers; and the acts of people on them: redrive and purge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rsq import codec, keys
+from rsq.broker import scripts
+from rsq.broker.connection import Link
+from rsq.broker.queue import Queue
+from rsq.errors import BrokerError, DecodeError, RsqError
+from rsq.message import pack_meta, unpack_meta
+from rsq.settings import Settings
+
+PURGE_STEP = 1000
+PAGE = 500
+"""Messages in one step, so that no call holds the server up."""
+
+
+@dataclass(frozen=True)
+class QueueCounts:
+    """What one queue holds, and what it has done so far.
+
+    ready    waiting for a worker, those handed back included
+    running  delivered to a live worker, fetched ahead or started
+    delayed  waiting for their time, retries included
+    dead     dead letters
+    """
+
+    queue: str
+    ready: int
+    running: int
+    delayed: int
+    dead: int
+    paused: bool
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a live worker says of itself."""
+
+    id: str
+    host: str
+    pid: int
+    app: str
+    queues: list[str]
+    executor: str
+    children: int
+    started_ms: int
+    stopping: bool
+    running: list[str]
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A call that was given up, with all that is known about it.
+
+    entry_id  names the letter; its first part is the time of death, ms since the epoch
+    body      packed arguments, or, for reason ``undecodable``, the packed fields of the entry
+    sent_ms   when its last attempt was made ready, or None
+    """
+
+    entry_id: str
+    queue: str
+    id: str
+    task: str
+    reason: str
+    error: dict[str, Any]
+    attempts: int
+    priority: int
+    sent_ms: int | None
+    body: bytes
+    meta: bytes
+
+    @property
+    def died_ms(self) -> int:
+        return int(self.entry_id.partition("-")[0])
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]] | None:
+        """(args, kwargs), or None when they cannot be read."""
+        try:
+            return codec.decode_call(self.body)
+        except DecodeError:
+            return None
+
+
+def counts(link: Link, queue: Queue) -> QueueCounts:
+    """Count one queue, in two round trips. Of a queue that is in use the numbers are of slightly different moments."""
+    k = queue.keys
+    streams = k.streams()
+    first = link.pipeline(
+        [
+            ("ZCARD", k.delayed),
+            ("XLEN", k.dead),
+            ("EXISTS", k.paused),
+            ("HGETALL", k.stats),
+            ("SMEMBERS", k.orphans),
+            *(("XLEN", stream) for stream in streams),
+        ]
+    )
+    delayed, dead, paused, stats, orphans, *lengths = (_checked(reply) for reply in first)
+    used = [stream for stream, length in zip(streams, lengths, strict=True) if length]
+    pending = link.pipeline([("XPENDING", stream, keys.GROUP) for stream in used]) if used else []
+    running = 0
+    for summary in pending:
+        if isinstance(summary, BrokerError) or not summary[0]:
+            continue  # no group yet, or nothing pending
+        running += sum(int(number) for consumer, number in summary[3] if consumer not in orphans)
+    counters = {name.decode(): int(value) for name, value in zip(stats[::2], stats[1::2], strict=True)}
+    return QueueCounts(queue.name, max(0, sum(lengths) - running), running, delayed, dead, bool(paused), counters)
+
+
+def workers(link: Link, settings: Settings) -> list[WorkerInfo]:
+    """The live workers: those whose report has not expired."""
+    names = [name.decode() for name in link.call("ZRANGE", keys.workers(settings.namespace), 0, -1)]
+    if not names:
+        return []
+    found = []
+    for name, reply in zip(
+        names, link.pipeline([("HGETALL", keys.worker(settings.namespace, name)) for name in names]), strict=True
+    ):
+        report = {k.decode(): v.decode() for k, v in zip(reply[::2], reply[1::2], strict=True)}
+        if report:
+            found.append(
+                WorkerInfo(
+                    id=name,
+                    host=report["host"],
+                    pid=int(report["pid"]),
+                    app=report["app"],
+                    queues=report["queues"].split(","),
+                    executor=report["executor"],
+                    children=int(report["children"]),
+                    started_ms=int(report["started"]),
+                    stopping=report["stopping"] == "1",
+                    running=report["running"].split(),
+                )
+            )
+    return found
+
+
+def dead_letters(link: Link, queue: Queue, newest_first: bool = True) -> Iterator[DeadLetter]:
+    """The dead letters of a queue, read page by page."""
+    command, start, end = ("XREVRANGE", "+", "-") if newest_first else ("XRANGE", "-", "+")
+    while True:
+        page = link.call(command, queue.keys.dead, start, end, "COUNT", PAGE)
+        for entry_id, fields in page:
+            yield _letter(queue.name, entry_id, fields)
+        if len(page) < PAGE:
+            return
+        start = f"({page[-1][0].decode()}"
+
+
+def dead_letter(link: Link, queue: Queue, name: str) -> DeadLetter | None:
+    """One dead letter by its entry id or its task id; the newest of those that carry the task id."""
+    return next((letter for letter in dead_letters(link, queue) if name in (letter.entry_id, letter.id)), None)
+
+
+def redrive(link: Link, queue: Queue, letter: DeadLetter) -> bool:
+    """Send a dead letter again, as a first attempt. False when somebody else was quicker.
+
+    Raises DecodeError for a letter that was no message to begin with.
+    """
+    if not letter.task:
+        raise DecodeError(
+            f"dead letter {letter.entry_id} cannot be sent again: it was never a message ({letter.reason})"
+        )
+    meta = {k: v for k, v in unpack_meta(letter.meta).items() if k not in ("attempt", "deferred_since", "expires")}
+    reply = link.run(
+        scripts.REDRIVE,
+        queue.keys.tag,
+        letter.entry_id,
+        letter.id,
+        letter.task,
+        letter.body,
+        pack_meta(meta),
+        letter.priority,
+    )
+    return bool(reply)
+
+
+def delete_dead(link: Link, queue: Queue, letters: list[DeadLetter]) -> int:
+    """Delete dead letters; gives how many were there."""
+    if not letters:
+        return 0
+    return int(link.call("XDEL", queue.keys.dead, *(letter.entry_id for letter in letters)))
+
+
+def purge(link: Link, queue: Queue) -> int:
+    """Drop all messages that wait, delayed ones included; gives their number. What runs goes on."""
+    dropped = 0
+    while True:
+        step = int(link.run(scripts.PURGE, queue.keys.tag, PURGE_STEP))
+        dropped += step
+        if step < PURGE_STEP:
+            return dropped
+
+
+def _letter(queue: str, entry_id: bytes, fields: list[bytes]) -> DeadLetter:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    try:
+        error = codec.decode(values[b"error"])
+    except (DecodeError, KeyError) as problem:
+        error = {"type": "", "message": f"unreadable: {problem}", "traceback": ""}
+    sent = values.get(b"sent", b"")
+    return DeadLetter(
+        entry_id=entry_id.decode(),
+        queue=queue,
+        id=values.get(b"id", b"").decode("utf-8", "replace"),
+        task=values.get(b"task", b"").decode("utf-8", "replace"),
+        reason=values.get(b"reason", b"").decode("utf-8", "replace"),
+        error=error,
+        attempts=int(values.get(b"attempts", b"0")),
+        priority=int(values.get(b"priority", b"0")),
+        sent_ms=int(sent) if sent else None,
+        body=values.get(b"body", b""),
+        meta=values.get(b"meta", b""),
+    )
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, RsqError):
+        raise reply
+    return reply

@@ -1,0 +1,43 @@
+-- What every script shares. KEYS[1] is the queue's hash tag; every key below is made from it, so all stay in one slot.
+local T = KEYS[1]
+local GROUP = 'rsq'
+local RELEASED = 'released'
+-- For this long a producer may repeat an enqueue whose reply was lost (ms).
+local REPEAT_WINDOW_MS = 15000
+-- Entries that one command may bring into a script: with the largest bodies they already are a hundred megabytes.
+local PAGE = 100
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function stream_of(priority)
+  if tonumber(priority) == 0 then return T .. ':stream' end
+  return T .. ':stream:' .. priority
+end
+
+-- The last entry that the group was given, or nil where there is no group.
+local function last_delivered(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local info = {}
+    for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+    if info.name == GROUP then return info['last-delivered-id'] end
+  end
+end
+
+-- The fence: a consumer that is not registered owns nothing any more and may write nothing.
+local function holds_lease(consumer)
+  return redis.call('ZSCORE', T .. ':consumers', consumer)
+end
+
+local function count(counter, by)
+  if by > 0 then redis.call('HINCRBY', T .. ':stats', counter, by) end
+end
+
+-- A server at maxmemory refuses a script whose first write needs memory, and lets later ones pass. What keeps workers
+-- going begins with a write that changes nothing: else their leases would run out, and nobody could work the server empty.
+local function go_on_when_full()
+  redis.call('ZREM', T .. ':consumers', '')
+end

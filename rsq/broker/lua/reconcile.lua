@@ -1,0 +1,32 @@
+-- reconcile: running -> ready, for consumers of the group that have no lease record: evicted, failed over, or made by a
+-- read that reached the server after its consumer had left
+-- KEYS  T
+-- ARGV  lease_ms
+-- out   names of consumers whose entries were made claimable
+-- An empty one is deleted, here, where nothing can be delivered to it between the look and the deletion. One that holds
+-- entries must have been idle for a lease: its registration may be on its way.
+-- include: _common
+-- include: _ready
+local lease_ms, found = tonumber(ARGV[1]), {}
+go_on_when_full()
+for p = 0, 9 do
+  local stream = stream_of(p)
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  if not consumers.err then
+    for _, row in ipairs(consumers) do
+      local about = {}
+      for i = 1, #row, 2 do about[row[i]] = row[i + 1] end
+      local name = about['name']
+      if not holds_lease(name) and redis.call('SISMEMBER', T .. ':orphans', name) == 0 then
+        if about['pending'] == 0 then
+          redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name)
+        elseif about['idle'] >= lease_ms then
+          redis.call('SADD', T .. ':orphans', name)
+          found[#found + 1] = name
+        end
+      end
+    end
+  end
+end
+if #found > 0 then wake() end
+return found

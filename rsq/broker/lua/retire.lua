@@ -1,0 +1,54 @@
+-- retire: running -> ready, for all that a consumer held that left or died; called by its supervisor
+-- KEYS  T
+-- ARGV  consumer, how it ended, result and its ttl_ms for calls that were taken early,
+--       then for each call that was running: priority, entry id, task id
+-- out   number of calls marked as suspects of the crash
+-- Only what ran is marked; what was merely fetched is handed on as if nothing had happened.
+-- include: _common
+-- include: _orphans
+-- include: _ready
+-- include: _settle
+local consumer, how, result, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local function pends(stream, entry_id)
+  local pending = redis.pcall('XPENDING', stream, GROUP, entry_id, entry_id, 1, consumer)
+  return not pending.err and #pending == 1
+end
+
+local function mark(stream, entry_id, id)
+  -- An entry that was deleted by hand will never run again.
+  if #redis.call('XRANGE', stream, entry_id, entry_id) == 0 then return false end
+  local seen = redis.call('HGET', T .. ':crashes', id)
+  local crashes = 1 + (seen and tonumber(string.match(seen, '^%d+')) or 0)
+  redis.call('HSET', T .. ':crashes', id, crashes .. ' ' .. how)
+  -- Handed on by itself, so that a repeated call does not find it and mark it again.
+  redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry_id, 'JUSTID')
+  redis.call('SADD', T .. ':orphans', RELEASED)
+  return true
+end
+
+local crashed, lost = 0, 0
+redis.call('ZREM', T .. ':consumers', consumer)
+for i = 5, #ARGV, 3 do
+  local stream, entry_id, id = stream_of(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
+  if entry_id ~= '' and pends(stream, entry_id) then
+    if mark(stream, entry_id, id) then crashed = crashed + 1 end
+  elseif settle_taken(consumer, entry_id, id) then
+    -- At most once: it began and nobody will run it again, so its caller must hear of it.
+    publish_result(id, result, ttl_ms)
+    lost = lost + 1
+  end
+end
+count('crashed', crashed)
+count('lost', lost)
+
+if not strike_if_empty(consumer) then redis.call('SADD', T .. ':orphans', consumer) end
+-- The last one to leave also strikes those whose entries were claimed since.
+local waits = false
+for i, orphan in ipairs(redis.call('SMEMBERS', T .. ':orphans')) do
+  if i > 16 then break end
+  if not strike_if_empty(orphan) then waits = true end
+end
+if waits then wake() end
+if redis.call('ZCARD', T .. ':consumers') == 0 then drop_wake() end
+return crashed + lost

@@ -1,0 +1,278 @@
+"""Every transition of a message in one queue, as Python calls over the scripts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsq import codec, keys
+from rsq.broker import scripts
+from rsq.broker.connection import Argument, Link, ScriptCall, packed
+from rsq.broker.scripts import Script
+from rsq.errors import LeaseLost
+from rsq.message import WAKE, Delivery, Message, pack_meta
+from rsq.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.settings import Settings
+
+LONGEST_BLOCK_MS = 1000
+"""An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
+
+TAKEN_TTL_MS = 7 * 86_400_000
+"""How long an early-acknowledged call may run and still have its outcome committed."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and when a message goes; all default means one plain XADD.
+
+    delay_ms    wait this long, by the server's clock
+    eta_ms      or until this moment, ms since the epoch
+    max_length  refuse when the queue holds this many messages, running ones included; 0 = no bound
+    unique      run this task id once while its marker lives
+    dedupe_key  run one call with this key while its marker lives
+    dedupe_ttl_ms  life of either marker
+    """
+
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+    max_length: int = 0
+    unique: bool = False
+    dedupe_key: str = ""
+    dedupe_ttl_ms: int = 86_400_000
+
+
+PLAIN = Placement()
+
+
+@dataclass
+class Fetched:
+    """What one fetch brought.
+
+    now_ms      the server's clock
+    next_due_ms  when the next delayed message is due, or None
+    paused      nothing is handed out while the queue is paused
+    priorities  streams in use, the most urgent first
+    deliveries  the messages, now in this consumer's pending list
+    wakes       entries without a call, by priority, to be settled silently
+    """
+
+    now_ms: int
+    next_due_ms: int | None
+    paused: bool
+    priorities: list[int]
+    deliveries: list[Delivery] = field(default_factory=list)
+    wakes: list[bytes] = field(default_factory=list)
+
+
+class Queue:
+    """One queue: its name, its keys and its transitions. Holds no connection and no state."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = keys.check_queue(name)
+        self.keys = keys.QueueKeys(settings.namespace, name)
+        self.settings = settings
+        self._streams = [self.keys.stream(priority) for priority in keys.PRIORITIES]
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name}>"
+
+    # -- producers
+
+    def plain_enqueue(self, message: Message) -> bytes:
+        """The packed command of the hot path: no delay, no marker, no bound, a fresh id."""
+        meta = pack_meta(message.meta) if message.meta else b""
+        stream = self._streams[message.priority]
+        return packed("XADD", stream, "*", "id", message.id, "task", message.task, "body", message.body, "meta", meta)
+
+    def introduce(self) -> bytes:
+        """The packed command that makes the queue known to `rsq status` and to those who look for results."""
+        return packed("SADD", keys.queues(self.settings.namespace), self.name)
+
+    def enqueue_call(self, message: Message, placement: Placement, since_ms: int | None = None) -> ScriptCall:
+        """The script call for everything else, and for a repeat: `since_ms` after a first try whose reply was lost."""
+        arguments = (
+            message.id,
+            message.task,
+            message.body,
+            pack_meta(message.meta),
+            message.priority,
+            "" if placement.delay_ms is None else placement.delay_ms,
+            "" if placement.eta_ms is None else placement.eta_ms,
+            placement.max_length,
+            int(placement.unique),
+            placement.dedupe_key,
+            placement.dedupe_ttl_ms,
+            "" if since_ms is None else since_ms,
+        )
+        return scripts.ENQUEUE, self.keys.tag, arguments
+
+    # -- workers
+
+    def register(self, link: Link, consumer: str) -> None:
+        """Begin as a consumer, with a lease."""
+        link.call_packed(self.introduce())
+        link.run(scripts.REGISTER, self.keys.tag, consumer, self.settings.lease_ms)
+
+    def renew_call(self, consumers: Sequence[str]) -> ScriptCall:
+        """Prolong the leases of a worker's consumers; answers those that have lost theirs."""
+        return scripts.RENEW, self.keys.tag, (self.settings.lease_ms, *consumers)
+
+    def retire_call(
+        self, consumer: str, how: str, running: Iterable[tuple[int, bytes, str]], lost_result: bytes, ttl_ms: int
+    ) -> ScriptCall:
+        """Hand on all that a consumer holds that left or died.
+
+        how      how it ended, such as ``signal SIGKILL``
+        running  (priority, entry id or b'' if taken early, task id) of the calls that ran when it died
+        """
+        rows = [value for row in running for value in row]
+        return scripts.RETIRE, self.keys.tag, (consumer, how, lost_result, ttl_ms, *rows)
+
+    def reconcile_call(self) -> ScriptCall:
+        """Find consumers of the group that have no lease record; answers those whose entries others may claim now."""
+        return scripts.RECONCILE, self.keys.tag, (self.settings.lease_ms,)
+
+    def fetch(self, link: Link, consumer: str, room: int) -> Fetched:
+        """Do what is due, and get up to `room` messages. Raises LeaseLost for a consumer that is not registered."""
+        reply = link.run(scripts.FETCH, self.keys.tag, consumer, room)
+        if reply == -1:
+            raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+        now_ms, next_due_ms, paused, priorities, claimed, fresh = reply
+        fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities)
+        for priority, entry_id, fields, deliveries, crashes in claimed:
+            if fields[0] == WAKE:
+                fetched.wakes.append(entry_id)
+                continue
+            delivery = Delivery(self.name, priority, entry_id, fields)
+            delivery.deliveries = deliveries
+            if crashes:
+                number, _, how = crashes.decode().partition(" ")
+                delivery.crashes, delivery.crash_how = int(number), how
+            fetched.deliveries.append(delivery)
+        for priority, entries in fresh:
+            self.sort(priority, entries, fetched.deliveries, fetched.wakes)
+        return fetched
+
+    def sort(self, priority: int, entries: Any, deliveries: list[Delivery], wakes: list[bytes]) -> None:
+        """Append each entry of one stream to `deliveries`, or to `wakes` where it carries no call."""
+        name = self.name
+        for entry_id, fields in entries:
+            if fields[0] == WAKE:
+                wakes.append(entry_id)
+            else:
+                deliveries.append(Delivery(name, priority, entry_id, fields))
+
+    def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
+        """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
+        reply = link.run(
+            scripts.TAKE,
+            self.keys.tag,
+            consumer,
+            delivery.priority,
+            delivery.entry_id,
+            delivery.id,
+            TAKEN_TTL_MS,
+        )
+        if reply == -1:
+            raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+        return bool(reply)
+
+    def drop_wakes_call(self, consumer: str, entry_ids: Sequence[bytes]) -> ScriptCall:
+        """Settle entries that carried no call."""
+        arguments: list[Argument] = [consumer, 0, "wakes"]
+        for entry_id in entry_ids:
+            arguments += (entry_id, "", "", 0)
+        return scripts.COMPLETE, self.keys.tag, tuple(arguments)
+
+    def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
+        """The script calls that settle these verdicts: one for each kind and stream."""
+        batches: dict[tuple[Script, int, str], list[Argument]] = defaultdict(list)
+        for verdict in verdicts:
+            delivery = verdict.delivery
+            if type(verdict) is Completed:
+                batches[scripts.COMPLETE, delivery.priority, verdict.counter] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    verdict.result,
+                    verdict.ttl_ms,
+                )
+            elif type(verdict) is Retried:
+                batches[scripts.RETRY, delivery.priority, verdict.counter] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    delivery.task,
+                    delivery.body,
+                    pack_meta(verdict.meta),
+                    verdict.delay_ms,
+                )
+            elif type(verdict) is Buried:
+                batches[scripts.BURY, delivery.priority, ""] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    delivery.task,
+                    delivery.body,
+                    delivery.meta_raw,
+                    verdict.reason,
+                    codec.encode(dict(verdict.error)),
+                    delivery.attempt,
+                    verdict.result,
+                    verdict.ttl_ms,
+                )
+            elif type(verdict) is Released:
+                batches[scripts.RELEASE, delivery.priority, ""].append(delivery.entry_id)
+        calls: list[ScriptCall] = []
+        for (script, priority, counter), arguments in batches.items():
+            head: tuple[Argument, ...] = (consumer, priority)
+            if script is scripts.BURY:
+                head += (self.settings.dead_max_length, self.settings.dead_max_age_ms)
+            elif script is not scripts.RELEASE:
+                head += (counter,)
+            calls.append((script, self.keys.tag, (*head, *arguments)))
+        return calls
+
+
+def adopt(
+    link: Link, queue: Queue, consumer: str, known: set[bytes], priorities: Iterable[int]
+) -> tuple[list[Delivery], list[bytes]]:
+    """What was delivered to this consumer and it never saw, as (deliveries, wakes): a reply was lost on the wire.
+
+    known  entry ids that the consumer holds
+    """
+    deliveries: list[Delivery] = []
+    wakes: list[bytes] = []
+    for priority in priorities:
+        stream = queue.keys.stream(priority)
+        reply = link.call("XREADGROUP", "GROUP", keys.GROUP, consumer, "STREAMS", stream, "0")
+        unknown = [entry for entry in reply[0][1] if entry[1] and entry[0] not in known]
+        queue.sort(priority, unknown, deliveries, wakes)
+    return deliveries, wakes
+
+
+class BlockingRead:
+    """How an idle worker waits: one read on all streams in use of all its queues.
+
+    in_use  pairs of a queue and the priorities that have a stream
+    """
+
+    def __init__(self, consumer: str, in_use: Iterable[tuple[Queue, Iterable[int]]]) -> None:
+        self._consumer = consumer
+        self._streams = {
+            queue.keys.stream(priority).encode(): (queue, priority)
+            for queue, priorities in in_use
+            for priority in priorities
+        }
+
+    def __call__(self, link: Link, count: int, block_ms: int) -> list[tuple[Queue, list[Delivery], list[bytes]]]:
+        """Wait `block_ms` at most for up to `count` messages a stream; give (queue, deliveries, wakes) for each."""
+        head = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer, "COUNT", count, "BLOCK", max(1, block_ms), "STREAMS")
+        reply = link.call(*head, *self._streams, *(">" for _ in self._streams))
+        result: list[tuple[Queue, list[Delivery], list[bytes]]] = []
+        for name, entries in reply or ():
+            queue, priority = self._streams[name]
+            deliveries: list[Delivery] = []
+            wakes: list[bytes] = []
+            queue.sort(priority, entries, deliveries, wakes)
+            result.append((queue, deliveries, wakes))
+        return result

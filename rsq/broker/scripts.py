@@ -1,0 +1,48 @@
+"""The Lua scripts: one file for each transition, read once, called by SHA.
+
+A file may name shared pieces in lines ``-- include: _name``; they are put in its place. A script is addressed by the
+SHA of its text, so an old and a new release of rsq work side by side on one server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+
+
+class Script:
+    """One script: its `name` (the verb of the transition), `source` text and `sha`."""
+
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = _INCLUDE.sub(lambda match: _read(match[1]), _read(name))
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
+
+
+def _read(name: str) -> str:
+    return (resources.files("rsq.broker") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+ENQUEUE = Script("enqueue")
+FETCH = Script("fetch")
+TAKE = Script("take")
+COMPLETE = Script("complete")
+RETRY = Script("retry")
+BURY = Script("bury")
+RELEASE = Script("release")
+REGISTER = Script("register")
+RENEW = Script("renew")
+RETIRE = Script("retire")
+RECONCILE = Script("reconcile")
+REDRIVE = Script("redrive")
+PURGE = Script("purge")
+
+ALL = (ENQUEUE, FETCH, TAKE, COMPLETE, RETRY, BURY, RELEASE, REGISTER, RENEW, RETIRE, RECONCILE, REDRIVE, PURGE)

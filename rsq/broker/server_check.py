@@ -1,0 +1,44 @@
+"""What a worker asks of the server before it begins, and the line in which it reports what it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsq.broker.connection import Link
+from rsq.errors import BrokerRefused, BrokerUnsuitable
+from rsq.settings import Settings
+
+NEEDED = ("XAUTOCLAIM", "EVALSHA", "XREADGROUP")
+"""XAUTOCLAIM came with Redis 6.2. Features are asked for by command: version numbers of forks do not tell."""
+
+
+def check_server(link: Link, settings: Settings) -> str:
+    """One line about the server. Raises BrokerUnsuitable, BrokerRefused or BrokerUnavailable."""
+    info = _info(link)
+    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version', '?')}"
+    known = link.call("COMMAND", "INFO", *NEEDED)
+    if not all(known):
+        raise BrokerUnsuitable(f"{link.endpoint} runs {name}: rsq needs Redis 6.2 or newer, or Valkey 7.2 or newer")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and not settings.allow_eviction:
+        raise BrokerUnsuitable(
+            f"{link.endpoint} has maxmemory-policy {policy}, which may throw queues away: set it to noeviction, or "
+            "accept the risk with allow_eviction (RSQ_ALLOW_EVICTION=true)"
+        )
+    notes = []
+    if policy != "noeviction":
+        notes.append(f"maxmemory-policy {policy} may lose messages")
+    if info.get("aof_enabled") != "1":
+        notes.append("append-only file off: a crash of the server loses what came after its last snapshot")
+    return f"{link.endpoint} ({name}{''.join('; ' + note for note in notes)})"
+
+
+def _info(link: Link) -> dict[str, str]:
+    try:
+        text: Any = link.call("INFO")
+    except BrokerRefused as error:
+        if "denies" in str(error):
+            return {}
+        raise
+    lines = text.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))

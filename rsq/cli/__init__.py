@@ -1,0 +1,1 @@
+"""The command line: flags become calls, values become tables. The only place that prints."""

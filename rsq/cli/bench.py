@@ -1,0 +1,139 @@
+"""`rsq bench`: measure rsq against its floor, and against an older run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TextIO
+
+import click
+
+from rsq import __version__
+from rsq.bench.report import Change, Figure, Sample, compare, from_json, gather, to_json
+from rsq.bench.rig import Rig
+from rsq.bench.scenarios import SCENARIOS
+from rsq.cli.common import json_option, print_json, print_table
+from rsq.errors import SettingsError
+
+QUICK = 0.1
+
+
+def _described() -> str:
+    """The scenarios as lines of the help text below, with its indentation: else click cannot tell where that ends."""
+    width = max(map(len, SCENARIOS))
+    return "\n    ".join(f"  {name:<{width}}  {scenario.__doc__}" for name, scenario in SCENARIOS.items())
+
+
+@click.command(
+    help=f"""Measure rsq, and beside each figure its floor: the same work by a bare redis-py loop, in the same run.
+
+    It starts a server of its own, on TCP and with no file on disk, and removes it. On a machine with other work trust
+    the ratios: both sides of one are measured in turn. The spread is from the least to the greatest repetition.
+
+    \b
+    Example:
+      rsq bench --only drain --save new.json
+      rsq bench --only drain --compare old.json
+
+    \b
+    Scenarios:
+    {_described()}
+    """
+)
+@click.option("--only", multiple=True, type=click.Choice(list(SCENARIOS)), help="This scenario alone; repeatable.")
+@click.option("--quick", is_flag=True, help="A tenth of the tasks: to see that it works, not how fast.")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of each scenario.")
+@click.option(
+    "--server", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Program of the server to take."
+)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the run as JSON to this file.")
+@click.option("--compare", "old", type=click.File(), help="Show the change against a run that was saved.")
+@json_option
+def bench(
+    only: tuple[str, ...],
+    quick: bool,
+    repeat: int,
+    server: Path | None,
+    save: Path | None,
+    old: TextIO | None,
+    as_json: bool,
+) -> None:
+    before = _read(old) if old is not None else None
+    names = [name for name in SCENARIOS if not only or name in only]
+    samples: list[tuple[str, Sample]] = []
+    with Rig(server, QUICK if quick else 1.0) as rig:
+        info = rig.info("server")
+        about = {
+            "rsq": __version__,
+            "python": platform.python_version(),
+            "server": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
+            "transport": "tcp",
+            "appendonly": False,
+            "processors": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "repetitions": repeat,
+            "quick": quick,
+        }
+        with click.progressbar(
+            [(turn, name) for turn in range(repeat) for name in names],
+            file=sys.stderr,
+            item_show_func=lambda step: step and f"{step[1]}, repetition {step[0] + 1}",
+        ) as steps:
+            for turn, name in steps:
+                rig.turn = turn
+                samples += [(name, sample) for sample in SCENARIOS[name](rig)]
+    figures = gather(samples)
+    changes = None if before is None else compare(figures, before)
+    document = to_json(about, figures) | ({} if changes is None else {"changes": [vars(each) for each in changes]})
+    if save is not None:
+        save.write_text(json.dumps(document, indent=1) + "\n")
+    if as_json:
+        print_json(document)
+        return
+    click.echo(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    _print_figures(figures)
+    if changes is not None:
+        _print_changes(changes)
+
+
+def _read(file: TextIO) -> list[Figure]:
+    try:
+        return from_json(json.load(file))
+    except ValueError:
+        raise SettingsError(f"{file.name} is no JSON: give a file that `rsq bench --save` wrote") from None
+
+
+def _print_figures(figures: Sequence[Figure]) -> None:
+    rows = [
+        (
+            figure.scenario,
+            figure.name,
+            f"{_number(figure.value)} {figure.unit}".strip(),
+            "" if figure.floor is None else _number(figure.floor),
+            f"{median(figure.ratios):.2f}" if figure.ratios else "",
+            f"{figure.spread:.0%}",
+        )
+        for figure in figures
+    ]
+    print_table(("SCENARIO", "FIGURE", "RSQ", "FLOOR", "RATIO", "SPREAD"), rows, right=[2, 3, 4, 5])
+
+
+def _print_changes(changes: Sequence[Change]) -> None:
+    rows = [
+        (each.scenario, each.name, f"{each.change:+.1%}", f"{each.low:+.1%} to {each.high:+.1%}", each.verdict)
+        for each in changes
+    ]
+    click.echo("\nAgainst the older run: of the ratio where there is a floor, else of the figure")
+    print_table(("SCENARIO", "FIGURE", "CHANGE", "BETWEEN", ""), rows, right=[2, 3])
+
+
+def _number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,146 @@
+"""`rsq call` and `rsq result`: send one call, read one result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from rsq.asyncresult import AsyncResult
+from rsq.cli.common import Context, json_option, pass_context, print_json
+from rsq.errors import EncodeError, ResultTimeout, SettingsError
+from rsq.retry import error_of
+from rsq.states import State
+
+EXIT_FAILED = 1
+EXIT_NOT_READY = 3
+
+
+@click.command()
+@click.argument("task")
+@click.argument("arguments", nargs=-1)
+@click.option("-Q", "--queue", help="Queue; default: the task's.")
+@click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
+@click.option("--countdown", type=click.FloatRange(0), help="Seconds to wait before it starts.")
+@click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, 9 is the most urgent.")
+@click.option("--dedupe-key", help="Send it only if no call with this key was sent before.")
+@click.option("--task-id", help="An id of your own; the same id is not sent twice.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it.")
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait.")
+@json_option
+@pass_context
+def call(
+    context: Context,
+    task: str,
+    arguments: tuple[str, ...],
+    queue: str | None,
+    kwargs: str | None,
+    countdown: float | None,
+    priority: int | None,
+    dedupe_key: str | None,
+    task_id: str | None,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Send a call of TASK with ARGUMENTS: JSON values, or plain text where they are none.
+
+    Without -A the name is sent as it is; with it, the name and the arguments are checked first.
+
+    \b
+    Example:
+      rsq -A shop.tasks call shop.tasks.add 1 2 --wait
+      rsq call shop.tasks.send_welcome 42 --countdown 30
+    """
+    app = context.app_or_plain()
+    if app.tasks:
+        app.get_task(task)
+    options = {"countdown": countdown, "priority": priority, "dedupe_key": dedupe_key, "task_id": task_id}
+    try:
+        sent = app.send_task(task, [_value(text) for text in arguments], _mapping(kwargs), queue=queue, **options)
+    except EncodeError:
+        raise
+    except TypeError as error:  # arguments that do not fit the signature
+        raise SettingsError(str(error)) from None
+    if not wait:
+        if as_json:
+            print_json({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
+        else:
+            click.echo(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
+        return
+    _show(sent, timeout, as_json)
+
+
+@click.command()
+@click.argument("task_id")
+@click.option("-Q", "--queue", help="Queue; default: all that are known.")
+@click.option("--wait", is_flag=True, help="Wait until there is a result.")
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait.")
+@json_option
+@pass_context
+def result(context: Context, task_id: str, queue: str | None, wait: bool, timeout: float, as_json: bool) -> None:
+    """Print the result of a call. Exit code 0 when it succeeded, 1 when it failed, 3 when there is none yet.
+
+    Without -Q every known queue is searched.
+
+    \b
+    Example:
+      rsq result 6f1c0c7be0a84c86a9a0d2f2a7a3c5d1 --wait
+    """
+    handle: AsyncResult[Any] = context.app_or_plain().AsyncResult(task_id, queue)
+    _show(handle, timeout if wait else 0.0, as_json)
+
+
+def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
+    try:
+        handle.get(timeout=timeout, propagate=False)
+    except ResultTimeout:
+        state = handle.state
+        if as_json:
+            print_json({"id": handle.id, "state": state.value})
+        else:
+            click.echo(f"{state.value}: no result yet", err=True)
+        sys.exit(EXIT_NOT_READY)
+    record = handle.result_record()
+    assert record is not None, "get() came back with one"
+    if as_json:
+        print_json(
+            {
+                "id": handle.id,
+                "state": record.state.value,
+                "attempt": record.attempt,
+                "runtime_s": record.runtime_s,
+                "value": record.value,
+                "error": record.error,
+                "reason": record.reason,
+            }
+        )
+    elif record.state is State.SUCCESS:
+        click.echo(repr(record.value))
+    elif record.error is not None:
+        click.echo(f"FAILURE (attempt {record.attempt}): {error_of(record.error)}", err=True)
+        click.echo(str(record.error.get("traceback", "")).rstrip(), err=True)
+    else:
+        click.echo(f"REVOKED: {record.reason}", err=True)
+    sys.exit(0 if record.state is State.SUCCESS else EXIT_FAILED)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--kwargs is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SettingsError(f"--kwargs takes a JSON object such as '{{\"user_id\": 42}}', not {text}")
+    return value

@@ -1,0 +1,98 @@
+"""What the commands share: the app that the global options name, tables, JSON, and times for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from rsq.app import App
+from rsq.loader import load_app
+
+
+@dataclass
+class Context:
+    """The global options. `app` is loaded when a command needs it."""
+
+    app_name: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def app(self) -> App:
+        """The app that -A or RSQ_APP names. Raises SettingsError."""
+        app = load_app(self.app_name)
+        app.configure(**self.overrides)
+        return app
+
+    def app_or_plain(self) -> App:
+        """The app where one is named; else one without tasks, for commands that only look at the server."""
+        import os
+
+        if self.app_name or os.environ.get("RSQ_APP"):
+            return self.app()
+        return App("rsq", **self.overrides)
+
+
+pass_context = click.make_pass_decorator(Context, ensure=True)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+queue_option = click.option("-Q", "--queue", help="Queue; default: the app's default queue.")
+
+
+def print_json(value: object) -> None:
+    """One JSON document. What JSON cannot carry is shown as Python would print it."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return repr(value)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
+    """Columns as wide as they need to be; `right` names those that are aligned to the right."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(titles), *cells]) for i in range(len(titles))]
+    for row in [list(titles), *cells]:
+        line = "  ".join(
+            value.rjust(width) if i in right else value.ljust(width)
+            for i, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo(line.rstrip())
+
+
+def ago(moment_ms: int | None) -> str:
+    """How long ago that was, in words."""
+    if moment_ms is None:
+        return "-"
+    seconds = max(0, int(time.time() - moment_ms / 1000))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def local_time(moment_ms: int) -> str:
+    """Date and time of this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_ms / 1000))
+
+
+def shortened(text: object, width: int) -> str:
+    """One line of at most `width` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+Record = Mapping[str, Any]

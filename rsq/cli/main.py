@@ -1,0 +1,65 @@
+"""The command `rsq`: global options, the groups of commands, and the one place where errors become a line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from rsq import __version__
+from rsq.cli.bench import bench
+from rsq.cli.calls import call, result
+from rsq.cli.common import Context
+from rsq.cli.dead import dead
+from rsq.cli.demo import demo
+from rsq.cli.health import health
+from rsq.cli.queues import purge, status
+from rsq.cli.server import server
+from rsq.cli.worker import worker
+from rsq.errors import BrokerError, RsqError
+
+EXIT_USAGE = 2
+EXIT_BROKER = 4
+
+
+class _Group(click.Group):
+    """Turns rsq's errors into one line and an exit code: no traceback for a user's mistake or an unreachable server."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokerError as error:
+            click.echo(f"rsq: {error}", err=True)
+            ctx.exit(EXIT_BROKER)
+        except RsqError as error:
+            click.echo(f"rsq: {error}", err=True)
+            ctx.exit(EXIT_USAGE)
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does.
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rsq")
+@click.option("-A", "--app", "app_name", metavar="MODULE[:ATTRIBUTE]", help="Where your app is; default: RSQ_APP.")
+@click.option("--url", help="Server; default: the app's, then RSQ_URL, then the embedded server.")
+@click.option("--namespace", help="First part of every key; default: the app's, then 'rsq'.")
+@click.pass_context
+def main(ctx: click.Context, app_name: str | None, url: str | None, namespace: str | None) -> None:
+    """A task queue on Redis Streams: nothing lost, nothing counted twice.
+
+    \b
+    Example:
+      rsq -A shop.tasks worker -Q default
+      rsq -A shop.tasks call shop.tasks.add 1 2 --wait
+
+    Exit codes: 0 done, 1 the command's own "no", 2 a mistake in the call or the settings, 4 the server.
+    """
+    given = {"url": url, "namespace": namespace}
+    ctx.obj = Context(app_name, {name: value for name, value in given.items() if value is not None})
+
+
+for command in (worker, call, result, status, purge, dead, health, server, demo, bench):
+    main.add_command(command)

@@ -1,0 +1,85 @@
+"""`rsq status` and `rsq purge`: what the queues hold, and emptying one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from rsq.broker import inspect
+from rsq.cli.common import Context, ago, json_option, pass_context, plural, print_json, print_table
+
+
+@click.command()
+@click.option("-Q", "--queue", help="Only this queue.")
+@json_option
+@pass_context
+def status(context: Context, queue: str | None, as_json: bool) -> None:
+    """Show queues and workers.
+
+    \b
+    Example:
+      rsq status
+      rsq status --json | jq '.queues[] | select(.dead > 0)'
+    """
+    client = context.app_or_plain().client
+    names = [queue] if queue else client.queue_names()
+    with client.link() as link:
+        queues = [inspect.counts(link, client.queue(name)) for name in names]
+        workers = inspect.workers(link, client.settings)
+    if as_json:
+        print_json({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in workers]})
+        return
+    rows = [
+        (
+            q.queue + (" (paused)" if q.paused else ""),
+            q.ready,
+            q.running,
+            q.delayed,
+            q.dead,
+            q.counters.get("succeeded", 0),
+            q.counters.get("retried", 0),
+        )
+        for q in queues
+    ]
+    print_table(("QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "SUCCEEDED", "RETRIED"), rows, right=range(1, 7))
+    click.echo()
+    if not workers:
+        click.echo("no workers: start one with rsq -A your.module worker")
+        return
+    print_table(
+        ("WORKER", "APP", "QUEUES", "CHILDREN", "RUNNING", "STARTED"),
+        [
+            (
+                w.id + (" (stopping)" if w.stopping else ""),
+                w.app,
+                ",".join(w.queues),
+                f"{w.children} {w.executor}",
+                len(w.running),
+                ago(w.started_ms),
+            )
+            for w in workers
+        ],
+    )
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def purge(context: Context, queue: str, yes: bool) -> None:
+    """Drop all messages that wait in QUEUE, delayed ones included. What runs goes on; dead letters stay.
+
+    \b
+    Example:
+      rsq purge default --yes
+    """
+    client = context.app_or_plain().client
+    target = client.queue(queue)
+    with client.link() as link:
+        counts = inspect.counts(link, target)
+        waiting = plural(counts.ready + counts.delayed, "message")
+        if not yes:
+            click.confirm(f"Drop {waiting} of queue {queue}?", abort=True)
+        dropped = inspect.purge(link, target)
+    click.echo(f"dropped {plural(dropped, 'message')} of queue {queue}")

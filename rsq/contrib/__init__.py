@@ -1,0 +1,1 @@
+"""What rsq offers for use with other libraries. Nothing else in rsq imports from here."""

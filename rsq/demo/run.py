@@ -1,0 +1,402 @@
+"""The driver of `rsq demo`: a server, two workers, every file of the standard library, a kill -9, and the proof.
+
+It prints nothing: what there is to see goes to a `Stage`, what came out is the `Report`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import quote
+
+from rsq.asyncresult import AsyncResult
+from rsq.broker import inspect
+from rsq.broker.client import Client
+from rsq.broker.embedded import EmbeddedServer
+from rsq.broker.server_check import check_server
+from rsq.demo.tasks import app, index_file
+from rsq.errors import BrokerError, WorkerLost
+from rsq.states import State
+
+WORKERS = 2
+CHILDREN = 2
+"""Of each worker."""
+
+KILL_AT = 0.4
+"""Share of the files that have an outcome when one child is killed."""
+
+LOOK_EVERY_S = 0.05
+SILENCE_S = 30.0
+"""With no news for this long, something hangs."""
+
+STOP_S = 10.0
+LOG_LINES = 20
+
+SUMMED = ("lines", "functions", "classes", "imports")
+
+# Each fails in its own way, the last one because it is gone before anybody reads it.
+BAD_FILES = {
+    "unknown_encoding.py": b"# coding: klingon\n",
+    "wrong_encoding.py": b"# This file says nothing of Latin-1,\n# but it holds\n\ncoffee = 'caf\xe9'\n",
+    "unclosed.py": b"def lost(:\n    pass\n",
+    "python2.py": b"print 'hello'\n",
+    "vanished.py": b"import antigravity\n",
+}
+
+Outcome: TypeAlias = Mapping[str, int] | str
+"""What became of a file: its counts, or the name of the error."""
+
+Advance: TypeAlias = Callable[[int, str], None]
+"""Takes how much is done so far, and a note to show beside it."""
+
+
+class Stage(Protocol):
+    """Where a run is shown."""
+
+    def say(self, text: str) -> None:
+        """Show a few lines."""
+
+    def progress(self, label: str, length: int) -> AbstractContextManager[Advance]:
+        """Show a bar."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to.
+
+    dead          files that were given up, by the error
+    retries       attempts after a first one
+    duplicates    calls that were refused, since the same file had been sent before
+    crashes       children that were killed and replaced
+    interrupted   calls that they were running, and that were run again
+    with_queue, without_queue    the sums over all files
+    queue_s, direct_s            how long each of the two took
+    problems      what is not as it must be; empty means that all is well
+    log           the end of the workers' log when there are problems, else ''
+    """
+
+    files: int
+    succeeded: int
+    dead: dict[str, int]
+    retries: int
+    duplicates: int
+    crashes: int
+    interrupted: int
+    tasks_per_s: float
+    queue_s: float
+    direct_s: float
+    with_queue: dict[str, int]
+    without_queue: dict[str, int]
+    problems: list[str]
+    log: str
+
+
+def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
+    """Run the demo. Whatever happens, no process, no file and no key of it is left afterwards.
+
+    overrides  settings from the command line; a `url` in them takes the place of the embedded server of its own
+    Raises     BrokerError, SettingsError; WorkerLost: a worker ended, or nothing happens any more
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_one_interrupt())
+        home = Path(stack.enter_context(TemporaryDirectory(prefix="rsq-demo-", ignore_cleanup_errors=True)))
+        files = [*_bad_files(home / "bad"), *_library_files()]
+        url = overrides.get("url") or stack.enter_context(_embedded_server(home / "server"))
+        namespace = f"{overrides.get('namespace', 'rsq')}-demo-{secrets.token_hex(4)}"
+        client = stack.enter_context(_connected(url, namespace))
+        with client.link() as link:
+            server = check_server(link, client.settings)
+        stage.say(
+            f"Indexing the standard library of Python {platform.python_version()}, one task a file.\n"
+            f"  files    {len(files):,}, of which {len(BAD_FILES)} are bad: retried, then kept as dead letters\n"
+            f"  server   {server}\n"
+            f"  workers  {WORKERS} with {CHILDREN} child processes each; one child will be killed at work\n"
+            f"  proof    the same count without a queue must come out equal\n"
+        )
+        log = home / "workers.log"
+        workers = stack.enter_context(_workers(client, log))
+
+        started = time.monotonic()
+        calls = [(path,) for path in files]
+        results = index_file.map_async(calls)
+        duplicates = sum(again.duplicate for again in index_file.map_async(calls))
+        with stage.progress("through the queue", len(files)) as advance:
+            victim = _follow(client, workers, len(files), advance, log)
+        queue_s = time.monotonic() - started
+        crashes = int(_is_replaced(victim, workers[0]))
+        queued = {path: _outcome_of(result) for path, result in zip(files, results, strict=True)}
+        counters = _counters(client)
+        dead_ids = _dead_ids(client)
+
+        started = time.monotonic()
+        with stage.progress("without a queue  ", len(files)) as advance:
+            direct = _count_directly(files, advance)
+        direct_s = time.monotonic() - started
+
+        failed_ids = sorted(
+            r.id for r, outcome in zip(results, queued.values(), strict=True) if isinstance(outcome, str)
+        )
+        settled = counters["succeeded"] + counters["dead"]
+        checks = {
+            f"{duplicates:,} of {len(files):,} duplicates were refused": duplicates == len(files),
+            f"{settled:,} outcomes were committed for {len(files):,} files": settled == len(files),
+            f"{len(dead_ids):,} dead letters stand for {len(failed_ids):,} files that failed": dead_ids == failed_ids,
+            f"child {victim}, which was killed, has not been replaced": crashes == 1,
+        }
+        problems = [text for text, holds in checks.items() if not holds] + differences(queued, direct)
+        return Report(
+            files=len(files),
+            succeeded=len(files) - len(failed_ids),
+            dead=dict(Counter(outcome for outcome in queued.values() if isinstance(outcome, str)).most_common()),
+            retries=counters["retried"],
+            duplicates=duplicates,
+            crashes=crashes,
+            interrupted=counters["crashed"],
+            tasks_per_s=round(len(files) / queue_s, 1),
+            queue_s=round(queue_s, 2),
+            direct_s=round(direct_s, 2),
+            with_queue=sums(queued),
+            without_queue=sums(direct),
+            problems=problems,
+            log=_end_of(log) if problems else "",
+        )
+
+
+def sums(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Each count, summed over the files that have one."""
+    counts = [outcome for outcome in outcomes.values() if not isinstance(outcome, str)]
+    return {name: sum(count[name] for count in counts) for name in SUMMED}
+
+
+def differences(queued: Mapping[str, Outcome], direct: Mapping[str, Outcome]) -> list[str]:
+    """What differs between the outcomes by the queue and those without one, in words: sums, then files. Pure."""
+    texts = [
+        f"{name}: {number:,} through the queue, {without:,} without it"
+        for (name, number), without in zip(sums(queued).items(), sums(direct).values(), strict=True)
+        if number != without
+    ]
+    for path in sorted(queued.keys() | direct.keys()):
+        outcome, without = queued.get(path, "no outcome"), direct.get(path, "no outcome")
+        if outcome != without:
+            texts.append(f"{path}: {outcome} through the queue, {without} without it")
+    return texts
+
+
+# -- the files
+
+
+def _bad_files(folder: Path) -> list[str]:
+    folder.mkdir()
+    paths = [folder / name for name in BAD_FILES]
+    for path in paths:
+        path.write_bytes(BAD_FILES[path.name])
+    paths[-1].unlink()
+    return [str(path) for path in paths]
+
+
+def _library_files() -> list[str]:
+    """The .py files of this interpreter's standard library; what was installed beside it does not count."""
+    files = []
+    for folder, subfolders, names in os.walk(sysconfig.get_path("stdlib")):
+        subfolders[:] = sorted(set(subfolders) - {"site-packages", "dist-packages", "__pycache__"})
+        files += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
+    return files
+
+
+def _count_directly(files: Sequence[str], advance: Advance) -> dict[str, Outcome]:
+    """The same task, as the plain function that it is."""
+    outcomes: dict[str, Outcome] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, path in enumerate(files, 1):
+            try:
+                outcomes[path] = index_file(path)
+            except Exception as error:
+                outcomes[path] = type(error).__name__
+            advance(number, "")
+    return outcomes
+
+
+def _outcome_of(result: AsyncResult[dict[str, int]]) -> Outcome:
+    record = result.result_record()
+    if record is None:
+        return "no outcome"
+    if record.error is not None:
+        return str(record.error["type"]).rpartition(".")[2]
+    return record.value if record.state is State.SUCCESS else str(record.state)
+
+
+# -- server and workers
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does; a second one does not disturb the clearing up."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup stays nohup
+
+    def interrupt(_number: int, _frame: object) -> None:
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def _embedded_server(directory: Path) -> Iterator[str]:
+    """A server of our own, by its URL; gone afterwards."""
+    server = EmbeddedServer(directory)
+    try:
+        server.start()
+        yield f"embedded://{quote(str(directory))}"
+    finally:
+        server.stop()
+        for folder in {directory, server.socket_path.parent}:  # a deep directory has its socket elsewhere
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _connected(url: str, namespace: str) -> Iterator[Client]:
+    """The demo's app on a namespace of its own, which is empty again afterwards."""
+    app.configure(url=url, namespace=namespace)
+    try:
+        yield app.client
+    finally:
+        with suppress(BrokerError):  # a server that is gone is a worse error than keys that are left on it
+            _delete_keys(app.client, namespace)
+        app.close()
+
+
+def _delete_keys(client: Client, namespace: str) -> None:
+    cursor = b"0"
+    with client.link() as link:
+        while True:
+            cursor, names = link.call("SCAN", cursor, "MATCH", f"*{namespace}*", "COUNT", 1000)
+            if names:
+                link.pipeline([("DEL", name) for name in names])
+            if cursor == b"0":
+                return
+
+
+@contextmanager
+def _workers(client: Client, log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two `rsq worker` processes, all of whose children are at work."""
+    # By the environment: other users can read command lines, and a URL may hold a password.
+    environment = os.environ | {
+        "RSQ_URL": client.settings.url,
+        "RSQ_NAMESPACE": client.settings.namespace,
+        "RSQ_HEALTH_DIR": str(log.parent / "health"),
+    }
+    rsq = [sys.executable, "-W", "ignore", "-m", "rsq"]
+    command = [*rsq, "-A", "rsq.demo.tasks:app", "worker", "-c", str(CHILDREN), "-l", "warning"]
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        with log.open("ab") as out:
+            while len(workers) < WORKERS:
+                worker = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+                workers.append(worker)
+        begun = time.monotonic()
+        while not {worker.pid for worker in workers} <= _reporting(client):
+            _check(workers, begun, log)
+            time.sleep(LOOK_EVERY_S)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            try:
+                worker.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                worker.kill()  # its children notice and end
+                worker.wait()
+
+
+def _reporting(client: Client) -> set[int]:
+    with client.link() as link:
+        return {worker.pid for worker in inspect.workers(link, client.settings)}
+
+
+def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:
+    """Until every file has its outcome; kills one child on the way and gives its pid."""
+    victim = done = 0
+    changed = time.monotonic()
+    while done < files:
+        counters = _counters(client)
+        if (now_done := counters["succeeded"] + counters["dead"]) > done:
+            done, changed = now_done, time.monotonic()
+        if not victim and done >= KILL_AT * files and (children := _children(workers[0].pid)):
+            victim = children[0]
+            os.kill(victim, signal.SIGKILL)
+        advance(done, f"kill -9 {victim}" if victim else "")
+        _check(workers, changed, log)
+        time.sleep(LOOK_EVERY_S)
+    return victim
+
+
+def _check(workers: Sequence[subprocess.Popen[bytes]], changed: float, log: Path) -> None:
+    """Raise WorkerLost when a worker has ended, or when nothing has changed for too long."""
+    for worker in workers:
+        if worker.poll() is not None:
+            raise WorkerLost(f"worker {worker.pid} ended with exit code {worker.returncode}\n{_end_of(log)}")
+    if time.monotonic() - changed > SILENCE_S:
+        raise WorkerLost(f"the workers have done nothing for {SILENCE_S:g} s\n{_end_of(log)}")
+
+
+def _counters(client: Client) -> Counter[str]:
+    with client.link() as link:
+        return Counter(inspect.counts(link, client.queue(index_file.options.queue)).counters)
+
+
+def _dead_ids(client: Client) -> list[str]:
+    with client.link() as link:
+        return sorted(letter.id for letter in inspect.dead_letters(link, client.queue(index_file.options.queue)))
+
+
+def _children(pid: int) -> list[int]:
+    """The child processes of a worker; none where it has ended."""
+    if sys.platform == "linux":
+        try:
+            listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        except OSError:
+            return []
+    else:
+        listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(child) for child in listed.split()]
+
+
+def _is_replaced(victim: int, worker: subprocess.Popen[bytes]) -> bool:
+    """Whether the worker has all its children again, the killed one not among them."""
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        children = _children(worker.pid)
+        if victim not in children and len(children) == CHILDREN:
+            return True
+        time.sleep(LOOK_EVERY_S)
+    return False
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    return "\n".join(["the end of the workers' log:", *(f"  {line}" for line in lines)])

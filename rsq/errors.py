@@ -1,0 +1,179 @@
+"""Every error that rsq raises, in one tree, and the signals by which a task steers its own outcome.
+
+RsqError
+├── SettingsError           a setting, URL, queue name or `-A` that cannot be used
+├── BrokerError
+│   ├── BrokerUnavailable   no answer within the deadline (also a ConnectionError)
+│   ├── BrokerRefused       the server answered no: credentials, rights, memory, read-only
+│   ├── BrokerUnsuitable    too old, or an eviction policy that would lose queues
+│   └── QueueFull           the queue holds `max_length` messages already
+├── MessageError
+│   ├── EncodeError         a value that msgpack and rsq's extension types cannot carry (also a TypeError)
+│   ├── DecodeError         bytes that are no message of ours (also a ValueError)
+│   └── MessageTooLarge     more bytes than the setting allows (also a ValueError)
+├── TaskError
+│   ├── InvalidTask         a function that cannot be a task, or an option that cannot be used
+│   ├── DuplicateTask       two functions under one name
+│   └── UnknownTask         nobody registered that name
+├── LeaseLost               the worker that ran this no longer owns it
+└── ResultError
+    ├── ResultTimeout       no result within the timeout (also a TimeoutError)
+    ├── ResultIgnored       the task keeps no results
+    ├── TaskRevoked         the call was revoked or expired before it started
+    ├── WorkerLost          the process died while it ran the task, `max_crashes` times
+    └── RemoteError         the task raised a class that this process does not have
+
+Signal                      raised inside a task; never an error of rsq
+├── Retry                   run again later
+├── Reject                  give up at once: to the dead letters
+└── Ignore                  settle without a result
+"""
+
+from __future__ import annotations
+
+
+class RsqError(Exception):
+    """Base of all errors of rsq."""
+
+
+class SettingsError(RsqError, ValueError):
+    """A setting, URL, queue name or application name that cannot be used; the text says what to do."""
+
+
+class BrokerError(RsqError):
+    """Base of all errors that concern the Redis or Valkey server."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """The server gave no answer within the deadline. The call may or may not have reached it.
+
+    task_id   the id that the call was sent with, or None; sending again with the same id is safe
+    """
+
+    def __init__(self, message: str, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+
+class BrokerRefused(BrokerError):
+    """The server answered with an error that trying again at once will not cure."""
+
+
+class BrokerUnsuitable(BrokerError):
+    """The server is too old or set up in a way that would lose messages."""
+
+
+class QueueFull(BrokerError):
+    """The queue holds as many waiting messages as `max_length` allows; nothing was enqueued."""
+
+
+class MessageError(RsqError):
+    """Base of all errors that concern what a message or a result holds."""
+
+
+class EncodeError(MessageError, TypeError):
+    """A value cannot be carried; the text names its path, such as ``args[1]['when']``."""
+
+
+class DecodeError(MessageError, ValueError):
+    """Bytes that are not a message of this protocol."""
+
+
+class MessageTooLarge(MessageError, ValueError):
+    """A message or a result is larger than the setting allows; pass a reference instead of the data."""
+
+
+class TaskError(RsqError):
+    """Base of all errors that concern a task's definition or name."""
+
+
+class InvalidTask(TaskError, TypeError):
+    """A function that cannot be a task, or an option that cannot be used."""
+
+
+class DuplicateTask(TaskError):
+    """Two different functions were registered under one name."""
+
+
+class UnknownTask(TaskError, LookupError):
+    """No function is registered under this name."""
+
+
+class LeaseLost(RsqError):
+    """The lease ran out while the task ran: another worker owns the message, nothing was committed here."""
+
+
+class ResultError(RsqError):
+    """Base of all errors that come out of `AsyncResult.get`, beside those that the task itself raised."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """No result came within the timeout; the task may still finish."""
+
+
+class ResultIgnored(ResultError):
+    """The task keeps no results, so there is nothing to wait for."""
+
+
+class TaskRevoked(ResultError):
+    """The call was revoked, superseded or expired before it started."""
+
+
+class WorkerLost(ResultError):
+    """The process that ran the task died, as often as `max_crashes` allows."""
+
+
+class RemoteError(ResultError):
+    """The task raised an exception whose class this process does not have.
+
+    type_name   the class as the worker knew it, such as ``shop.errors.OutOfStock``
+    """
+
+    def __init__(self, message: str, type_name: str) -> None:
+        super().__init__(message)
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.args[0]}" if self.args[0] else self.type_name
+
+
+class Signal(Exception):
+    """Base of what a task raises to steer its own outcome. Not an error."""
+
+
+class Retry(Signal):
+    """Run this task again later. Raised by `self.retry()`.
+
+    exc          the error that made it necessary, or None
+    countdown    seconds to wait; None lets the task's backoff decide
+    max_retries  how many retries in all; None lets the task's option decide
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        exc: BaseException | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.exc = exc
+        self.countdown = countdown
+        self.max_retries = max_retries
+
+
+class Reject(Signal):
+    """Give this message up at once, without a retry: it goes to the dead letters.
+
+    reason    kept with the dead letter
+    requeue   put the message back instead, with no attempt counted
+    """
+
+    def __init__(self, reason: str = "", requeue: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.requeue = requeue
+
+
+class Ignore(Signal):
+    """Settle this message without a result, whatever the task did."""

@@ -1,0 +1,104 @@
+"""Finds the app that `-A` or RSQ_APP names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from rsq.app import App, default_app
+from rsq.errors import RsqError, SettingsError
+from rsq.task import Task
+
+HOW = "name your app with -A module or -A module:attribute, or in RSQ_APP; for example: rsq -A shop.tasks:app worker"
+
+
+def load_app(name: str | None) -> App:
+    """The app of ``module:attribute`` or ``module``; None means RSQ_APP.
+
+    Of a module it is the attribute ``app``, else its only App, else the default app when the module defines tasks on
+    it. The current directory can be imported from, as with ``python -m``.
+
+    Raises SettingsError, in the user's terms, when there is no such thing; what the module itself raises while it is
+    imported is named in it, with the place.
+    """
+    name = name or os.environ.get("RSQ_APP")
+    if not name:
+        raise SettingsError(f"no app given: {HOW}")
+    module_name, colon, attribute = name.partition(":")
+    if not module_name or (colon and not attribute):
+        raise SettingsError(f"{name!r} names no app: {HOW}")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    before = set(default_app.tasks)
+    module = _import(module_name)
+    if attribute:
+        return _attribute(module, attribute)
+    app = getattr(module, "app", None)
+    if isinstance(app, App):
+        return app
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    if len(apps) > 1:
+        names = sorted(key for key, value in vars(module).items() if isinstance(value, App))
+        raise SettingsError(f"{module_name} holds several apps: choose one, such as -A {module_name}:{names[0]}")
+    if apps:
+        return next(iter(apps.values()))
+    if set(default_app.tasks) - before or any(task.app is default_app for task in _tasks_in(module)):
+        return default_app
+    raise SettingsError(f"module {module_name!r} holds no App and no task: define one, or name another module with -A")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(missing + "."):
+            raise SettingsError(
+                f"there is no module {missing!r} (looked in {os.getcwd()} and the Python path): {HOW}"
+            ) from None
+        raise SettingsError(f"{name} cannot be imported: {_place(error)}: no module named {missing!r}") from error
+    except RsqError as error:
+        raise SettingsError(f"{name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise SettingsError(f"{name} cannot be imported: {_place(error)}: {type(error).__name__}: {error}") from error
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it was raised."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    trace = error.__traceback__
+    place = "?"
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen"):
+            place = f"{file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def _attribute(module: ModuleType, path: str) -> App:
+    found: object = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise SettingsError(f"{module.__name__!r} has no attribute {path!r}: {HOW}") from None
+    if callable(found) and not isinstance(found, (App, Task)):
+        try:
+            found = found()
+        except RsqError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise SettingsError(f"{module.__name__}:{path} cannot make an app: {_place(error)}: {what}") from error
+    if not isinstance(found, App):
+        raise SettingsError(f"{module.__name__}:{path} is {type(found).__name__}, not an rsq.App")
+    return found
+
+
+def _tasks_in(module: ModuleType) -> list[Task[..., Any]]:
+    return [value for value in vars(module).values() if isinstance(value, Task)]

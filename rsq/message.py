@@ -1,0 +1,176 @@
+"""A call as it travels: `Message` as sent, `Delivery` as a worker holds it.
+
+On the wire a message is a stream entry of four fields, always in this order: ``id``, ``task``, ``body``, ``meta``.
+`docs/protocol.md` describes them for clients in other languages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsq import codec
+from rsq.errors import DecodeError, SettingsError
+from rsq.keys import PRIORITIES
+
+_FIELDS = [b"id", b"task", b"body", b"meta"]
+WAKE = b"wake"
+"""First field name of an entry that carries no call and only wakes a worker."""
+
+NO_META: Mapping[str, Any] = {}
+
+# What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
+_META_KINDS: dict[str, tuple[type, ...]] = {
+    "attempt": (int,),
+    "max_retries": (int, type(None)),
+    "expires": (int,),
+    "ignore_result": (bool,),
+    "result_expires": (int, float),
+    "deferred_since": (int,),
+    "headers": (dict,),
+    "parent": (str,),
+    "root": (str,),
+}
+
+
+def new_id() -> str:
+    """A random task id: 128 bits, in hex."""
+    return os.urandom(16).hex()
+
+
+def check_id(task_id: str) -> str:
+    """Give `task_id` back if it may name a call, else raise SettingsError."""
+    if (
+        not isinstance(task_id, str)
+        or not 0 < len(task_id) <= 100
+        or not task_id.isascii()
+        or not task_id.isprintable()
+    ):
+        raise SettingsError(f"task id {task_id!r} cannot be used: take 1 to 100 printable ASCII characters")
+    if " " in task_id:
+        raise SettingsError(f"task id {task_id!r} cannot be used: it holds a space")
+    return task_id
+
+
+def check_priority(priority: int) -> int:
+    """Give `priority` back if it is 0 to 9, else raise SettingsError."""
+    if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
+        raise SettingsError(f"priority {priority!r} cannot be used: take 0 (the default) to 9 (the most urgent)")
+    return priority
+
+
+@dataclass(slots=True)
+class Message:
+    """One call as sent.
+
+    id        task id, which the result and the log lines carry
+    task      registered name
+    body      packed ``[args, kwargs]``
+    queue     name of the queue
+    priority  0 to 9
+    meta      what differs from the default, by these keys:
+              attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
+              result_expires (seconds), deferred_since (ms since the epoch), parent and root (task ids),
+              headers (map of the user's own)
+    """
+
+    id: str
+    task: str
+    body: bytes
+    queue: str
+    priority: int = 0
+    meta: Mapping[str, Any] = field(default_factory=lambda: NO_META)
+
+
+def pack_meta(meta: Mapping[str, Any]) -> bytes:
+    """Empty when all is default, so that a plain call costs nothing for it."""
+    return codec.encode(dict(meta), where="meta") if meta else b""
+
+
+def unpack_meta(data: bytes) -> Mapping[str, Any]:
+    """The inverse of `pack_meta`. Raises DecodeError."""
+    if not data:
+        return NO_META
+    meta = codec.decode(data)
+    if not isinstance(meta, dict):
+        raise DecodeError(f"meta is {type(meta).__name__}, not a map")
+    for name, value in meta.items():
+        kinds = _META_KINDS.get(name)
+        if kinds is not None and not isinstance(value, kinds):
+            raise DecodeError(f"meta carries {name} {value!r}")
+    if meta.get("attempt", 1) < 1:
+        raise DecodeError(f"meta carries attempt {meta['attempt']}")
+    return meta
+
+
+class Delivery:
+    """A message in a worker's hands.
+
+    entry_id    of the stream entry; b'' once it was acknowledged early (`acks_late=False`)
+    consumer    the name under which it was fetched, and under which alone its outcome can be committed
+    deliveries  how often anybody was given it, this time included
+    crashes     how many processes died while they ran it
+    crash_how   how the last of them died, such as ``signal SIGKILL``
+    problem     why it cannot be read, or '' when it can
+    runtime_s   how long its body ran, once it has
+    lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
+    """
+
+    __slots__ = (
+        "body",
+        "consumer",
+        "crash_how",
+        "crashes",
+        "deliveries",
+        "entry_id",
+        "id",
+        "lease_lost",
+        "meta",
+        "meta_raw",
+        "priority",
+        "problem",
+        "queue",
+        "runtime_s",
+        "task",
+    )
+
+    def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
+        self.queue = queue
+        self.priority = priority
+        self.entry_id = entry_id
+        self.consumer = ""
+        self.deliveries = 1
+        self.crashes = 0
+        self.crash_how = ""
+        self.lease_lost = False
+        self.runtime_s = 0.0
+        self.problem = ""
+        self.meta = NO_META
+        self.id = entry_id.decode()
+        if len(fields) == 8 and fields[::2] == _FIELDS:
+            self.body: bytes = fields[5]
+            self.meta_raw: bytes = fields[7]
+            try:
+                self.id = fields[1].decode("ascii")
+                self.task = fields[3].decode()
+                if self.meta_raw:
+                    self.meta = unpack_meta(self.meta_raw)
+                return
+            except (UnicodeDecodeError, DecodeError) as error:
+                self.problem = str(error)
+        else:
+            self.problem = "the entry does not have the fields id, task, body and meta"
+        # Kept whole, so that a person can see what it was.
+        self.task = ""
+        self.body = codec.encode(fields)
+        self.meta_raw = b""
+
+    @property
+    def attempt(self) -> int:
+        """Number of this run, from 1."""
+        return int(self.meta.get("attempt", 1))
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.task}[{self.id}] queue={self.queue} entry={self.entry_id!r} attempt={self.attempt}>"

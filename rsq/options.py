@@ -1,0 +1,232 @@
+"""The options of a task and of one call, checked where they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from rsq import keys
+from rsq.broker.queue import PLAIN, Placement
+from rsq.errors import InvalidTask, SettingsError
+from rsq.message import NO_META, check_id, check_priority
+from rsq.retry import RetryPolicy
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options of a task. Each can be given to `@app.task(...)`, or for all tasks as `App(task_defaults={...})`.
+
+    name            registered name; default: module and function
+    bind            pass the task itself as first argument, for `self.request` and `self.retry()`
+    queue           where its calls go; default: the app's `default_queue`
+    priority        0 to 9, 9 is the most urgent
+    autoretry_for, dont_autoretry_for, max_retries, retry_backoff, retry_backoff_max, retry_jitter, default_retry_delay,
+    max_crashes     see `rsq.retry.RetryPolicy`
+    ignore_result   keep no result
+    result_expires  seconds for which a result is kept
+    acks_late       acknowledge after the body ran (at least once); False: before it starts (at most once)
+    expires         seconds after which a call that has not started is dropped; None = never
+    dedupe_key      calls with the same key run once: text with fields of the arguments, such as "welcome:{user_id}",
+                    or a function of the arguments; None = no dedupe
+    dedupe_ttl      seconds for which a key is remembered
+    max_length      refuse a call (QueueFull) when its queue holds this many messages; 0 = no bound
+    """
+
+    name: str | None = None
+    bind: bool = False
+    queue: str | None = None
+    priority: int = 0
+    autoretry_for: tuple[type[BaseException], ...] = RetryPolicy.autoretry_for
+    dont_autoretry_for: tuple[type[BaseException], ...] = RetryPolicy.dont_autoretry_for
+    max_retries: int | None = RetryPolicy.max_retries
+    retry_backoff: float = RetryPolicy.retry_backoff
+    retry_backoff_max: float = RetryPolicy.retry_backoff_max
+    retry_jitter: bool = RetryPolicy.retry_jitter
+    default_retry_delay: float = RetryPolicy.default_retry_delay
+    max_crashes: int = RetryPolicy.max_crashes
+    ignore_result: bool = False
+    result_expires: float = 86_400.0
+    acks_late: bool = True
+    expires: float | None = None
+    dedupe_key: str | Callable[..., str] | None = None
+    dedupe_ttl: float = 86_400.0
+    max_length: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            for name in ("name", "queue"):
+                _require(name, getattr(self, name), str, None)
+            for name in ("bind", "ignore_result", "acks_late", "retry_jitter"):
+                _require(name, getattr(self, name), bool)
+            for name in ("max_retries", "max_crashes", "max_length"):
+                _require(name, getattr(self, name), int, None if name == "max_retries" else int)
+            for name in ("result_expires", "dedupe_ttl"):
+                _positive(name, getattr(self, name))
+            for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay"):
+                _require(name, getattr(self, name), int, float)
+            if self.expires is not None:
+                _positive("expires", self.expires)
+            _check_dedupe_key(self.dedupe_key)
+            check_priority(self.priority)
+            if self.queue is not None:
+                keys.check_queue(self.queue)
+            if self.max_length < 0:
+                raise SettingsError(f"max_length must be 0 (no bound) or more, not {self.max_length}")
+        except SettingsError as error:
+            raise InvalidTask(str(error)) from None
+
+    @property
+    def result_ttl_ms(self) -> int:
+        return int(self.result_expires * 1000)
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(**{field.name: getattr(self, field.name) for field in fields(RetryPolicy)})
+
+
+def options_from(defaults: TaskOptions, given: Mapping[str, Any]) -> TaskOptions:
+    """`defaults` with what was given; raises InvalidTask for a name that is no option."""
+    known = {field.name for field in fields(TaskOptions)}
+    for name in given:
+        if name not in known:
+            raise InvalidTask(f"no task option is called {name!r}; there are: {', '.join(sorted(known))}")
+    return replace(defaults, **given)
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """A task's options as they bear on one call, worked out once and not at each `delay`.
+
+    placement  PLAIN as long as nothing asks for more than one XADD
+    base       what `placement` begins from when something does
+    """
+
+    queue: str | None
+    priority: int
+    placement: Placement
+    base: Placement
+    meta: Mapping[str, Any]
+    expires: float | datetime | None
+    dedupe_key: str | Callable[..., str] | None
+    task_id: str | None = None
+
+    @classmethod
+    def of(cls, options: TaskOptions) -> CallOptions:
+        base = Placement(max_length=options.max_length, dedupe_ttl_ms=int(options.dedupe_ttl * 1000))
+        plain = options.dedupe_key is None and not options.max_length
+        return cls(
+            options.queue,
+            options.priority,
+            PLAIN if plain else base,
+            base,
+            NO_META,
+            options.expires,
+            options.dedupe_key,
+        )
+
+    def changed(self, options: Mapping[str, Any]) -> CallOptions:
+        """With the options of one call; None leaves one as it is. Raises SettingsError for what does not fit."""
+        if not options:
+            return self
+        for name in options:
+            if name not in _CALL_OPTIONS:
+                raise SettingsError(
+                    f"no option of a call is named {name!r}; there are: {', '.join(sorted(_CALL_OPTIONS))}"
+                )
+        given = {name: value for name, value in options.items() if value is not None}
+        place = _placed(given)
+        meta = {**self.meta, **_carried(given)}
+        if "max_retries" in options and options["max_retries"] is None:
+            meta["max_retries"] = None  # here None says something: without end
+        expires = given.get("expires", self.expires)
+        if isinstance(expires, timedelta):
+            expires = expires.total_seconds()
+        elif "expires" in given and not isinstance(expires, datetime):
+            _seconds("expires", expires)
+        _check_dedupe_key(given.get("dedupe_key"))
+        return CallOptions(
+            keys.check_queue(given["queue"]) if "queue" in given else self.queue,
+            check_priority(given["priority"]) if "priority" in given else self.priority,
+            replace(self.base, **place) if place or "dedupe_key" in given else self.placement,
+            self.base,
+            meta,
+            expires,
+            given.get("dedupe_key", self.dedupe_key),
+            given.get("task_id"),
+        )
+
+
+def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Placement that the options of a call change."""
+    place: dict[str, Any] = {}
+    if "countdown" in given and "eta" in given:
+        raise SettingsError("give countdown or eta, not both")
+    if "countdown" in given:
+        place["delay_ms"] = max(0, int(_seconds("countdown", given["countdown"]) * 1000))
+    if "eta" in given:
+        if not isinstance(given["eta"], datetime):
+            raise SettingsError(f"eta takes a datetime, not {given['eta']!r}; for seconds from now there is countdown")
+        place["eta_ms"] = epoch_ms(given["eta"])
+    if "dedupe_ttl" in given:
+        place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
+    if "max_length" in given:
+        place["max_length"] = _require("max_length", given["max_length"], int)
+    if "task_id" in given:
+        check_id(given["task_id"])
+        place["unique"] = True
+    return place
+
+
+def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call that travel with the message."""
+    carried: dict[str, Any] = {}
+    if "max_retries" in given:
+        carried["max_retries"] = _require("max_retries", given["max_retries"], int)
+    if "ignore_result" in given:
+        carried["ignore_result"] = _require("ignore_result", given["ignore_result"], bool)
+    if "result_expires" in given:
+        carried["result_expires"] = _positive("result_expires", given["result_expires"])
+    if "headers" in given:
+        carried["headers"] = dict(_require("headers", given["headers"], Mapping))
+    return carried
+
+
+_PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "task_id"}
+_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers"}
+_CALL_OPTIONS = _PLACED | _CARRIED | {"queue", "priority", "expires", "dedupe_key"}
+
+
+def _require(name: str, value: Any, *kinds: type | None) -> Any:
+    """Give `value` back if it is of one of these kinds (None stands for None itself), else raise SettingsError."""
+    for kind in kinds:
+        if value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    names = " or ".join("None" if kind is None else kind.__name__ for kind in dict.fromkeys(kinds))
+    raise SettingsError(f"{name} takes {names}, not {value!r}")
+
+
+def _positive(name: str, value: Any) -> float:
+    seconds = _seconds(name, value)
+    if seconds <= 0:
+        raise SettingsError(f"{name} must be above 0 seconds, not {value!r}")
+    return seconds
+
+
+def _check_dedupe_key(key: Any) -> None:
+    if key is not None and not isinstance(key, str) and not callable(key):
+        raise SettingsError(f"dedupe_key takes a text or a function of the arguments, not {key!r}")
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(f"{name} takes seconds (a number or a timedelta), not {value!r}")
+    return float(value)
+
+
+def epoch_ms(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1000)

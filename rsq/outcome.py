@@ -1,0 +1,117 @@
+"""What became of a delivery: the verdict that the committer writes, and the `Result` that a caller reads.
+
+A result is a packed array ``[state, attempt, runtime_s, value]``; after a failure ``value`` is the error record of
+`rsq.remote.encode_error`, and for a revoked call the reason as text.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rsq import codec
+from rsq.errors import DecodeError, EncodeError, MessageTooLarge
+from rsq.message import Delivery
+from rsq.states import State
+
+_SUCCESS_HEAD = b"\x94" + codec.encode(State.SUCCESS.value)
+_NONE = codec.encode(None)
+
+
+class Completed:
+    """Done: succeeded, ignored or revoked. `counter` is the name under which it is counted."""
+
+    __slots__ = ("counter", "delivery", "result", "ttl_ms")
+
+    def __init__(self, delivery: Delivery, counter: str, result: bytes, ttl_ms: int) -> None:
+        self.delivery = delivery
+        self.counter = counter
+        self.result = result
+        self.ttl_ms = ttl_ms
+
+
+@dataclass(slots=True)
+class Retried:
+    """Another attempt after `delay_ms`; with counter ``deferred`` the same attempt once more. `why` is for the log."""
+
+    delivery: Delivery
+    counter: str
+    meta: Mapping[str, Any]
+    delay_ms: int
+    why: str
+
+
+@dataclass(slots=True)
+class Buried:
+    """To the dead letters. `error` is the record that people read, `result` what a waiting caller gets."""
+
+    delivery: Delivery
+    reason: str
+    error: Mapping[str, Any]
+    result: bytes
+    ttl_ms: int
+
+
+@dataclass(slots=True)
+class Released:
+    """Handed back as if it had never been fetched."""
+
+    delivery: Delivery
+
+
+Verdict: TypeAlias = "Completed | Retried | Buried | Released"
+
+
+def pack_success(attempt: int, runtime_s: float, value: object, max_bytes: int) -> bytes:
+    """The packed result of a task that returned `value`.
+
+    Raises EncodeError (with the path of the culprit) and MessageTooLarge: such a task has failed.
+    """
+    packed = _NONE if value is None else codec.encode(value, "result", max_bytes)
+    number = bytes((attempt,)) if attempt < 128 else codec.encode(attempt)
+    return _SUCCESS_HEAD + number + b"\xcb" + struct.pack(">d", runtime_s) + packed
+
+
+def pack_failure(state: State, attempt: int, runtime_s: float, value: object) -> bytes:
+    """The packed result of a call that failed (`value` is its error record) or was revoked (its reason)."""
+    return codec.encode([state.value, attempt, runtime_s, value], "result")
+
+
+@dataclass(frozen=True)
+class Result:
+    """An outcome as the caller reads it.
+
+    value      what the task returned; None unless it succeeded
+    error      record with type, message, args and traceback; None unless it failed
+    reason     why it was revoked, or ''
+    attempt    number of the run that decided it, from 1
+    runtime_s  how long that run took
+    """
+
+    state: State
+    attempt: int
+    runtime_s: float
+    value: Any = None
+    error: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+def unpack_result(data: bytes) -> Result:
+    """The inverse of `pack_success` and `pack_failure`. Raises DecodeError."""
+    record = codec.decode(data)
+    try:
+        name, attempt, runtime_s, value = record
+        state = State(name)
+        if state is State.FAILURE:
+            return Result(state, attempt, runtime_s, error=dict(value))
+        if state is State.REVOKED:
+            return Result(state, attempt, runtime_s, reason=str(value))
+        return Result(state, attempt, runtime_s, value=value)
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"these bytes are not a result: {error}") from None
+
+
+RESULT_ERRORS = (EncodeError, MessageTooLarge)
+"""What `pack_success` raises for a value that cannot be kept."""

@@ -1,0 +1,93 @@
+"""What a running task may know of its own call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from rsq.message import NO_META, Delivery
+
+
+class Request:
+    """What a running task may know of its own call, as `self.request`.
+
+    id          task id: the same through all retries, so it serves as idempotency key
+    task        registered name
+    queue       the queue that it came from
+    priority    0 to 9
+    attempt     number of this run, from 1
+    retries     runs before this one that ended in an error
+    deliveries  how often a worker was given this message; above 1 the body may have run before
+    crashes     how many processes died while they ran it
+    expires     ms since the epoch, or None
+    parent, root  ids of the call that sent this one and of the first of all, or None
+    headers     what the sender put there
+    called_directly  True when the function was called without a worker
+    """
+
+    __slots__ = ("_delivery", "called_directly")
+
+    def __init__(self, delivery: Delivery | None) -> None:
+        self.called_directly = delivery is None
+        self._delivery = delivery or _DIRECT
+
+    @property
+    def id(self) -> str:
+        return self._delivery.id
+
+    @property
+    def task(self) -> str:
+        return self._delivery.task
+
+    @property
+    def queue(self) -> str:
+        return self._delivery.queue
+
+    @property
+    def priority(self) -> int:
+        return self._delivery.priority
+
+    @property
+    def attempt(self) -> int:
+        return self._delivery.attempt
+
+    @property
+    def retries(self) -> int:
+        return self._delivery.attempt - 1
+
+    @property
+    def deliveries(self) -> int:
+        return self._delivery.deliveries
+
+    @property
+    def crashes(self) -> int:
+        return self._delivery.crashes
+
+    @property
+    def expires(self) -> int | None:
+        return self._delivery.meta.get("expires")
+
+    @property
+    def parent(self) -> str | None:
+        return self._delivery.meta.get("parent")
+
+    @property
+    def root(self) -> str | None:
+        return self._delivery.meta.get("root")
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        headers: Mapping[str, Any] = self._delivery.meta.get("headers", NO_META)
+        return headers
+
+    @property
+    def lease_lost(self) -> bool:
+        """True once another worker owns this call: whatever this run still does will not be committed."""
+        return self._delivery.lease_lost
+
+
+_DIRECT = Delivery("", 0, b"", [b"id", b"", b"task", b"", b"body", b"", b"meta", b""])
+
+current: ContextVar[Delivery | None] = ContextVar("rsq.current", default=None)
+"""The delivery whose body runs in this context."""

@@ -1,0 +1,48 @@
+"""The states of a call, and the transitions between them: one Lua script for each.
+
+A call is in exactly one place at a time: ready (in a stream, not delivered), delayed (in the zset), running (delivered,
+in the pending list), done (its outcome is committed) or dead (a dead letter).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class State(str, Enum):
+    """What `AsyncResult.state` says; the names are Celery's."""
+
+    PENDING = "PENDING"
+    """Waiting, delayed, or never heard of: Redis cannot tell a call that is not there from one that expired."""
+    STARTED = "STARTED"
+    """A worker reported that it is running the call; reports come every few seconds, so short tasks never show it."""
+    RETRY = "RETRY"
+    """An attempt failed; the next one waits for its time."""
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+    """It was cancelled or expired before it started."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})
+"""No transition leads out of these, but for a redrive by hand."""
+
+TRANSITIONS: dict[str, tuple[str, str]] = {
+    "enqueue": ("", "ready or delayed"),
+    "fetch": ("ready", "running"),
+    "take": ("running", "taken"),
+    "complete": ("running or taken", "done"),
+    "retry": ("running or taken", "delayed"),
+    "bury": ("running or taken", "dead"),
+    "release": ("running", "ready"),
+    "register": ("", ""),
+    "renew": ("", ""),
+    "retire": ("running", "ready"),
+    "reconcile": ("running", "ready"),
+    "redrive": ("dead", "ready"),
+    "purge": ("ready or delayed", ""),
+}
+"""Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

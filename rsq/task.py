@@ -1,0 +1,271 @@
+"""A task: the function, its options, and the ways to call it.
+
+@app.task(queue="mail", max_retries=5)
+def send_welcome(user_id: int) -> str: ...
+
+send_welcome.delay(42)                          # enqueue, typed like the function itself
+send_welcome.apply_async((42,), countdown=30)   # enqueue with options
+send_welcome(42)                                # just call it, here and now
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+
+from rsq import asyncresult, codec
+from rsq.asyncresult import AsyncResult
+from rsq.broker.client import Client
+from rsq.broker.producer import Accepted
+from rsq.broker.queue import Placement, Queue
+from rsq.errors import InvalidTask, Retry, SettingsError
+from rsq.message import Message, new_id
+from rsq.options import CallOptions, TaskOptions, epoch_ms
+from rsq.request import Request, current
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AppLike(Protocol):
+    """What a task needs of its app."""
+
+    @property
+    def client(self) -> Client: ...
+
+    @property
+    def eager(self) -> Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None: ...
+
+
+class Task(Generic[P, R]):
+    """A function that workers can run. Made by `@app.task`; calling it runs it here and now."""
+
+    is_async = False
+
+    def __init__(self, app: AppLike, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
+        self.app = app
+        self.name = name
+        self.options = options
+        self.policy = options.policy()
+        self.function = function
+        self.run: Callable[..., Any] = function.__get__(self) if options.bind else function
+        self._signature = inspect.signature(self.run)
+        self._fits = _arity_check(self._signature)
+        self._defaults = CallOptions.of(options)
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+
+    # -- enqueue
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Enqueue a call with these arguments.
+
+        Raises TypeError when they do not fit the function, EncodeError or MessageTooLarge when they cannot be carried,
+        BrokerUnavailable, BrokerRefused, QueueFull.
+        """
+        message, placement = self._message(args, kwargs, self._defaults)
+        return self._send(message, placement)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Enqueue a call with options for this call alone.
+
+        countdown    seconds to wait, by the server's clock
+        eta          moment before which it does not start: a datetime (naive means UTC)
+        expires      seconds from now, or a datetime: a call that has not started by then is dropped
+        queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, max_length
+                     as the task's options of these names
+        task_id      an id of your own; a second call with the same id is not enqueued while the first is remembered
+        headers      a map that travels along, readable as `self.request.headers`
+        Raises       what `delay` raises, and SettingsError for an option that does not fit
+        """
+        message, placement = self._message(args, kwargs or {}, self._defaults.changed(options))
+        return self._send(message, placement)
+
+    def map_async(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[R]]:
+        """Enqueue many calls at once, a thousand in a write.
+
+        calls    one sequence of positional arguments for each call
+        options  as `apply_async` takes them, the same for all; not task_id
+        """
+        if "task_id" in options:
+            raise SettingsError("map_async makes an id for each call: task_id cannot be given")
+        defaults = self._defaults.changed(options) if options else self._defaults
+        pairs = [self._message(args, {}, defaults) for args in calls]
+        if self.app.eager is not None:
+            return [self._send(message, placement) for message, placement in pairs]
+        client = self.app.client
+        queue = client.queue(defaults.queue)
+        return [
+            self._result(queue, message, accepted)
+            for (message, _), accepted in zip(pairs, client.producer.send_many(queue, pairs), strict=True)
+        ]
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` for coroutines."""
+        message, placement = self._message(args, kwargs, self._defaults)
+        return await self._asend(message, placement)
+
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """`apply_async` for coroutines."""
+        message, placement = self._message(args, kwargs or {}, self._defaults.changed(options))
+        return await self._asend(message, placement)
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:
+        """The handle of a call of this task that was sent earlier to its own queue."""
+        return AsyncResult(self.app.client, task_id, self._defaults.queue, self.options.ignore_result)
+
+    # -- inside a running task
+
+    @property
+    def request(self) -> Request:
+        """The call that is running in this context."""
+        return Request(current.get())
+
+    def retry(
+        self, exc: BaseException | None = None, countdown: float | None = None, max_retries: int | None = None
+    ) -> NoReturn:
+        """Run this call again later; never returns. With no retry left, `exc` (or Retry) becomes its failure.
+
+        exc          the error that made it necessary; default: the one being handled
+        countdown    seconds to wait; default: the task's backoff
+        max_retries  for this call; default: the task's option
+        """
+        exc = exc or sys.exc_info()[1]
+        if self.request.called_directly and exc is not None:
+            raise exc
+        raise Retry(f"{self.name} asked for a retry", exc, countdown, max_retries) from exc
+
+    # -- how a message is made
+
+    def _message(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions
+    ) -> tuple[Message, Placement]:
+        if kwargs or not self._fits(len(args)):
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self.__name__}() {error}") from None
+        settings = self.app.client.settings
+        body = codec.encode_call(args, kwargs, settings.max_message_bytes)
+        placement = defaults.placement
+        if defaults.dedupe_key is not None:
+            placement = replace(placement, dedupe_key=self._dedupe_key(defaults.dedupe_key, args, kwargs))
+        meta = defaults.meta
+        if defaults.expires is not None:
+            meta = {**meta, "expires": self._expires_ms(defaults.expires)}
+        if (parent := current.get()) is not None:
+            meta = {**meta, "parent": parent.id, "root": parent.meta.get("root", parent.id)}
+        message = Message(
+            defaults.task_id or new_id(),
+            self.name,
+            body,
+            defaults.queue or settings.default_queue,
+            defaults.priority,
+            meta,
+        )
+        return message, placement
+
+    def _dedupe_key(self, key: str | Callable[..., str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        if callable(key):
+            made = key(*args, **kwargs)
+        else:
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            try:
+                made = key.format(*args, **bound.arguments)
+            except (LookupError, AttributeError, ValueError) as error:
+                raise SettingsError(f"dedupe_key {key!r} of {self.name} does not fit the arguments: {error}") from None
+        if not isinstance(made, str) or not 0 < len(made) <= 500:
+            raise SettingsError(f"dedupe_key of {self.name} must give a text of 1 to 500 characters, not {made!r}")
+        return made
+
+    def _expires_ms(self, expires: float | datetime) -> int:
+        if isinstance(expires, datetime):
+            return epoch_ms(expires)
+        return self.app.client.now_ms() + int(expires * 1000)
+
+    def _send(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if self.app.eager is not None:
+            return self.app.eager(self, message, placement)
+        client = self.app.client
+        queue = client.queue(message.queue)
+        return self._result(queue, message, client.producer.send(queue, message, placement))
+
+    async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if self.app.eager is not None:
+            return self.app.eager(self, message, placement)
+        client = self.app.client
+        queue = client.queue(message.queue)
+        return self._result(queue, message, await client.aproducer.send(queue, message, placement))
+
+    def _result(self, queue: Queue, message: Message, accepted: Accepted) -> asyncresult.AsyncResult[R]:
+        ignored = message.meta.get("ignore_result", self.options.ignore_result)
+        return AsyncResult(self.app.client, accepted.task_id, queue.name, ignored, accepted.duplicate)
+
+
+class AsyncTask(Task[P, R]):
+    """The task of an `async def`: called here and now it gives a coroutine; the result of a call that was sent is R."""
+
+    is_async = True
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def _arity_check(signature: inspect.Signature) -> Callable[[int], bool]:
+    """Whether a number of positional arguments alone fits; spares the slow `bind` for most calls."""
+    least = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += parameter.default is parameter.empty
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            most = sys.maxsize
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            return lambda number: False
+    return lambda number: least <= number <= most
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name under which workers know a function: its module and its own name.
+
+    A script that was started as ``__main__`` counts under the name by which a worker imports it.
+    Raises InvalidTask for a lambda or a nested function: a worker could not find it.
+    """
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise InvalidTask(f"{function!r} is not a function, so it cannot be a task")
+    if "<lambda>" in function.__qualname__:
+        raise InvalidTask("a lambda has no name that a worker could find: use def, or give the task a name=...")
+    if "<locals>" in function.__qualname__:
+        raise InvalidTask(
+            f"{function.__qualname__} is defined inside a function, where a worker cannot find it: "
+            "move it to the module's top level, or give the task a name=... and define it in the worker too"
+        )
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+        if spec is not None and spec.name:
+            module = spec.name.removesuffix(".__main__")
+        elif file:
+            module = Path(file).stem
+    return f"{module}.{function.__qualname__}"

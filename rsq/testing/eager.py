@@ -1,0 +1,234 @@
+"""Eager mode: what stands in for the broker, and runs each call inline by the worker's own code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from rsq.app import App
+from rsq.asyncresult import AsyncResult
+from rsq.broker.aio import AsyncResultListener
+from rsq.broker.client import Client
+from rsq.broker.producer import Accepted
+from rsq.broker.queue import Placement
+from rsq.broker.results import ResultListener
+from rsq.clock import ServerClock
+from rsq.errors import ResultTimeout
+from rsq.message import Delivery, Message, pack_meta
+from rsq.outcome import Buried, Completed, Retried, Verdict
+from rsq.remote import decode_error
+from rsq.settings import Settings
+from rsq.states import State
+from rsq.task import Task
+from rsq.worker.attempt import Attempts
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST_RETRIES = 1000
+"""Retries of one call in eager mode: a task that is retried without end must not hang its test."""
+
+MOST_NESTED = 50
+"""Eager calls inside each other: a task that sends itself would end in the middle of some innocent function."""
+
+EagerCall: TypeAlias = Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """How deep a call stands in others, and the errors of those in it that the outermost one is to raise."""
+
+    number: int
+    errors: list[Exception]
+
+
+_level: ContextVar[_Level | None] = ContextVar("rsq.testing.level", default=None)
+
+
+class Eager:
+    """What eager mode keeps from the beginning of the outermost block to its end."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+        self._markers: dict[tuple[str, str, str], str] = {}
+        self._idle: list[_Runner] = []
+        self._replaced = vars(app).get("client")
+        self._client = app.client = MemoryClient(app.settings)
+
+    def call(self, propagate: bool, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
+        """Stands in for enqueueing, as `App.eager`."""
+        accepted = self._accept(message, placement)
+        if not accepted.duplicate:
+            outer = _level.get()
+            level = _Level(1, []) if outer is None else _Level(outer.number + 1, outer.errors)
+            if level.number > MOST_NESTED:
+                raise RecursionError(
+                    f"{MOST_NESTED} eager calls stand inside each other, the last one of {message.task}: a task that "
+                    "sends itself never ends in eager mode; test it with a worker"
+                )
+            token = _level.set(level)
+            try:
+                error = self._follow(message)
+            finally:
+                _level.reset(token)
+            if propagate and error is not None:
+                level.errors.insert(0 if outer is None else len(level.errors), error)
+            if outer is None and level.errors:
+                raise level.errors[0]
+        ignored = message.meta.get("ignore_result", task.options.ignore_result)
+        return AsyncResult(self._client, accepted.task_id, message.queue, ignored, accepted.duplicate)
+
+    def close(self) -> None:
+        """Give the app its own client back."""
+        if vars(self._app).get("client") is self._client:  # else it has been configured anew meanwhile
+            del self._app.client
+            if self._replaced is not None:
+                self._app.client = self._replaced
+        while self._idle:
+            self._idle.pop().close()
+
+    def _accept(self, message: Message, placement: Placement) -> Accepted:
+        key = (message.queue, "key", placement.dedupe_key)
+        own = (message.queue, "id", message.id)
+        with self._lock:
+            if placement.dedupe_key and key in self._markers:
+                return Accepted(self._markers[key], duplicate=True)
+            if placement.unique and own in self._markers:
+                return Accepted(message.id, duplicate=True)
+            self._markers[key] = self._markers[own] = message.id
+        return Accepted(message.id)
+
+    def _follow(self, message: Message) -> Exception | None:
+        """Run a call until a worker would be done with it. Gives its error if it ended as a dead letter."""
+        with self._lock:
+            runner = self._idle.pop() if self._idle else _Runner(self._app)
+        verdict = runner.follow(message)
+        # Not after an exception (Ctrl-C, a test's timeout): its thread may be at work still.
+        self._idle.append(runner)
+        if isinstance(verdict, Retried):
+            raise ResultTimeout(
+                f"{message.task}[{message.id}] has not ended after {MOST_RETRIES} retries: {verdict.why}"
+            )
+        if isinstance(verdict, (Completed, Buried)) and verdict.result:
+            self._client.results[self._client.queue(message.queue).keys.result(message.id)] = verdict.result
+        if not isinstance(verdict, Buried):
+            return None
+        if verdict.error["type"] == "builtins.KeyboardInterrupt":
+            raise KeyboardInterrupt
+        return decode_error(verdict.error)
+
+
+class _Runner:
+    """Runs one call at a time, on a timeline of its own: where a worker would wait, its clock jumps."""
+
+    def __init__(self, app: App) -> None:
+        self._tasks = app.tasks
+        self._clock = ServerClock()
+        self._attempts = Attempts(app.tasks, app.settings, self._clock)
+
+    def follow(self, message: Message) -> Verdict:
+        """The verdict after all retries; Retried if there are too many of them."""
+        self._clock.set(_now_ms())
+        verdict = self._run(message, message.meta)
+        for _ in range(MOST_RETRIES):
+            if not isinstance(verdict, Retried):
+                break
+            self._clock.set(self._clock.now_ms() + verdict.delay_ms)
+            verdict = self._run(message, verdict.meta)
+        return verdict
+
+    def _run(self, message: Message, meta: Mapping[str, Any]) -> Verdict:
+        fields = [b"id", message.id.encode(), b"task", message.task.encode(), b"body", message.body]
+        delivery = Delivery(message.queue, message.priority, b"", [*fields, b"meta", pack_meta(meta)])
+        task = self._tasks.get(message.task)
+        if task is not None and task.is_async:
+            return _in_thread(self._attempts.run, delivery)
+        return self._attempts.run(delivery)
+
+    def close(self) -> None:
+        _in_thread(self._attempts.close)
+
+
+def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call it in a thread of its own, and wait: the caller's thread may be running an event loop, and runs one at most.
+
+    The loop of `Attempts` goes with it from thread to thread, so that clients which tasks keep on it stay good.
+    """
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), name="rsq-eager", daemon=True).start()
+    return future.result()
+
+
+class MemoryClient(Client):
+    """Stands in for the app's client in eager mode: results lie in memory, the clock is this host's."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.results: dict[str, bytes] = {}
+        self.listener = _MemoryListener(self)
+        self.alistener = _AsyncMemoryListener(self)
+
+    def now_ms(self) -> int:
+        return _now_ms()
+
+    def queue_names(self) -> list[str]:
+        return sorted({*self._queues, self.settings.default_queue})
+
+    def read_result(self, task_id: str, queue: str | None) -> bytes | None:
+        return self.first_of(self.result_keys(task_id, queue))
+
+    def first_of(self, names: Sequence[str]) -> bytes | None:
+        """The value at the first of these keys that has one."""
+        return next((self.results[name] for name in names if name in self.results), None)
+
+    def waited_for(self, names: Sequence[str]) -> bytes:
+        """The same for one who would wait."""
+        found = self.first_of(names)
+        if found is None:
+            raise ResultTimeout(
+                "there is no result, and in eager mode none will come: the task raised Ignore, is running still, "
+                "or the result was forgotten"
+            )
+        return found
+
+    def forget_result(self, task_id: str, queue: str | None) -> None:
+        for name in self.result_keys(task_id, queue):
+            self.results.pop(name, None)
+
+    def unfinished_state(self, task_id: str, queue: str | None) -> State:
+        return State.PENDING
+
+
+class _MemoryListener(ResultListener):
+    def __init__(self, client: MemoryClient) -> None:
+        super().__init__(client.endpoint, client.pool)
+        self._client = client
+
+    def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
+        return self._client.waited_for(keys)
+
+
+class _AsyncMemoryListener(AsyncResultListener):
+    def __init__(self, client: MemoryClient) -> None:
+        super().__init__(client.endpoint, client.settings.broker_timeout_s)
+        self._client = client
+
+    async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
+        return self._client.waited_for(keys)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

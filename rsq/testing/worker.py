@@ -1,0 +1,101 @@
+"""A real worker in a thread of the test's process, and how a test waits until it is idle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from rsq import keys
+from rsq.app import App
+from rsq.broker.connection import Command, Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.errors import BrokerError, BrokerUnavailable
+from rsq.testing.server import LINK_TIMEOUT_S
+from rsq.worker.solo import SoloWorker
+
+COUNTS = 1 + len(keys.PRIORITIES)
+"""Numbers that tell what waits in a queue: one of its delayed messages, one for each stream."""
+
+LOOK_S = (0.005, 0.05)
+"""First and longest pause between two looks at a worker that is not idle."""
+
+
+class ThreadWorker:
+    """A real worker in a thread of this process. Made by `app.testing.worker()`."""
+
+    def __init__(self, app: App, queue_names: Sequence[str]) -> None:
+        self._settings = app.settings
+        self._queues = [Queue(name, self._settings) for name in queue_names or app.queues()]
+        self._solo = SoloWorker(app, [queue.name for queue in self._queues])
+        self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
+        self._thread = threading.Thread(target=self._serve, name="rsq-test-worker", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Take a lease and work. Raises BrokerError."""
+        self._solo.begin()
+        self._thread.start()
+
+    def wait_idle(self, timeout: float = 10.0, delayed: bool = True) -> None:
+        """Wait until all that was sent to the worker's queues is done, what tasks send meanwhile included.
+
+        timeout  seconds
+        delayed  wait for what has its time yet to come, too: retries, countdowns
+        Raises   TimeoutError, which tells what is left; what ended the worker
+        """
+        deadline = time.monotonic() + timeout
+        pause_s = LOOK_S[0]
+        while left := self._left(delayed):
+            self.check()
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"the worker is not idle after {timeout:g} s: {left}")
+            time.sleep(pause_s)
+            pause_s = min(LOOK_S[1], pause_s * 2)
+
+    def stop(self) -> None:
+        """Let the running task end, then end. Raises TimeoutError when it runs longer than `shutdown_timeout_s`."""
+        self._solo.stop()
+        self._thread.join(self._settings.shutdown_timeout_s)
+        self._link.close()
+        if self._thread.is_alive():
+            raise TimeoutError(f"the worker does not end: {self._running()}")
+
+    def check(self) -> None:
+        """Raise what ended the worker before its time, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def _serve(self) -> None:
+        try:
+            if not self._solo.serve():
+                raise BrokerUnavailable("the worker ended with outcomes that it could not commit")
+        except BaseException as error:
+            self._error = error
+
+    def _left(self, delayed: bool) -> str:
+        """What is not done yet, in words; '' for nothing."""
+        solo = self._solo
+        done = solo.done
+        # What runs may be in no queue any more (`acks_late=False`), and it may send something: look before and after.
+        return self._running() or self._waiting(delayed) or self._running() or ("more" if solo.done != done else "")
+
+    def _running(self) -> str:
+        held = self._solo.unsettled()
+        return f"running: {', '.join(f'{d.task}[{d.id}]' for d in held)}" if held else ""
+
+    def _waiting(self, delayed: bool) -> str:
+        # One transaction: between two looks a message could move from the queue not yet seen to one seen already.
+        commands: list[Command] = []
+        for queue in self._queues:
+            commands.append(("ZCARD", queue.keys.delayed))
+            commands += [("XLEN", stream) for stream in queue.keys.streams()]
+        numbers = self._link.pipeline([("MULTI",), *commands, ("EXEC",)])[-1]
+        if isinstance(numbers, BrokerError):
+            raise numbers
+        left = []
+        for queue in self._queues:
+            (later, *now), numbers = numbers[:COUNTS], numbers[COUNTS:]
+            if sum(now) or (delayed and later):
+                left.append(f"queue {queue.name} holds {sum(now)} messages and {later} delayed ones")
+        return "; ".join(left)

@@ -1,0 +1,1 @@
+"""The worker: one supervisor, its children, and the crew inside each of them."""

@@ -1,0 +1,133 @@
+"""Shared memory between a supervisor and its children: which call runs where since when, and until when leases last.
+
+It tells the supervisor which entry a dead child was running, and the child, without asking the server, whether its
+lease still holds. Times are of the monotonic clock, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+
+_CHILD = struct.Struct("<dIIQd")  # lease_until, generation, fenced, tasks done, beat
+_SLOT = struct.Struct("<dHB40s100s")  # started, queue index, priority, entry id, task id
+_RUNNING_SIZE = 1  # one byte before each slot: 1 while it runs; written last at the start and first at the end
+
+
+@dataclass(frozen=True)
+class Running:
+    """A call that runs, as the board tells it. `entry_id` is b'' when it was acknowledged early."""
+
+    started: float
+    queue: int
+    priority: int
+    entry_id: bytes
+    task_id: str
+
+
+class Board:
+    """The memory of all children of one worker. Made before they are forked."""
+
+    def __init__(self, children: int, slots: int) -> None:
+        self._slots = slots
+        self._child_size = _CHILD.size + slots * (_RUNNING_SIZE + _SLOT.size)
+        self._memory = mmap.mmap(-1, children * self._child_size)
+
+    def child(self, index: int) -> ChildBoard:
+        """The part of one child."""
+        return ChildBoard(self._memory, index * self._child_size, self._slots)
+
+
+class ChildBoard:
+    """One child's part of the board."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, slots: int) -> None:
+        self._memory = memory
+        self._offset = offset
+        self.slots = [
+            Slot(memory, offset + _CHILD.size + number * (_RUNNING_SIZE + _SLOT.size)) for number in range(slots)
+        ]
+
+    def clear(self) -> None:
+        """Before a new child takes this place."""
+        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0)
+        for slot in self.slots:
+            slot.end()
+
+    @property
+    def lease_until(self) -> float:
+        """When the lease ends if nobody renews it. Written by whoever keeps the leases."""
+        return self._read(0)
+
+    @lease_until.setter
+    def lease_until(self, moment: float) -> None:
+        struct.pack_into("<d", self._memory, self._offset, moment)
+
+    @property
+    def generation(self) -> int:
+        """Rises each time the child lost its lease and took a new consumer name."""
+        return int(struct.unpack_from("<I", self._memory, self._offset + 8)[0])
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        struct.pack_into("<I", self._memory, self._offset + 8, number)
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the keeper of the leases has found that the present generation's lease is lost."""
+        return bool(struct.unpack_from("<I", self._memory, self._offset + 12)[0] > self.generation)
+
+    def fence(self) -> None:
+        """Tell the child that the lease of its present generation is lost."""
+        struct.pack_into("<I", self._memory, self._offset + 12, self.generation + 1)
+
+    @property
+    def done(self) -> int:
+        """Bodies that this child has run to their end."""
+        return int(struct.unpack_from("<Q", self._memory, self._offset + 16)[0])
+
+    @done.setter
+    def done(self, number: int) -> None:
+        struct.pack_into("<Q", self._memory, self._offset + 16, number)
+
+    @property
+    def beat(self) -> float:
+        """When the fetcher last took a step. It takes several a second, unless a body holds the GIL."""
+        return self._read(24)
+
+    @beat.setter
+    def beat(self, moment: float) -> None:
+        struct.pack_into("<d", self._memory, self._offset + 24, moment)
+
+    def running(self) -> list[Running]:
+        """The calls that run now, or ran when the child died."""
+        return [entry for slot in self.slots if (entry := slot.read()) is not None]
+
+    def _read(self, at: int) -> float:
+        return float(struct.unpack_from("<d", self._memory, self._offset + at)[0])
+
+
+class Slot:
+    """Where one executor slot of a child writes what it runs."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._flag = offset
+        self._body = offset + _RUNNING_SIZE
+
+    def start(self, started: float, queue: int, priority: int, entry_id: bytes, task_id: bytes) -> None:
+        """Tell what runs from now on. The flag comes last, so a torn write is never read."""
+        _SLOT.pack_into(self._memory, self._body, started, queue, priority, entry_id, task_id)
+        self._memory[self._flag] = 1
+
+    def end(self) -> None:
+        """Nothing runs here any more."""
+        self._memory[self._flag] = 0
+
+    def read(self) -> Running | None:
+        """What runs here, or None."""
+        if not self._memory[self._flag]:
+            return None
+        started, queue, priority, entry_id, task_id = _SLOT.unpack_from(self._memory, self._body)
+        return Running(started, queue, priority, entry_id.rstrip(b"\0"), task_id.rstrip(b"\0").decode())

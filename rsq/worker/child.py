@@ -1,0 +1,138 @@
+"""One child process: loads the app, says hello, waits for its lease, and works until it is told to stop.
+
+A thread of its own listens for SIGTERM and for the end of the supervisor, so that neither waits for a running body.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NoReturn
+
+from rsq import codec
+from rsq.broker.connection import Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.errors import RsqError
+from rsq.loader import load_app
+from rsq.settings import Settings
+from rsq.worker.board import ChildBoard
+from rsq.worker.crew import Crew
+from rsq.worker.identity import Identity
+from rsq.worker.leases import Leases, Retirement
+
+log = logging.getLogger("rsq.worker")
+
+EXIT_CANNOT_LOAD = 65
+EXIT_ORPHANED = 66
+EXIT_UNCOMMITTED = 67
+EXIT_FAILED = 70
+
+
+@dataclass(frozen=True)
+class ChildPlace:
+    """What a child is given at its birth.
+
+    app          what -A named
+    overrides    settings from the command line
+    queues       names in order, or empty: those that the app's tasks name
+    hello        file descriptor to which it writes its hello
+    go           file descriptor that brings one byte when its lease stands, and ends with the supervisor
+    """
+
+    app: str | None
+    overrides: dict[str, object]
+    queues: Sequence[str]
+    worker_id: str
+    index: int
+    incarnation: int
+    board: ChildBoard
+    hello: int
+    go: int
+    max_tasks: int | None
+
+
+def run(place: ChildPlace) -> NoReturn:
+    """The whole life of a child. Never returns: nothing of the supervisor's must run in it."""
+    # Ctrl-C and hang-up reach the whole group; the supervisor decides what they mean.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    stop_read, stop_write = os.pipe()
+    os.set_blocking(stop_write, False)
+    # By the wakeup descriptor the signal is heard even while a body holds the GIL in C; by the handler, even when user
+    # code has put a wakeup descriptor of its own in place.
+    signal.set_wakeup_fd(stop_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, _: os.write(stop_write, bytes((number,))))
+    code = 1
+    try:
+        code = _work(place, stop_read)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        log.exception("the child failed")
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        os._exit(code)
+
+
+def _work(place: ChildPlace, stop_read: int) -> int:
+    try:
+        app = load_app(place.app)
+        app.configure(**place.overrides)
+        settings, names = app.settings, list(place.queues or app.queues())
+        for name in names:
+            Queue(name, settings)
+    except RsqError as error:
+        _say(place.hello, {"error": str(error)})
+        return EXIT_CANNOT_LOAD
+    _say(place.hello, {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)})
+    if not os.read(place.go, 1):
+        return EXIT_ORPHANED
+    identity = Identity(place.worker_id, place.index, place.incarnation, place.board)
+    crew = Crew(app.tasks, settings, names, identity, place.board, place.max_tasks, lambda: os._exit(EXIT_FAILED))
+    crew.interrupt.install()
+
+    def watch() -> None:
+        while True:
+            ready, _, _ = select.select([stop_read, place.go], [], [])
+            if place.go in ready:
+                _orphaned(identity, settings, names, place.board)
+            if signal.SIGTERM in os.read(stop_read, 4096):
+                break
+        crew.stop()
+        # The supervisor may still vanish while the last body runs.
+        select.select([place.go], [], [])
+        _orphaned(identity, settings, names, place.board)
+
+    threading.Thread(target=watch, name="rsq-watch", daemon=True).start()
+    return 0 if crew.serve() else EXIT_UNCOMMITTED
+
+
+def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], board: ChildBoard) -> NoReturn:
+    """The supervisor died, so nobody renews the lease: hand everything back unmarked, at once, and end."""
+    link = Link(Endpoint(settings.url), 1.0)
+    try:
+        leases = Leases(link, [Queue(name, settings) for name in names], identity.consumer)
+        leases.retire(Retirement(identity.consumer, "", [entry for entry in board.running() if not entry.entry_id]))
+        log.warning("the supervisor is gone: handed everything back as %s", identity.consumer)
+    except RsqError as error:
+        log.warning("the supervisor is gone; others take over when the lease runs out: %s", error)
+    finally:
+        os._exit(EXIT_ORPHANED)
+
+
+def _say(fd: int, hello: dict[str, object]) -> None:
+    """Write the hello and close: the supervisor reads until the end."""
+    with os.fdopen(fd, "wb") as pipe:
+        pipe.write(codec.encode(hello))

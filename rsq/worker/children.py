@@ -1,0 +1,185 @@
+"""The child processes of one worker, as its supervisor sees them: forked, heard, let go, signalled, reaped.
+
+They import the app after the fork, so the supervisor stays free of user code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsq import codec
+from rsq.errors import DecodeError
+from rsq.worker import child as child_module
+from rsq.worker.board import Board, ChildBoard
+from rsq.worker.child import ChildPlace
+from rsq.worker.identity import consumer_name
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the command line gives.
+
+    app          what -A named, or None for RSQ_APP
+    queues       in order; empty: all that the app's tasks name
+    concurrency  number of children
+    overrides    settings that the command line changes
+    max_tasks    a child is replaced after this many; None = never
+    """
+
+    app: str | None = None
+    queues: Sequence[str] = ()
+    concurrency: int = 1
+    overrides: dict[str, object] = field(default_factory=dict)
+    max_tasks: int | None = None
+
+
+@dataclass(eq=False)
+class Child:
+    """One child process.
+
+    hello       pipe on which it says hello; None once it has, or has died without
+    go          pipe by which it is let go, and learns by its closing that the supervisor is gone
+    board       its part of the shared memory
+    registered  its consumer has a lease
+    cut_off     we killed it ourselves: what it ran is no suspect
+    """
+
+    index: int
+    pid: int
+    worker_id: str
+    incarnation: int
+    started: float
+    hello: int | None
+    go: int
+    board: ChildBoard
+    heard: bytes = b""
+    registered: bool = False
+    cut_off: bool = False
+
+    @property
+    def consumer(self) -> str:
+        """The name under which it consumes at present."""
+        return consumer_name(self.worker_id, self.index, self.incarnation, self.board.generation)
+
+    def listen(self) -> dict[str, Any] | None:
+        """Read what it says: None as long as there is more to come, {} when it died before it could speak."""
+        assert self.hello is not None
+        data = os.read(self.hello, 1 << 16)
+        if data:
+            self.heard += data
+            return None
+        try:
+            return dict(codec.decode(self.heard))
+        except DecodeError:
+            return {}
+
+    def hang_up(self) -> None:
+        """Close the pipe of the hello. Stop polling it before: a younger child may hold a copy of it."""
+        assert self.hello is not None
+        os.close(self.hello)
+        self.hello = None
+
+    def let_go(self, lease_s: float) -> None:
+        """Its consumer is registered: it may work."""
+        self.board.beat = time.monotonic()
+        self.board.lease_until = self.board.beat + lease_s
+        self.registered = True
+        os.write(self.go, b"g")
+
+    def signal(self, number: int) -> None:
+        """Send a signal; one that is gone already is left to `reap`."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def cut(self) -> None:
+        """End it at once. What it runs is handed back with no attempt counted."""
+        self.cut_off = True
+        self.signal(signal.SIGKILL)
+
+
+class Children:
+    """All of them, by place. A place keeps its part of the board through all its incarnations."""
+
+    def __init__(self, options: WorkerOptions, worker_id: str) -> None:
+        self._options = options
+        self._worker_id = worker_id
+        self._board = Board(options.concurrency, slots=1)
+        self._living: dict[int, Child] = {}
+        self._incarnations = [0] * options.concurrency
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._living.values()))
+
+    def spawn(self, index: int) -> Child:
+        """Fork a child into a place."""
+        self._incarnations[index] += 1
+        board = self._board.child(index)
+        board.clear()
+        hello_read, hello_write = os.pipe()
+        go_read, go_write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            # The other ends belong to the supervisor alone: they tell by closing that it is gone.
+            for fd in (hello_read, go_write, *(sibling.go for sibling in self)):
+                os.close(fd)
+            for sibling in self:
+                if sibling.hello is not None:
+                    sibling.hang_up()
+            child_module.run(
+                ChildPlace(
+                    app=self._options.app,
+                    overrides=self._options.overrides,
+                    queues=self._options.queues,
+                    worker_id=self._worker_id,
+                    index=index,
+                    incarnation=self._incarnations[index],
+                    board=board,
+                    hello=hello_write,
+                    go=go_read,
+                    max_tasks=self._options.max_tasks,
+                )
+            )
+        os.close(hello_write)
+        os.close(go_read)
+        child = Child(
+            index, pid, self._worker_id, self._incarnations[index], time.monotonic(), hello_read, go_write, board
+        )
+        self._living[pid] = child
+        return child
+
+    def reap(self) -> Iterator[tuple[Child, int]]:
+        """Those that have died, with their exit codes (negative: the signal)."""
+        while self._living:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._living.pop(pid, None)
+            if child is not None:
+                os.close(child.go)
+                yield child, os.waitstatus_to_exitcode(status)
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,105 @@
+"""The crew of one child: inbox, committer, fetcher and executor, put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rsq.broker.connection import Endpoint, Link
+from rsq.broker.queue import LONGEST_BLOCK_MS, Queue
+from rsq.clock import ServerClock
+from rsq.message import Delivery
+from rsq.settings import Settings
+from rsq.task import Task
+from rsq.worker.attempt import Attempts
+from rsq.worker.board import ChildBoard
+from rsq.worker.committer import Committer
+from rsq.worker.executors.serial import SerialExecutor
+from rsq.worker.fetcher import Fetcher
+from rsq.worker.identity import Identity
+from rsq.worker.inbox import Inbox
+from rsq.worker.prefetch import Prefetch
+
+READ_MARGIN_S = 2.0
+"""A blocking read that is this late has lost its peer."""
+
+COMMIT_TIMEOUT_S = 5.0
+
+
+class Crew:
+    """Everything that runs in one child beside the supervisor's work. Also what a solo worker consists of.
+
+    on_failure  called when nothing can be committed any more; default: `serve` ends
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any]],
+        settings: Settings,
+        queue_names: Sequence[str],
+        identity: Identity,
+        board: ChildBoard,
+        max_tasks: int | None = None,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(settings.url)
+        queues = [Queue(name, settings) for name in queue_names]
+        clock = ServerClock()
+        self._inbox = Inbox()
+        self._committer = Committer(
+            self._make_link(),
+            {queue.name: queue for queue in queues},
+            on_lease_lost=lambda consumer: self._fetcher.fence(consumer),
+            on_failure=on_failure or self._inbox.close,
+            log_arguments=settings.log_arguments,
+        )
+        attempts = Attempts(tasks, settings, clock)
+        self.interrupt = attempts.interrupt
+        self.executor = SerialExecutor(
+            attempts,
+            self._inbox,
+            self._committer,
+            identity,
+            board,
+            queues,
+            self._make_link,
+            max_tasks,
+        )
+        self._fetcher = Fetcher(
+            Link(self._endpoint, LONGEST_BLOCK_MS / 1000 + READ_MARGIN_S),
+            queues,
+            identity,
+            board,
+            self._inbox,
+            self.executor,
+            self._committer,
+            Prefetch(settings.prefetch_ms, self.executor.slots),
+            clock,
+        )
+        self._stopping = threading.Lock()
+
+    def serve(self) -> bool:
+        """Work in this thread until `stop` is called from another one, or `max_tasks` is reached.
+
+        Returns False when outcomes could not be committed any more.
+        """
+        self._committer.start()
+        self._fetcher.start()
+        self.executor.serve()
+        self.stop()
+        return self._committer.close(COMMIT_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Hand back what has not begun, at once; the running body ends in its own time. From any thread, repeatedly."""
+        with self._stopping:
+            self._inbox.close()
+            self._fetcher.stop(self._make_link)
+
+    def unsettled(self) -> list[Delivery]:
+        """Deliveries that run, or whose verdict is not known to be written."""
+        # In this order: a delivery moves from the first list to the second.
+        return [delivery for delivery, _ in self.executor.running()] + self._committer.held()
+
+    def _make_link(self) -> Link:
+        return Link(self._endpoint, COMMIT_TIMEOUT_S)

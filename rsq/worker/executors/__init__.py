@@ -1,0 +1,1 @@
+"""How bodies run: one module for each way, behind one small interface."""

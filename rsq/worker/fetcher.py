@@ -1,0 +1,304 @@
+"""Keeps the inbox filled: fetches, blocks when there is nothing, and puts things right after a fault.
+
+One step at a time; the thread around it owns the loop. An idle worker blocks in one read on all its streams. A busy one
+never blocks in Redis: what a blocked read is given would wait behind the running task.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rsq.broker.connection import Link
+from rsq.broker.queue import LONGEST_BLOCK_MS, BlockingRead, Fetched, Queue, adopt
+from rsq.clock import ServerClock
+from rsq.errors import BrokerError, LeaseLost
+from rsq.message import Delivery
+from rsq.outcome import Released
+from rsq.worker.board import ChildBoard
+from rsq.worker.committer import Committer
+from rsq.worker.identity import Identity
+from rsq.worker.inbox import Inbox
+from rsq.worker.prefetch import MOST_AHEAD, Prefetch
+
+log = logging.getLogger("rsq.worker")
+
+PAUSE_S = (0.1, 2.0)
+"""First and longest wait before the server is tried again."""
+
+PATIENCE_S = 0.1
+"""A task that runs longer than this keeps nobody waiting behind it: what waits is handed back."""
+
+MOST_UNCOMMITTED = 2 * MOST_AHEAD
+"""With more outcomes than this still to be written nothing new is begun: each runs again if the lease is lost."""
+
+SWEEP_S = LONGEST_BLOCK_MS / 1000
+"""The longest time between two looks for due messages and orphans."""
+
+
+class Workload(Protocol):
+    """What the fetcher must know of the executor."""
+
+    slots: int
+    done: int
+    busy_s: float
+
+    def running(self) -> list[tuple[Delivery, float]]:
+        """What runs now, and since when (monotonic)."""
+        ...
+
+    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
+        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
+        ...
+
+
+class Fetcher:
+    """One child's reading side."""
+
+    def __init__(
+        self,
+        link: Link,
+        queues: Sequence[Queue],
+        identity: Identity,
+        board: ChildBoard,
+        inbox: Inbox,
+        workload: Workload,
+        committer: Committer,
+        prefetch: Prefetch,
+        clock: ServerClock,
+    ) -> None:
+        self._link = link
+        self._queues = queues
+        self._identity = identity
+        self._board = board
+        self._inbox = inbox
+        self._workload = workload
+        self._committer = committer
+        self._prefetch = prefetch
+        self._clock = clock
+        self._settings = queues[0].settings
+        self._in_use: dict[str, list[int]] = {}
+        self._sweep_at = 0.0
+        self._more = True
+        self._paused = False
+        self._adopt = False
+        self._fenced = threading.Event()
+        self._stop = threading.Event()
+        self._pause_s = PAUSE_S[0]
+        self._client_id: int | None = None
+        self._blocked = False
+        self._thread = threading.Thread(target=self.run, name="rsq-fetcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, make_link: Callable[[], Link]) -> None:
+        """Read no more. What was fetched and has not begun goes back at once."""
+        self._stop.set()
+        self._inbox.hungry.set()
+        self._hand_back(self._inbox.drain())
+        client_id = self._client_id
+        if self._blocked and client_id is not None:
+            # The read ends at once instead of within its second; what it was given meanwhile is handed back.
+            link = make_link()
+            try:
+                link.call("CLIENT", "UNBLOCK", client_id)
+            except BrokerError:
+                pass  # then it ends by itself
+            finally:
+                link.close()
+        if self._thread.ident is not None:  # else `start` comes after this, and its thread ends at once
+            self._thread.join(2 * SWEEP_S + self._link.timeout_s)
+        self._hand_back(self._inbox.drain())
+        self._link.close()
+
+    def fence(self, consumer: str) -> None:
+        """The lease of this consumer name is lost, as somebody else found out."""
+        if consumer == self._identity.consumer:
+            self._fenced.set()
+            self._inbox.hungry.set()
+
+    def run(self) -> None:
+        """The thread: one step after the other until `stop`."""
+        while not self._stop.is_set():
+            try:
+                self.step()
+                self._pause_s = PAUSE_S[0]
+            except LeaseLost:
+                self._fenced.set()
+            except BrokerError as error:
+                self._after_fault(error)
+            except Exception as error:
+                # A child that fetches no more would be worse than any error: rebuild everything and go on.
+                log.exception("the fetcher failed")
+                self._after_fault(error)
+
+    def step(self) -> None:
+        """Do what is most urgent, then wait for the next thing at most."""
+        if self._fenced.is_set() or self._board.is_fenced:
+            self._take_new_name()
+        if self._adopt:
+            self._adopt_lost()
+        now = self._board.beat = time.monotonic()
+        running = self._workload.running()
+        room = self._room(len(running))
+        if room > 0 and (self._more or now >= self._sweep_at):
+            self._fetch(room)
+        elif running or len(self._inbox):
+            self._wait_while_busy(running, now)
+        elif room <= 0:
+            self._wait(PATIENCE_S)  # for the committer, which is behind
+        elif self._paused:
+            self._wait(self._sweep_at - now)
+        else:
+            self._block(room, now)
+
+    def _room(self, running: int) -> int:
+        """How many messages may be fetched now; 0 while enough is there."""
+        ahead = self._prefetch.update(self._workload.done, self._workload.busy_s)
+        held = len(self._inbox)
+        self._inbox.low_water = ahead // 2
+        if held > ahead // 2 or self._committer.backlog > MOST_UNCOMMITTED:
+            return 0
+        return self._workload.slots - running + ahead - held
+
+    def _fetch(self, room: int) -> None:
+        """One fetch from each queue, the first first, as far as there is room."""
+        self._sweep_at = time.monotonic() + SWEEP_S
+        self._more = False
+        self._paused = False
+        paused = 0
+        for queue in self._queues:
+            fetched = queue.fetch(self._link, self._identity.consumer, room)
+            self._took(queue, fetched)
+            paused += fetched.paused
+            room -= len(fetched.deliveries)
+            if room <= 0:
+                self._more = True
+                break
+        self._paused = paused == len(self._queues)
+
+    def _took(self, queue: Queue, fetched: Fetched) -> None:
+        self._clock.set(fetched.now_ms)
+        self._in_use[queue.name] = [] if fetched.paused else fetched.priorities
+        if fetched.next_due_ms is not None:
+            due_at = time.monotonic() + (fetched.next_due_ms - fetched.now_ms) / 1000
+            self._sweep_at = min(self._sweep_at, due_at)
+        self._accept(queue, fetched.deliveries, fetched.wakes, self._identity.consumer)
+
+    def _accept(self, queue: Queue, deliveries: list[Delivery], wakes: list[bytes], consumer: str) -> None:
+        if wakes:
+            self._committer.drop_wakes(queue.name, wakes, consumer)
+            self._sweep_at = 0.0
+        if not deliveries:
+            return
+        for delivery in deliveries:
+            delivery.consumer = consumer
+        if self._stop.is_set() or not self._identity.lease_holds():
+            self._hand_back(deliveries)
+        else:
+            self._inbox.put(deliveries)
+
+    def _block(self, room: int, now: float) -> None:
+        """Idle: one blocking read on everything until the next sweep is due."""
+        block_ms = int((self._sweep_at - now) * 1000)
+        if block_ms <= 0:
+            self._sweep_at = 0.0
+            return
+        if self._client_id is None or not self._link.connected:
+            self._client_id = int(self._link.call("CLIENT", "ID"))
+        read = BlockingRead(
+            self._identity.consumer, [(queue, self._in_use.get(queue.name, [0])) for queue in self._queues]
+        )
+        self._blocked = True
+        try:
+            if self._stop.is_set():
+                return
+            got = read(self._link, room, block_ms)
+        finally:
+            self._blocked = False
+        for queue, deliveries, wakes in got:
+            self._accept(queue, deliveries, wakes, self._identity.consumer)
+            if len(deliveries) >= room:
+                self._more = True
+
+    def _wait_while_busy(self, running: list[tuple[Delivery, float]], now: float) -> None:
+        """Until the inbox wants more; meanwhile see to it that nothing waits behind a long task."""
+        waiting = len(self._inbox)
+        if waiting and len(running) >= self._workload.slots:
+            patience = min(started for _, started in running) + PATIENCE_S - now
+            if patience <= 0:
+                self._hand_back(self._inbox.drain())
+                return
+            self._wait(patience)
+        elif self._room(len(running)) > 0:
+            self._wait(self._sweep_at - now)
+        else:
+            self._wait(SWEEP_S)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0 and not self._stop.is_set():
+            self._inbox.hungry.wait(seconds)
+        self._inbox.hungry.clear()
+
+    def _hand_back(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._committer.put(Released(delivery))
+
+    # -- after something went wrong
+
+    def _after_fault(self, error: Exception) -> None:
+        """Everything about the connection is made anew, and what was delivered meanwhile is looked for."""
+        log.warning("%s; trying again in %.1f s", error, self._pause_s)
+        self._link.close()
+        self._client_id = None
+        self._in_use.clear()
+        self._sweep_at = 0.0
+        self._adopt = self._more = True
+        self._stop.wait(self._pause_s)
+        self._pause_s = min(PAUSE_S[1], self._pause_s * 2)
+
+    def _adopt_lost(self) -> None:
+        """An entry whose delivery was lost on the wire would belong to this living consumer for ever."""
+        # In the order in which a delivery moves on, so that none is missed.
+        held = [*self._inbox.held(), *(delivery for delivery, _ in self._workload.running()), *self._committer.held()]
+        consumer = self._identity.consumer
+        for queue in self._queues:
+            # Also makes the groups again where a flush or a failover took them.
+            fetched = queue.fetch(self._link, consumer, 0)
+            self._took(queue, fetched)
+            for priority in fetched.priorities:
+                # Two streams may use the same entry id.
+                known = {each.entry_id for each in held if (each.queue, each.priority) == (queue.name, priority)}
+                deliveries, wakes = adopt(self._link, queue, consumer, known, [priority])
+                if deliveries:
+                    log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
+                self._accept(queue, deliveries, wakes, consumer)
+        self._adopt = False
+
+    def _take_new_name(self) -> None:
+        """Fenced: nothing that was fetched under the old name is ours any more. Begin again under a new one."""
+        old = self._identity.consumer
+        dropped = self._inbox.drain()
+        for delivery, _ in self._workload.running():
+            delivery.lease_lost = True
+            text = (
+                f"{delivery.task}[{delivery.id}] belongs to another worker now: nothing of this run will be committed"
+            )
+            self._workload.interrupt(delivery, LeaseLost(text))
+        for delivery in self._committer.held():
+            delivery.lease_lost = True
+        name = self._identity.next_name()
+        for queue in self._queues:
+            queue.register(self._link, name)
+        self._identity.change(self._settings.lease_s)
+        self._fenced.clear()
+        self._sweep_at = 0.0
+        self._more = True
+        self._adopt = False
+        log.warning(
+            "lost the lease of %s: dropped %d messages that had not begun; going on as %s", old, len(dropped), name
+        )

@@ -1,0 +1,35 @@
+"""Under which name a child consumes, and whether its lease still holds."""
+
+from __future__ import annotations
+
+import time
+
+from rsq.worker.board import ChildBoard
+
+
+def consumer_name(worker_id: str, child: int, incarnation: int, generation: int) -> str:
+    """Name in the consumer groups: new for each process that takes a child's place, and after each lost lease."""
+    return f"{worker_id}.{child}.{incarnation}.{generation}"
+
+
+class Identity:
+    """A child's consumer name. It changes when the lease was lost: the old name is fenced for good."""
+
+    def __init__(self, worker_id: str, child: int, incarnation: int, board: ChildBoard) -> None:
+        self._parts = (worker_id, child, incarnation)
+        self._board = board
+        self.consumer = consumer_name(*self._parts, board.generation)
+
+    def next_name(self) -> str:
+        """The name to take after this one."""
+        return consumer_name(*self._parts, self._board.generation + 1)
+
+    def change(self, lease_s: float) -> None:
+        """Take the next name, which is registered already: whoever keeps the leases renews it from now on."""
+        self.consumer = self.next_name()
+        self._board.lease_until = time.monotonic() + lease_s
+        self._board.generation += 1
+
+    def lease_holds(self) -> bool:
+        """False once the lease ran out without a renewal, as far as this host can know."""
+        return time.monotonic() < self._board.lease_until

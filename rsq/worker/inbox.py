@@ -1,0 +1,85 @@
+"""Messages that a child has fetched and not started: filled by its fetcher, emptied by its executor."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from rsq.message import Delivery
+
+
+class Inbox:
+    """A queue between two threads that costs next to nothing while both are busy.
+
+    `hungry` is set when the inbox has fallen to `low_water`, and when an executor finds it empty: the fetcher waits on
+    it. Locks are only touched then.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = deque[Delivery]()
+        self._arrived = threading.Event()
+        self._closed = False
+        self.low_water = 0
+        self.hungry = threading.Event()
+        self.idle = False
+        """An executor is waiting for work."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, deliveries: Iterable[Delivery]) -> None:
+        """Add messages at the end."""
+        self._waiting.extend(deliveries)
+        if self.idle:
+            self._arrived.set()
+
+    def peek(self) -> Delivery | None:
+        """The next message, left in place; waits for one. None when the inbox is closed."""
+        waiting = self._waiting
+        while True:
+            if waiting and not self._closed:
+                try:
+                    return waiting[0]
+                except IndexError:
+                    continue  # drained by the fetcher this very moment
+            if self._closed:
+                return None
+            self._arrived.clear()
+            self.idle = True
+            self.hungry.set()
+            if not waiting and not self._closed:
+                self._arrived.wait()
+            self.idle = False
+
+    def remove(self, delivery: Delivery) -> bool:
+        """Take the message that `peek` showed. False: the fetcher has taken it back, it must not be started."""
+        try:
+            taken = self._waiting.popleft()
+        except IndexError:
+            return False
+        if taken is not delivery:
+            self._waiting.appendleft(taken)
+            return False
+        if len(self._waiting) == self.low_water:
+            self.hungry.set()
+        return True
+
+    def drain(self) -> list[Delivery]:
+        """Take everything that has not been started, for others to run."""
+        drained: list[Delivery] = []
+        while True:
+            try:
+                drained.append(self._waiting.pop())
+            except IndexError:
+                return drained[::-1]
+
+    def held(self) -> list[Delivery]:
+        """What waits here now."""
+        return list(self._waiting)
+
+    def close(self) -> None:
+        """Nothing more is handed out; whoever waits gets None."""
+        self._closed = True
+        self._arrived.set()
+        self.hungry.set()

@@ -1,0 +1,128 @@
+"""Keeps the leases of a worker's consumers, hands on what the dead held, and reports that the worker lives.
+
+Used by the supervisor, and by a thread of a solo worker. Runs no user code, so however long a task holds the GIL of its
+child, the lease goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rsq import keys
+from rsq.broker.connection import Argument, Link, ScriptCall
+from rsq.broker.queue import Queue
+from rsq.errors import BrokerError, WorkerLost
+from rsq.outcome import pack_failure
+from rsq.remote import encode_error
+from rsq.states import State
+from rsq.worker.board import Running
+
+log = logging.getLogger("rsq.worker")
+
+RENEWALS = 3
+"""Renewals within the life of one lease: two may fail before it is lost."""
+
+LOST_RESULT_TTL_MS = 86_400_000
+"""How long the failure of a call stays readable that was acknowledged early and died with its process."""
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """A consumer that left or died, and what it was running then. `how` is '' for an orderly end."""
+
+    consumer: str
+    how: str
+    running: Sequence[Running] = field(default_factory=tuple)
+
+
+class Leases:
+    """The leases of one worker, on all its queues."""
+
+    def __init__(self, link: Link, queues: Sequence[Queue], worker_id: str) -> None:
+        self._link = link
+        self._queues = queues
+        self._worker_id = worker_id
+        self._settings = queues[0].settings
+        self._reconcile_at = 0.0
+
+    @property
+    def renew_every_s(self) -> float:
+        return self._settings.lease_s / RENEWALS
+
+    def register(self, consumer: str) -> None:
+        """A consumer begins. Raises BrokerError."""
+        for queue in self._queues:
+            queue.register(self._link, consumer)
+
+    def renew(self, consumers: Sequence[str], report: Mapping[str, Argument]) -> tuple[float, set[str]]:
+        """Prolong the leases and tell that the worker lives, in one round trip.
+
+        Returns  (the moment, on this host's monotonic clock, until which the leases hold; consumers that lost theirs)
+        Raises   BrokerError: nothing is known, the old moment stands
+        """
+        asked_at = time.monotonic()
+        calls: list[ScriptCall] = [queue.renew_call(consumers) for queue in self._queues] if consumers else []
+        lost: set[str] = set()
+        for reply in self._link.run_many(calls):
+            if isinstance(reply, Exception):
+                raise reply
+            lost |= {name.decode() for name in reply}
+        self._report(report)
+        if asked_at >= self._reconcile_at:
+            self._reconcile_at = asked_at + self._settings.lease_s
+            self._reconcile()
+        return asked_at + self._settings.lease_s, lost
+
+    def _reconcile(self) -> None:
+        for queue, reply in zip(
+            self._queues, self._link.run_many([queue.reconcile_call() for queue in self._queues]), strict=True
+        ):
+            if isinstance(reply, Exception):
+                raise reply
+            for name in reply:
+                log.warning(
+                    "consumer %s of queue %s has no lease: its messages go to others", name.decode(), queue.name
+                )
+
+    def retire(self, retirement: Retirement) -> None:
+        """Hand on all that a consumer held. Raises BrokerError; repeating it after that is safe."""
+        how = retirement.how or "the worker was stopped"
+        record = encode_error(WorkerLost(f"the process died while it ran this call: {how}"))
+        result = pack_failure(State.FAILURE, 1, 0.0, record)
+        calls = []
+        for index, queue in enumerate(self._queues):
+            running = [(r.priority, r.entry_id, r.task_id) for r in retirement.running if r.queue == index]
+            calls.append(queue.retire_call(retirement.consumer, retirement.how, running, result, LOST_RESULT_TTL_MS))
+        for reply in self._link.run_many(calls):
+            if isinstance(reply, Exception):
+                raise reply
+
+    def leave(self) -> None:
+        """The worker ends: it is listed no more. Raises BrokerError."""
+        namespace = self._settings.namespace
+        self._link.pipeline(
+            [("DEL", keys.worker(namespace, self._worker_id)), ("ZREM", keys.workers(namespace), self._worker_id)]
+        )
+
+    def _report(self, report: Mapping[str, Argument]) -> None:
+        namespace = self._settings.namespace
+        key, ttl_ms = keys.worker(namespace, self._worker_id), int(self._settings.lease_ms * 1.5)
+        now_ms = int(time.time() * 1000)
+        fields = [value for pair in report.items() for value in pair]
+        replies = self._link.pipeline(
+            [
+                ("DEL", key),
+                ("HSET", key, *fields),
+                ("PEXPIRE", key, ttl_ms),
+                ("ZADD", keys.workers(namespace), now_ms, self._worker_id),
+                # Those that vanished without a word.
+                ("ZREMRANGEBYSCORE", keys.workers(namespace), "-inf", now_ms - 10 * ttl_ms),
+                ("PEXPIRE", keys.workers(namespace), 20 * ttl_ms),
+            ]
+        )
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply

@@ -1,0 +1,161 @@
+"""A worker in one process, without forks: for debugging, and for the worker inside a test.
+
+A thread keeps the lease in place of the supervisor. What prefork promises of crashes and of code that holds the GIL for
+longer than a lease does not hold here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from rsq.app import App
+from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.broker.server_check import check_server
+from rsq.errors import BrokerError
+from rsq.loader import load_app
+from rsq.message import Delivery
+from rsq.worker.board import Board
+from rsq.worker.children import WorkerOptions
+from rsq.worker.crew import Crew
+from rsq.worker.identity import Identity
+from rsq.worker.leases import Leases, Retirement
+from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
+
+log = logging.getLogger("rsq.worker")
+
+
+class SoloWorker:
+    """One crew, and the thread that keeps its lease."""
+
+    def __init__(self, app: App, queue_names: Sequence[str] = (), max_tasks: int | None = None) -> None:
+        self._app = app
+        self._settings = app.settings
+        self._names = list(queue_names) or list(app.queues())
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        self._board = Board(1, slots=1).child(0)
+        self._identity = Identity(self._worker_id, 0, 1, self._board)
+        self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
+        self._queues = [Queue(name, self._settings) for name in self._names]
+        self._leases = Leases(self._link, self._queues, self._worker_id)
+        self._crew = Crew(app.tasks, self._settings, self._names, self._identity, self._board, max_tasks)
+        self._ended = threading.Event()
+        self._stopping = False
+        self._started_ms = int(time.time() * 1000)
+        self._keeper = threading.Thread(target=self._keep_lease, name="rsq-lease", daemon=True)
+
+    def begin(self) -> str:
+        """Look at the server and take a lease; gives the line about the server. Raises BrokerError."""
+        report = check_server(self._link, self._settings)
+        self._leases.register(self._identity.consumer)
+        self._board.lease_until = time.monotonic() + self._settings.lease_s
+        self._renew()
+        self._keeper.start()
+        return (
+            f"rsq worker {self._worker_id}\n"
+            f"  app       {self._app.name}, {len(self._app.tasks)} tasks\n"
+            f"  queues    {', '.join(self._names)}\n"
+            f"  children  none (solo)\n"
+            f"  server    {report}"
+        )
+
+    def serve(self) -> bool:
+        """Work in this thread until `stop`. False when outcomes could not be committed any more."""
+        try:
+            return self._crew.serve()
+        finally:
+            self._ended.set()
+            self._keeper.join()
+            self._sign_off(Retirement(self._identity.consumer, ""))
+
+    def stop(self) -> None:
+        """From any thread: hand back what has not begun, and let the running body end."""
+        self._stopping = True
+        self._crew.stop()
+
+    def abandon(self) -> None:
+        """From any thread: hand the running body back, too, with no attempt counted. The process must end then."""
+        taken = [entry for entry in self._board.running() if not entry.entry_id]
+        self._sign_off(Retirement(self._identity.consumer, "", taken))
+
+    @property
+    def done(self) -> int:
+        """Bodies that have run."""
+        return self._crew.executor.done
+
+    def unsettled(self) -> list[Delivery]:
+        """Deliveries that run, or whose verdict is not known to be written."""
+        return self._crew.unsettled()
+
+    def _keep_lease(self) -> None:
+        pause_s = self._leases.renew_every_s
+        while not self._ended.wait(pause_s):
+            try:
+                self._renew()
+                pause_s = self._leases.renew_every_s
+            except BrokerError as error:
+                log.warning("the lease could not be renewed, again in %.1f s: %s", AGAIN_S, error)
+                pause_s = AGAIN_S
+
+    def _renew(self) -> None:
+        running = " ".join(entry.task_id for entry in self._board.running())
+        report: dict[str, Argument] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": self._app.name,
+            "queues": ",".join(self._names),
+            "executor": "solo",
+            "children": 1,
+            "started": self._started_ms,
+            "stopping": int(self._stopping),
+            "running": running,
+        }
+        until, lost = self._leases.renew([self._identity.consumer], report)
+        if lost:
+            self._board.fence()
+        else:
+            self._board.lease_until = until
+
+    def _sign_off(self, retirement: Retirement) -> None:
+        link = Link(self._link.endpoint, LINK_TIMEOUT_S)
+        try:
+            leases = Leases(link, self._queues, self._worker_id)
+            leases.retire(retirement)
+            leases.leave()
+        except BrokerError as error:
+            log.warning("could not sign off: %s", error)
+        finally:
+            link.close()
+            self._link.close()
+
+
+def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
+    """`rsq worker -P solo`: until a signal. Returns the exit code; raises SettingsError and BrokerError."""
+    app = load_app(options.app)
+    app.configure(**options.overrides)
+    worker = SoloWorker(app, options.queues, options.max_tasks)
+    announce(worker.begin())
+    signals: SimpleQueue[int] = SimpleQueue()
+
+    def obey() -> None:
+        signals.get()
+        worker.stop()
+        try:
+            signals.get(timeout=app.settings.shutdown_timeout_s)
+            log.warning("second signal: handing back what still runs")
+        except Empty:
+            log.warning("shutdown timeout reached: handing back what still runs")
+        worker.abandon()
+        os._exit(0)
+
+    threading.Thread(target=obey, name="rsq-signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: signals.put(number))
+    return 0 if worker.serve() else 1

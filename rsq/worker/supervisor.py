@@ -1,0 +1,318 @@
+"""The parent of the children: spawns them, keeps their leases, and reacts to their deaths and to signals.
+
+Single-threaded, and it runs no user code: the app is imported in the children. Whatever a task does to its process, the
+supervisor goes on renewing leases, and hands on at once what a dead child held.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.broker.server_check import check_server
+from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, BrokerUnsuitable, SettingsError
+from rsq.settings import Settings
+from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
+from rsq.worker.health import ChildHealth, Health, HealthFile
+from rsq.worker.leases import Leases, Retirement
+
+log = logging.getLogger("rsq.worker")
+
+AGAIN_S = 0.5
+"""Wait before the server is asked again after a fault."""
+
+LINK_TIMEOUT_S = 2.0
+"""One answer may take this long, so that several tries fit into a lease."""
+
+RESPAWN_S = (0.05, 10.0)
+"""First and longest wait before a child that died young is replaced."""
+
+YOUNG_S = 5.0
+"""A child that dies within this time has died young."""
+
+
+class Supervisor:
+    """One worker. `run` returns its exit code."""
+
+    def __init__(self, options: WorkerOptions, announce: Callable[[str], None] = lambda text: None) -> None:
+        self._options = options
+        self._announce = announce
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        self._children = Children(options, self._worker_id)
+        self._delays = [RESPAWN_S[0]] * options.concurrency
+        self._respawn_at: dict[int, float] = {}
+        self._retirements: list[Retirement] = []
+        self._settings: Settings | None = None
+        self._hello: dict[str, Any] = {}
+        self._leases: Leases | None = None
+        self._next_renewal = 0.0
+        self._renewed = 0.0
+        self._health = HealthFile()
+        self._signals_seen = 0
+        self._stop_deadline: float | None = None
+        self._failure: Exception | None = None
+        self._started_ms = int(time.time() * 1000)
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+
+    def run(self) -> int:
+        """Until a signal says stop. Raises SettingsError and BrokerError when it cannot begin."""
+        self._catch_signals()
+        for index in range(self._options.concurrency):
+            self._spawn(index)
+        while self._children or self._respawn_at or (self._retirements and not self._gives_up()):
+            self._step()
+        if self._leases is not None:
+            try:
+                self._leases.leave()
+            except BrokerError as error:
+                log.warning("could not sign off: %s", error)
+            self._health.remove()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _step(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                self._read_signals()
+            else:
+                self._listen(key.data)
+        for child, code in self._children.reap():
+            self._mourn(child, code)
+        now = time.monotonic()
+        if self._leases is not None and now >= self._next_renewal:
+            self._keep_leases()
+        for index, moment in list(self._respawn_at.items()):
+            if now >= moment:
+                del self._respawn_at[index]
+                self._spawn(index)
+        if self._stop_deadline is not None and now >= self._stop_deadline:
+            self._kill("shutdown timeout reached")
+
+    def _patience(self) -> float:
+        moments = [*self._respawn_at.values()]
+        if self._leases is not None:
+            moments.append(self._next_renewal)
+        if self._stop_deadline is not None:
+            moments.append(self._stop_deadline)
+        return max(0.0, min(moments) - time.monotonic()) if moments else 1.0
+
+    # -- children
+
+    def _spawn(self, index: int) -> None:
+        if not self._stopping:
+            child = self._children.spawn(index)
+            assert child.hello is not None
+            self._selector.register(child.hello, selectors.EVENT_READ, child)
+
+    def _listen(self, child: Child) -> None:
+        """Take in what a child says; with its whole hello it is let go."""
+        hello = child.listen()
+        if hello is None:
+            return
+        assert child.hello is not None
+        self._selector.unregister(child.hello)
+        child.hang_up()
+        if "error" in hello and self._leases is None:
+            self._fail(SettingsError(hello["error"]))
+        elif "error" in hello:
+            log.error("a new child cannot load the app: %s", hello["error"])
+        elif hello:
+            self._welcome(child, hello)
+
+    def _welcome(self, child: Child, hello: dict[str, Any]) -> None:
+        try:
+            if self._leases is None:
+                self._begin(hello)
+            self._let_go(child)
+        except (BrokerRefused, BrokerUnsuitable, SettingsError) as error:
+            self._fail(error)
+        except BrokerUnavailable as error:
+            if self._leases is None:
+                self._fail(error)
+            else:
+                # A server that was there a moment ago comes back: `_keep_leases` tries again.
+                log.warning("%s", error)
+
+    def _begin(self, hello: dict[str, Any]) -> None:
+        """The first hello tells the settings: connect, look at the server, and say what runs here."""
+        self._hello = hello
+        self._settings = settings = Settings(**hello["settings"])
+        names, tasks = hello["queues"], hello["tasks"]
+        link = Link(Endpoint(settings.url), LINK_TIMEOUT_S)
+        report = check_server(link, settings)
+        self._leases = Leases(link, [Queue(name, settings) for name in names], self._worker_id)
+        some = ", ".join(tasks[:8]) + (", ..." if len(tasks) > 8 else "")
+        self._announce(
+            f"rsq worker {self._worker_id}\n"
+            f"  app       {hello['app']}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
+            f"  queues    {', '.join(names)}\n"
+            f"  children  {self._options.concurrency} (prefork)\n"
+            f"  server    {report}"
+        )
+        if not tasks:
+            log.warning("app %s has no tasks: every message will be put off and then given up", hello["app"])
+
+    def _let_go(self, child: Child) -> None:
+        """Register the child's consumer and let it work."""
+        assert self._leases is not None
+        assert self._settings is not None
+        if child.registered or self._stopping:
+            return
+        self._leases.register(child.consumer)
+        child.let_go(self._settings.lease_s)
+        if self._next_renewal == 0.0:
+            self._keep_leases()
+
+    def _mourn(self, child: Child, code: int) -> None:
+        """Hand on what a dead child held, and see to its successor."""
+        now = time.monotonic()
+        how = "" if code == 0 or child.cut_off else how_it_ended(code)
+        # Of what we cut off ourselves nothing is a suspect; but a call that was taken early will not be run again, so
+        # its caller must hear of it.
+        running = [entry for entry in child.board.running() if how or not entry.entry_id]
+        while child.hello is not None:
+            self._listen(child)
+        if child.registered:
+            self._retirements.append(Retirement(child.consumer, how, running))
+            self._next_renewal = now
+        if self._stopping:
+            return
+        if self._leases is None and code != 0:
+            self._fail(SettingsError(f"the child died while it loaded the app ({how})"))
+            return
+        if how:
+            what = f", while it ran {', '.join(entry.task_id for entry in running)}" if running else ""
+            log.error("child %d (pid %d) died: %s%s", child.index, child.pid, how, what)
+        young = now - child.started < YOUNG_S and code != 0 and not running
+        delay = self._delays[child.index] if young else 0.0
+        self._delays[child.index] = min(RESPAWN_S[1], delay * 2) if young else RESPAWN_S[0]
+        self._respawn_at[child.index] = now + delay
+
+    # -- leases
+
+    def _keep_leases(self) -> None:
+        assert self._leases is not None
+        try:
+            while self._retirements:
+                self._leases.retire(self._retirements[0])
+                self._retirements.pop(0)
+            for child in self._children:
+                if child.hello is None:
+                    self._let_go(child)
+            living = {child.consumer: child for child in self._children if child.registered}
+            until, lost = self._leases.renew(list(living), self._report())
+            for name, child in living.items():
+                if name in lost:
+                    child.board.fence()
+                else:
+                    child.board.lease_until = until
+            self._renewed = time.monotonic()
+            self._next_renewal = self._renewed + self._leases.renew_every_s
+        except BrokerError as error:
+            log.warning("leases could not be renewed, again in %.1f s: %s", AGAIN_S, error)
+            self._next_renewal = time.monotonic() + AGAIN_S
+        self._replace_the_stuck()
+        self._tell_health()
+
+    def _replace_the_stuck(self) -> None:
+        """A child that runs nothing and fetches nothing holds what it has fetched for ever: its lease is renewed."""
+        assert self._settings is not None
+        for child in self._children:
+            standstill_s = time.monotonic() - child.board.beat
+            if child.registered and standstill_s > self._settings.watchdog_s and not child.board.running():
+                log.error("child %d (pid %d) took no step for %.0f s: replaced", child.index, child.pid, standstill_s)
+                child.cut()
+
+    def _tell_health(self) -> None:
+        assert self._leases is not None
+        assert self._settings is not None
+        children = [
+            ChildHealth(child.pid, child.registered, child.board.beat, len(child.board.running()))
+            for child in self._children
+        ]
+        every_s = self._leases.renew_every_s + LINK_TIMEOUT_S
+        now = time.monotonic()
+        health = Health(
+            self._worker_id, os.getpid(), now, every_s, self._renewed, self._settings.lease_s, self._stopping, children
+        )
+        try:
+            self._health.write(health)
+        except OSError as error:
+            log.warning("health file: %s", error)
+
+    def _report(self) -> dict[str, Argument]:
+        """What `rsq status` shows of this worker."""
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": str(self._hello["app"]),
+            "queues": ",".join(self._hello["queues"]),
+            "executor": "prefork",
+            "children": len(self._children),
+            "started": self._started_ms,
+            "stopping": int(self._stopping),
+            "running": " ".join(entry.task_id for child in self._children for entry in child.board.running()),
+        }
+
+    # -- the end
+
+    @property
+    def _stopping(self) -> bool:
+        return self._signals_seen > 0 or self._failure is not None
+
+    def _gives_up(self) -> bool:
+        """All children are gone, and what they held cannot be handed on: their leases run out by themselves."""
+        return self._leases is None or (self._stop_deadline is not None and time.monotonic() > self._stop_deadline)
+
+    def _catch_signals(self) -> None:
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+
+    def _read_signals(self) -> None:
+        for number in os.read(self._wake_read, 4096):
+            if number == signal.SIGCHLD:
+                continue
+            self._signals_seen += 1
+            if self._signals_seen == 1:
+                self._stop(signal.Signals(number).name)
+            else:
+                self._kill("second signal")
+
+    def _stop(self, why: str) -> None:
+        grace_s = self._settings.shutdown_timeout_s if self._settings else 0.0
+        self._respawn_at.clear()
+        log.info("%s: stopping; running tasks have %.0f s to end", why, grace_s)
+        self._next_renewal = time.monotonic()
+        self._stop_deadline = time.monotonic() + grace_s
+        for child in self._children:
+            child.signal(signal.SIGTERM if child.registered else signal.SIGKILL)
+
+    def _kill(self, why: str) -> None:
+        """Cold: what still runs is cut off and handed back, with no attempt counted."""
+        if self._children:
+            log.warning("%s: handing back what still runs", why)
+        for child in self._children:
+            child.cut()
+        # What is left to do is handing back; it gets a few tries and no more.
+        self._stop_deadline = time.monotonic() + LINK_TIMEOUT_S
+
+    def _fail(self, error: Exception) -> None:
+        """It cannot begin: end the children, then raise."""
+        self._failure = self._failure or error
+        self._respawn_at.clear()
+        for child in self._children:
+            child.cut()
