@@ -1,0 +1,267 @@
+"""The scripts without workers: one queue, one call of a transition, and what is on the server before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import pytest
+
+from rsq import keys
+from rsq.broker import scripts
+from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.queue import PLAIN, Fetched, Placement, Queue
+from rsq.broker.scripts import Script
+from rsq.message import Delivery, Message
+from rsq.outcome import Completed, Verdict
+from rsq.settings import Settings
+from tests.servers import Server
+
+FAR = 4_102_444_800_000
+"""End of the leases that tests write by hand: the year 2100, ms since the epoch."""
+
+HOUR_MS = 3_600_000
+
+ODD_IDS = ["a", "a-b", "0", "ID:1", "{x}", "[a-z]*", "%d+", "'\"\\", "x" * 100, "~!@#$^&()=+|;<>?,./"]
+"""Task ids that are allowed and would break a careless script."""
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Between:
+    """Equal to every number from `low` to `high`: for times that the server's clock decides."""
+
+    low: float
+    high: float
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (int, float)) and self.low <= other <= self.high
+
+
+class Span:
+    """Server time around a call, in ms: what the call itself read lies between."""
+
+    def __init__(self, start_ms: int) -> None:
+        self.start_ms = start_ms
+        self.end_ms = FAR
+
+    def plus(self, ms: int) -> Between:
+        return Between(self.start_ms + ms, self.end_ms + ms)
+
+
+class Rig:
+    """One queue, with a link to call its scripts and a client to look behind them."""
+
+    def __init__(self, redis: Any, link: Link, queue: Queue) -> None:
+        self.redis = redis
+        self.link = link
+        self.queue = queue
+        self.keys = queue.keys
+
+    # -- seeds
+
+    def hire(self, *consumers: str) -> None:
+        """Consumers with a lease that outlives every test."""
+        for consumer in consumers:
+            self.run(scripts.REGISTER, consumer, 1)
+            self.redis.zadd(self.keys.consumers, {consumer: FAR})
+
+    def lapse(self, consumer: str) -> None:
+        """The consumer's lease ran out, and nobody has noticed yet."""
+        self.redis.zadd(self.keys.consumers, {consumer: 1}, xx=True)
+
+    def ripen(self, *ids: str) -> None:
+        """Delayed messages are due, in this order."""
+        self.redis.zadd(self.keys.delayed, {task_id: 1 + place for place, task_id in enumerate(ids)}, xx=True)
+
+    def message(self, task_id: str, priority: int = 0, body: bytes = b"body", **meta: Any) -> Message:
+        return Message(task_id, "tests.task", body, self.queue.name, priority, meta)
+
+    def add(self, *ids: str, priority: int = 0, body: bytes = b"body") -> list[str]:
+        """Plain messages by the hot path; gives their entry ids."""
+        packed = [self.queue.plain_enqueue(self.message(task_id, priority, body)) for task_id in ids]
+        return [entry_id.decode() for entry_id in self.link.pipeline_packed(packed)]
+
+    # -- calls
+
+    def run(self, script: Script, *arguments: Argument) -> Any:
+        return self.link.run(script, self.keys.tag, *arguments)
+
+    def enqueue(
+        self,
+        task_id: str,
+        placement: Placement = PLAIN,
+        *,
+        priority: int = 0,
+        body: bytes = b"body",
+        since_ms: int | None = None,
+        **meta: Any,
+    ) -> tuple[str, str | int]:
+        """By the script, whatever the placement; gives what it answers."""
+        call = self.queue.enqueue_call(self.message(task_id, priority, body, **meta), placement, since_ms)
+        verdict, value = self.link.run_one(call)
+        return verdict.decode(), value.decode() if isinstance(value, bytes) else value
+
+    def fetch(self, consumer: str, room: int = 10) -> Fetched:
+        fetched = self.queue.fetch(self.link, consumer, room)
+        for delivery in fetched.deliveries:
+            delivery.consumer = consumer
+        return fetched
+
+    def get(self, consumer: str, room: int = 10) -> list[Delivery]:
+        """Fetch as a worker does: what only wakes it is settled at once."""
+        fetched = self.fetch(consumer, room)
+        if fetched.wakes:
+            self.link.run_one(self.queue.drop_wakes_call(consumer, fetched.wakes))
+        return fetched.deliveries
+
+    def commit(self, consumer: str, *verdicts: Verdict) -> list[int]:
+        """Answers of the scripts, one for each kind and stream."""
+        replies = self.link.run_many(self.queue.commit_calls(consumer, verdicts))
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def take(self, consumer: str, delivery: Delivery) -> bool:
+        return self.queue.take(self.link, consumer, delivery)
+
+    def retire(self, consumer: str, *running: Delivery, how: str = "signal SIGKILL") -> int:
+        rows = [(delivery.priority, delivery.entry_id, delivery.id) for delivery in running]
+        return int(self.link.run_one(self.queue.retire_call(consumer, how, rows, b"lost", HOUR_MS)))
+
+    # -- looks
+
+    @contextmanager
+    def span(self) -> Iterator[Span]:
+        """Server time before and after the block."""
+        span = Span(self.now_ms())
+        yield span
+        span.end_ms = self.now_ms() + 1
+
+    def now_ms(self) -> int:
+        """The server's clock."""
+        seconds, microseconds = self.redis.time()
+        return int(seconds * 1000 + microseconds // 1000)
+
+    @contextmanager
+    def pushes(self, *task_ids: str) -> Iterator[list[tuple[str, bytes]]]:
+        """What is published about these calls during the block, as (task id, data); filled at its end."""
+        channels = {self.keys.result(task_id).encode(): task_id for task_id in task_ids}
+        got: list[tuple[str, bytes]] = []
+        with self.redis.pubsub() as pubsub:
+            pubsub.subscribe(*channels, "end")
+            for _ in range(len(channels) + 1):
+                assert pubsub.get_message(timeout=20)["type"] == "subscribe"
+            yield got
+            self.redis.publish("end", "")
+            while (message := pubsub.get_message(timeout=20))["channel"] != b"end":
+                got.append((channels[message["channel"]], message["data"]))
+
+    def dumps(self) -> dict[bytes, bytes]:
+        """Every key of the server, byte for byte: equal only if nothing was changed at all."""
+        return {key: self.redis.dump(key) for key in self.redis.scan_iter(count=1000)}
+
+    def ttl_ms(self, name: str) -> int:
+        """Life left to a key of the queue, named without its tag; negative when it has no end or is not there."""
+        return int(self.redis.pttl(f"{self.keys.tag}:{name}"))
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole server as plain values; keys of the queue without its tag. Left out: entry ids, TTLs.
+
+        A stream is the list of its entries, each a dict; an empty one is not told. Beside it ``<stream> pending`` maps
+        each pending task id (entry id where the entry is gone) to (consumer, deliveries), and ``<stream> strays`` is
+        the set of the group's consumers that have no lease. How many wake entries were read is not told.
+        """
+        found: dict[str, Any] = {}
+        for key in self.redis.scan_iter(count=1000):
+            name = text(key).removeprefix(f"{self.keys.tag}:")
+            match self.redis.type(key):
+                case b"string":
+                    found[name] = text(self.redis.get(key))
+                case b"hash":
+                    found[name] = {text(k): text(v) for k, v in self.redis.hgetall(key).items()}
+                case b"zset":
+                    found[name] = {text(k): int(v) for k, v in self.redis.zrange(key, 0, -1, withscores=True)}
+                case b"set":
+                    found[name] = {text(member) for member in self.redis.smembers(key)}
+                case b"stream":
+                    found |= self._stream(key, name)
+        found.get("stats", {}).pop("wakes", None)
+        if found.get("stats") == {}:
+            del found["stats"]
+        if messages := found.get("messages"):
+            found["messages"] = {task_id: unpacked(packed) for task_id, packed in messages.items()}
+        return found
+
+    def _stream(self, key: bytes, name: str) -> dict[str, Any]:
+        entries = {text(entry_id): fields for entry_id, fields in self.redis.xrange(key)}
+        found: dict[str, Any] = {}
+        if entries:
+            found[name] = [{text(k): text(v) for k, v in fields.items()} for fields in entries.values()]
+        if not any(group["name"] == keys.GROUP.encode() for group in self.redis.xinfo_groups(key)):
+            return found
+        pending: dict[str, tuple[str, int]] = {}
+        for row in self.redis.xpending_range(key, keys.GROUP, "-", "+", 10_000):
+            entry_id = text(row["message_id"])
+            task_id = text(entries[entry_id].get(b"id", b"wake")) if entry_id in entries else entry_id
+            pending[task_id] = (text(row["consumer"]), row["times_delivered"])
+        if pending:
+            found[f"{name} pending"] = pending
+        leases = {*self.redis.zrange(self.keys.consumers, 0, -1)}
+        consumers = {info["name"] for info in self.redis.xinfo_consumers(key, keys.GROUP)}
+        if strays := {text(consumer) for consumer in consumers - leases}:
+            found[f"{name} strays"] = strays
+        return found
+
+    def ready(self, priority: int = 0) -> list[str]:
+        """Task ids in one stream, in order; a wake entry shows as ``wake``."""
+        entries = self.redis.xrange(self.keys.stream(priority))
+        return [text(fields.get(b"id", b"wake")) for _, fields in entries]
+
+
+def text(data: bytes) -> str:
+    """Bytes as text, one character a byte: whatever is in them, it can be compared and read."""
+    return data.decode("latin-1")
+
+
+def unpacked(packed: str) -> list[str]:
+    """Priority, task, body and meta of a delayed message."""
+    return [text(part) for part in msgpack.unpackb(packed.encode("latin-1"), raw=True)]
+
+
+def entry(task_id: str, body: str = "body", meta: str = "") -> dict[str, str]:
+    """A stream entry as `Rig.snapshot` shows it."""
+    return {"id": task_id, "task": "tests.task", "body": body, "meta": meta}
+
+
+WAKE = {"wake": ""}
+
+
+def completed(delivery: Delivery, result: bytes = b"done", ttl_ms: int = HOUR_MS) -> Completed:
+    return Completed(delivery, "succeeded", result, ttl_ms if result else 0)
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.id for delivery in deliveries]
+
+
+@pytest.fixture
+def link(server: Server) -> Iterator[Link]:
+    with_link = Link(Endpoint(server.url), 20)
+    yield with_link
+    with_link.close()
+
+
+@pytest.fixture
+def queue(server: Server) -> Queue:
+    return Queue("q", Settings(url=server.url))
+
+
+@pytest.fixture
+def rig(redis: Any, link: Link, queue: Queue) -> Rig:
+    return Rig(redis, link, queue)

@@ -1,0 +1,212 @@
+"""One chaos run from start to verdict: a server, workers, producers, a saboteur, and the check of what came of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rsq.broker.inspect import counts
+from rsq.broker.queue import Queue
+from rsq.settings import Settings
+from tests.chaos import journal, tasks
+from tests.chaos.checker import EVERYBODY, History, Sample, ServerState, Violation, check, history_of, recoveries
+from tests.chaos.fleet import CHILDREN, Fleet
+from tests.chaos.journal import Journal
+from tests.chaos.network import Wire
+from tests.chaos.producers import Producers
+from tests.chaos.saboteur import Saboteur
+from tests.chaos.survey import Recorder, survey
+from tests.helpers import wait_until
+from tests.servers import Server, find_binary
+
+WORKERS = 3
+THREADS = 4
+LEASE_S = 2.0
+START_S = 60.0
+DRAIN_S = 60.0
+
+STALL_S = 0.5
+"""A thread that is woken so late shows that the machine stood still: a lease can run out by that alone."""
+
+
+@dataclass
+class Report:
+    """What a run showed.
+
+    numbers     how much of everything there was
+    recoveries  samples of all faults
+    kept        directory with all that is needed for a post-mortem; None where it was removed
+    """
+
+    seed: int
+    seconds: float
+    server: str
+    numbers: dict[str, int]
+    faults: dict[str, int]
+    recoveries: list[Sample]
+    violations: list[Violation]
+    kept: str | None = None
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass
+class Chaos:
+    """One run.
+
+    seconds  of producers and faults; start and drain come on top
+    seed     of all that is drawn
+    kind     of server, as `tests.servers.find_binary` takes it
+    keep     keep the files of a clean run, too
+    haste    share of the faults that do not wait for those before them to end: from these no recovery can be measured
+    """
+
+    seconds: float
+    seed: int
+    kind: str | None = None
+    haste: float = 0.3
+    keep: bool = False
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rsq-chaos-", dir="/tmp")))
+
+    def run(self) -> Report:
+        """Raises what the driver itself could not do; then the directory is kept, too."""
+        state = self._play()
+        history = history_of(journal.read(self._journal_path))
+        report = self._report(history, state)
+        if report.kept:
+            (self.directory / "report.json").write_text(report.as_json())
+            (self.directory / "server.json").write_text(json.dumps(asdict(state), indent=1, default=sorted))
+        else:
+            shutil.rmtree(self.directory)
+        return report
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.directory / "journal"
+
+    def _play(self) -> ServerState:
+        (self.directory / "server").mkdir()
+        rng = random.Random(self.seed)
+        with ExitStack() as stack:
+            server = stack.enter_context(Server(find_binary(self.kind), self.directory / "server", appendonly=True))
+            log = Journal(self._journal_path)
+            stack.callback(log.close)
+            recorder = Recorder(server)
+            recorder.start()
+            stack.callback(recorder.stop)
+            wire = Wire(str(server.socket))
+            stack.callback(wire.close)
+            tasks.app.configure(url=wire.url)
+            stack.callback(tasks.app.close)
+            fleet = Fleet(WORKERS, server, log, self.directory, LEASE_S)
+            stack.callback(fleet.close)
+            wait_until(fleet.all_ready, START_S, "the workers to begin")
+            stack.enter_context(_stall_watch(log))
+            producers = Producers(THREADS, log, self.seed)
+            saboteur = Saboteur(server, fleet, wire, log, rng, LEASE_S, self.haste)
+            producers.start()
+            deadline = time.monotonic() + self.seconds
+            try:
+                while time.monotonic() < deadline:
+                    saboteur.step()
+                    fleet.tend()
+                    time.sleep(0.01)
+            finally:
+                saboteur.finish()
+                producers.stop()
+            settings = Settings(url=server.url)
+            queues = [Queue(name, settings) for name in tasks.app.queues()]
+            self._drain(fleet, queues, server, log)
+            left = fleet.stop()
+            recorder.stop()
+            return survey(server, queues, recorder, left)
+
+    def _drain(self, fleet: Fleet, queues: list[Queue], server: Server, log: Journal) -> None:
+        """Until nothing waits, nothing runs, and only living workers are known; or until it takes too long."""
+        tasks.app.configure(url=server.url)
+        deadline = time.monotonic() + DRAIN_S
+        while (left := _undrained(fleet, queues, server)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if left:
+            log.write("problem", text=f"not drained after {DRAIN_S:g} s: {left}")
+
+    def _report(self, history: History, state: ServerState) -> Report:
+        runs = list(history.all_runs())
+        numbers = {
+            "sent": len(history.calls),
+            "accepted": sum(call.id is not None for call in history.calls.values()),
+            "runs": len(runs),
+            "runs cut off": sum(run.ended is None for run in runs),
+            "entries run again": sum(
+                times > 1 for times in Counter((run.id, run.entry) for run in runs if run.entry).values()
+            ),
+            "results": len(state.results),
+            "dead": sum(len(letters) for letters in state.dead.values()),
+            "taken, without an outcome": len(state.taken),
+            "waits": len(history.waits),
+            "waits given up": sum(not wait.heard for wait in history.waits),
+        }
+        violations = check(history, state)
+        return Report(
+            self.seed,
+            self.seconds,
+            str(find_binary(self.kind)),
+            numbers,
+            dict(sorted(Counter(fault.kind for fault in history.faults).items())),
+            list(recoveries(history)),
+            violations,
+            str(self.directory) if violations or self.keep else None,
+        )
+
+
+def _undrained(fleet: Fleet, queues: list[Queue], server: Server) -> str:
+    """What is still to be waited for, in words."""
+    left = [] if fleet.all_ready() else ["workers that have not begun"]
+    with tasks.app.client.link() as link, server.client() as client:
+        for queue in queues:
+            now = counts(link, queue)
+            left += [
+                f"{number} {name} in {queue.name}"
+                for name in ("ready", "running", "delayed")
+                if (number := getattr(now, name))
+            ]
+            if orphans := client.smembers(queue.keys.orphans):
+                left.append(f"orphans {sorted(orphans)} of {queue.name}")
+            if (leases := client.zcard(queue.keys.consumers)) != WORKERS * CHILDREN:
+                left.append(f"{leases} leases of {queue.name}")
+    return ", ".join(left)
+
+
+@contextmanager
+def _stall_watch(log: Journal) -> Iterator[None]:
+    """Records when this machine gave nobody time."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        number = 0
+        while True:
+            asleep = time.monotonic()
+            if stop.wait(0.05):
+                return
+            if time.monotonic() - asleep > STALL_S:
+                number -= 1
+                log.write("fault", at=asleep, number=number, kind="stall", workers=[EVERYBODY], pids=[])
+                log.write("over", number=number)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

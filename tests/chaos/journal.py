@@ -1,0 +1,55 @@
+"""The log of a chaos run, outside Redis: who sent, started and finished what and when, and what was done to them.
+
+One JSON object a line, each written by one write to a file opened with O_APPEND, by every process of the run:
+
+    sent       the kind of call `kind`, the numbers `serials`: about to be handed to the server
+    accepted   `serial` stands as `id` on `queue`; `duplicate` where an earlier call with its key or id won
+    unsure     the producer gave up on these `serials`: they may or may not have arrived
+    started    a body began: `id`, `serial`, `kind`, `attempt`, `entry`, `consumer`, `worker` (pid of the supervisor)
+               and `leases`, the consumers that were registered on the server at that moment (None: it did not answer)
+    finished   the body that this `pid` had started came to its end, `how`: returned or raised
+    waited     a caller waited from `at` to `until` for the result of `id`; `heard` it or gave up
+    fault      `number` of the `kind` strikes these `workers` and `pids`; `held`: entries that they had fetched
+    over       the fault of this `number` is over
+    problem    what must not happen in any case, in words
+
+`at` is the system's monotonic clock, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Record: TypeAlias = dict[str, Any]
+
+
+class Journal:
+    """Appends to one file. For any number of threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, what: str, **fields: Any) -> None:
+        """One line. Without an `at` it happened now."""
+        record = {"what": what, "at": time.monotonic(), "pid": os.getpid(), **fields}
+        # A line that SIGKILL tore off has no end: the next one begins by ending it.
+        os.write(self._fd, f"\n{json.dumps(record)}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def read(path: Path) -> list[Record]:
+    """All whole lines, by time. A torn line is one of a process that was killed while it wrote: it is passed over."""
+    records: list[Record] = []
+    for line in path.read_text().splitlines():
+        if line:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                pass
+    return sorted(records, key=lambda record: float(record["at"]))

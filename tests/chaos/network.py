@@ -1,0 +1,55 @@
+"""The wire between a worker and the server: cut at once, or gone for a while."""
+
+from __future__ import annotations
+
+import socket
+
+from tests.proxy import Proxy
+
+
+class Wire(Proxy):
+    """A proxy whose connections can be cut, and that can be taken off the network and put back."""
+
+    def __init__(self, server_socket: str) -> None:
+        self._away = ""
+        super().__init__(server_socket)
+
+    def cut(self) -> None:
+        """Close every connection that there is now."""
+        for sock in list(self._peers):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # the proxy's own thread sees the end and closes both sides
+            except OSError:
+                pass  # closed this very moment
+
+    def isolate(self, silent: bool) -> None:
+        """Nothing passes any more. Silent: connections stay open, and nobody answers; else they are cut and refused."""
+        self._away = "silent" if silent else "refused"
+        if not silent:
+            self.cut()
+
+    def heal(self) -> None:
+        """New connections pass again. Those that were silent meanwhile have lost data: they are cut."""
+        self._away = ""
+        self.cut()
+
+    def _accept(self) -> None:
+        if self._away == "refused":
+            client, _ = self._listener.accept()
+            client.close()
+        else:
+            super()._accept()
+
+    def _forward(self, source: socket.socket) -> None:
+        if self._away == "silent":
+            self._swallow(source)
+        else:
+            super()._forward(source)
+
+    def _swallow(self, source: socket.socket) -> None:
+        try:
+            if source.recv(1 << 16):
+                return
+        except OSError:
+            pass
+        self._drop(source)

@@ -1,0 +1,127 @@
+"""What the server holds when all is done, and what it published meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+import redis
+
+from rsq.broker.queue import Queue
+from rsq.keys import GROUP, PRIORITIES
+from rsq.message import WAKE
+from rsq.outcome import Result, unpack_result
+from rsq.states import FINAL
+from tests.chaos.checker import Leftovers, Outcome, ServerState
+from tests.conftest import dangling_ids, keys_without_ttl
+from tests.servers import Server
+
+
+class Recorder:
+    """Hears every result that the server publishes, on a connection of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.published: dict[str, list[str]] = defaultdict(list)
+        self.gaps = 0
+        self._stop = threading.Event()
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._listening.wait()
+
+    def stop(self) -> None:
+        """Once all that was published has arrived."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._server.client() as client, client.pubsub(ignore_subscribe_messages=False) as subscription:
+                    subscription.psubscribe("*:result:*")
+                    while (message := subscription.get_message(timeout=0.2)) or not self._stop.is_set():
+                        self._take(message)
+            except redis.RedisError:
+                self.gaps += 1
+                self._stop.wait(0.01)
+
+    def _take(self, message: Any) -> None:
+        if message is None:
+            return
+        if message["type"] == "psubscribe":
+            self._listening.set()
+            return
+        state = unpack_result(message["data"]).state
+        if state in FINAL:
+            self.published[_task_id(message["channel"].decode())].append(state.value)
+
+
+def _task_id(key: str) -> str:
+    return key.partition("}:")[2].partition(":")[2]
+
+
+def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: list[str]) -> ServerState:
+    """Read everything. `processes`: those that outlived their workers."""
+    state = ServerState(published=dict(recorder.published), gaps=recorder.gaps)
+    state.left.processes += processes
+    with server.client() as client:
+        for queue in queues:
+            _read(client, queue, state)
+            _leftovers(client, queue, state.left)
+    with server.client(decode_responses=True, encoding_errors="replace") as client:
+        state.left.for_ever += [*keys_without_ttl(client), *dangling_ids(client)]
+    return state
+
+
+def _read(client: Any, queue: Queue, state: ServerState) -> None:
+    keys, name = queue.keys, queue.name
+    state.counters[name] = {key.decode(): int(value) for key, value in client.hgetall(keys.stats).items()}
+    state.dead[name] = [fields[b"id"].decode() for _, fields in client.xrange(keys.dead)]
+    found = [key.decode() for key in client.scan_iter(f"{keys.tag}:result:*", count=1000)]
+    for first in range(0, len(found), 1000):
+        some = found[first : first + 1000]
+        for key, data in zip(some, client.mget(some), strict=True):
+            result = unpack_result(data)
+            state.results[_task_id(key)] = _outcome(result)
+    state.taken |= {_task_id(key.decode()) for key in client.scan_iter(f"{keys.tag}:taken:*", count=1000)}
+
+
+def _outcome(result: Result) -> Outcome:
+    """As `tests.chaos.tasks` makes it: a pair of serial and consumer, or a ValueError that names the consumer."""
+    if result.error is None:
+        value, consumer = result.value
+    else:
+        value, consumer = result.error["type"], result.error["message"]
+    return Outcome(result.state.value, value, consumer)
+
+
+def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
+    keys = queue.keys
+    for priority in PRIORITIES:
+        stream = keys.stream(priority)
+        for entry_id, fields in client.xrange(stream):
+            task_id = "a wake" if WAKE in fields else fields[b"id"].decode()
+            left.entries[task_id] = f"{stream} as {entry_id.decode()}"
+        if not any(group["name"] == GROUP.encode() for group in _groups(client, stream)):
+            continue
+        for row in client.xinfo_consumers(stream, GROUP):
+            left.consumers.append(f"{row['name'].decode()} in {stream}")
+        for row in client.xpending_range(stream, GROUP, "-", "+", 1000):
+            left.pending.append(f"{row['message_id'].decode()} of {row['consumer'].decode()} in {stream}")
+    for task_id in {*client.hkeys(keys.messages), *client.zrange(keys.delayed, 0, -1)}:
+        left.delayed[task_id.decode()] = keys.delayed
+    left.leases += [name.decode() for name in client.zrange(keys.consumers, 0, -1)]
+    left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
+    left.crashes += [name.decode() for name in client.hkeys(keys.crashes)]
+
+
+def _groups(client: Any, stream: str) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = client.xinfo_groups(stream)
+        return found
+    except redis.ResponseError:
+        return []  # no such stream

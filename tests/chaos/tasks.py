@@ -1,0 +1,134 @@
+"""The app that the workers of a chaos run load. Each body tells the journal that it began and how it ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from rsq import App, Task
+from rsq.keys import QueueKeys
+from rsq.request import current
+from tests.chaos.checker import EARLY
+from tests.chaos.journal import Journal
+
+JOURNAL = "RSQ_CHAOS_JOURNAL"
+SERVER = "RSQ_CHAOS_SERVER"
+"""Socket of the server itself: what a body looks up must not be lost on the way."""
+
+BULK = "bulk"
+RECOVERS_AT = 3
+"""The attempt of `recovers` that succeeds."""
+
+Value: TypeAlias = tuple[int, str]
+"""What the good ones return: their serial number and the consumer that ran them."""
+
+# A call that is hit by one fault after the other must not be given up for it.
+app = App("chaos", task_defaults={"retry_backoff": 0.2, "max_crashes": 1000}, max_deliveries=1000)
+
+# Taken at import, which is after the fork: it stays when the supervisor is gone.
+WORKER = os.getppid()
+
+
+@cache
+def journal() -> Journal:
+    return Journal(Path(os.environ[JOURNAL]))
+
+
+@cache
+def server() -> Any:
+    return redis.Redis(unix_socket_path=os.environ[SERVER], socket_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2)
+
+
+def leases(queue: str) -> list[str] | None:
+    """The consumers that the server holds to be alive now, or None when it does not answer."""
+    try:
+        return [name.decode() for name in server().zrange(QueueKeys(app.settings.namespace, queue).consumers, 0, -1)]
+    except redis.RedisError:
+        return None
+
+
+def entry_name(queue: str, priority: int, entry_id: str) -> str:
+    """Names an entry among those of all streams: two streams may use the same entry id."""
+    return f"{queue}/{priority}/{entry_id}"
+
+
+@contextmanager
+def told(serial: int) -> Iterator[str]:
+    """What runs inside is in the journal. Gives the consumer, to be part of the outcome: it tells who committed it."""
+    delivery = current.get()
+    assert delivery is not None
+    kind = delivery.task.rpartition(".")[2]
+    journal().write(
+        "started",
+        at=time.monotonic(),
+        id=delivery.id,
+        serial=serial,
+        kind=kind,
+        attempt=delivery.attempt,
+        # Not for an early one: nobody may begin it again, so what changes hands does not matter.
+        entry="" if kind in EARLY else entry_name(delivery.queue, delivery.priority, delivery.entry_id.decode()),
+        consumer=delivery.consumer,
+        worker=WORKER,
+        leases=leases(delivery.queue),
+    )
+    how = "raised"
+    try:
+        yield delivery.consumer
+        how = "returned"
+    finally:
+        journal().write("finished", id=delivery.id, how=how)
+
+
+@app.task
+def plain(serial: int, seconds: float = 0.0) -> Value:
+    with told(serial) as consumer:
+        time.sleep(seconds)
+    return serial, consumer
+
+
+@app.task(ignore_result=True)
+def quiet(serial: int) -> None:
+    with told(serial):
+        pass
+
+
+@app.task(queue=BULK)
+def bulk(serial: int) -> Value:
+    with told(serial) as consumer:
+        return serial, consumer
+
+
+@app.task(bind=True)
+def recovers(self: Task[..., Any], serial: int) -> Value:
+    with told(serial) as consumer:
+        if self.request.attempt < RECOVERS_AT:
+            raise ValueError(f"attempt {self.request.attempt}")
+    return serial, consumer
+
+
+@app.task(max_retries=1)
+def fails(serial: int) -> None:
+    with told(serial) as consumer:
+        raise ValueError(consumer)
+
+
+@app.task(acks_late=False)
+def once(serial: int, seconds: float) -> Value:
+    with told(serial) as consumer:
+        time.sleep(seconds)
+    return serial, consumer
+
+
+@app.task(acks_late=False, ignore_result=True)
+def once_quiet(serial: int) -> None:
+    with told(serial):
+        pass

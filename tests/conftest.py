@@ -1,0 +1,145 @@
+"""A real server for every test that names it, an empty one each time, and a look at what each test leaves behind.
+
+Fixtures, from the whole run down to one test:
+
+    server      the server of this run, empty at the start of each test; nobody stops, kills or reconfigures it
+    redis       a client on it
+    url         its URL
+    own_server  makes servers for one test alone, for those that kill, freeze or reconfigure theirs
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeAlias
+
+import hypothesis
+import pytest
+
+from tests.servers import Server, ServerMissing, find_binary
+
+MakeServer: TypeAlias = Callable[..., Server]
+
+# What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `rsq:worker:*` are not among it.
+PERSISTENT = re.compile(
+    r"""
+    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused)
+    | [^{}:]+ : (queues | workers)
+    | \{ [^{}:]+ : beat \} : .+
+    """,
+    re.VERBOSE,
+)
+
+passed = pytest.StashKey[bool]()
+
+hypothesis.settings.register_profile("rsq", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("rsq")
+
+
+def pytest_configure() -> None:
+    # A developer's own RSQ_URL or RSQ_APP must not reach the tests, and the tests must not reach it.
+    for name in [name for name in os.environ if name.startswith("RSQ_") and not name.startswith("RSQ_TEST_")]:
+        del os.environ[name]
+    try:
+        find_binary()
+    except ServerMissing as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header() -> str:
+    binary = find_binary()
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return f"server: {version.split(' sha=')[0]} ({binary})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call":
+        item.stash[passed] = report.passed
+    return report
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with Server(find_binary()) as running:
+        yield running
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator[Any]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return server.url
+
+
+@pytest.fixture
+def own_server() -> Iterator[MakeServer]:
+    """Call it with the keyword arguments of `Server`; what it answers runs, and is gone after the test."""
+    made: list[Server] = []
+
+    def make(**options: Any) -> Server:
+        made.append(Server(find_binary(), **options))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(autouse=True)
+def clean_server(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For a test that uses `server`: all keys go before it; after it, each key expires or is one that a queue keeps.
+
+    A test that leaves others on purpose says so: ``@pytest.mark.leaves("rsq:mine:*")``.
+    """
+    running = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    if not isinstance(running, Server):  # a test module may call something else `server`
+        yield
+        return
+    with running.client(decode_responses=True, encoding_errors="replace") as client:
+        client.flushall()
+        yield
+        if not request.node.stash.get(passed, False):
+            return
+        allowed = [pattern for mark in request.node.iter_markers("leaves") for pattern in mark.args]
+        leaks = [key for key in keys_without_ttl(client) if not any(fnmatch.fnmatch(key, each) for each in allowed)]
+        leaks += dangling_ids(client)
+    if leaks:
+        pytest.fail("left in Redis for ever: " + ", ".join(sorted(leaks)), pytrace=False)
+
+
+def keys_without_ttl(client: Any) -> list[str]:
+    keys = [key for key in client.scan_iter(count=1000) if not PERSISTENT.fullmatch(key)]
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.pttl(key)
+        return [key for key, ttl_ms in zip(keys, pipe.execute(), strict=True) if ttl_ms == -1]
+
+
+def dangling_ids(client: Any) -> Iterator[str]:
+    """Task ids that a queue still keeps something of, though it has lost the rest."""
+    tags = {
+        key.rpartition(":")[0] for kind in ("delayed", "messages", "crashes") for key in client.keys(f"{{*}}:{kind}")
+    }
+    for tag in tags:
+        messages = {*client.hkeys(f"{tag}:messages")}
+        for task_id in messages ^ {*client.zrange(f"{tag}:delayed", 0, -1)}:
+            yield f"{task_id} in only one of {tag}:messages and {tag}:delayed"
+        if crashes := {*client.hkeys(f"{tag}:crashes")}:
+            ready = {
+                fields.get("id") for stream in client.keys(f"{tag}:stream*") for _, fields in client.xrange(stream)
+            }
+            for task_id in crashes - messages - ready:
+                yield f"{task_id} in {tag}:crashes, but no message of it"

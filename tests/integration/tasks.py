@@ -1,0 +1,190 @@
+"""The app that the worker processes of these tests load. What bodies did is written to a file outside Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from rsq import App, Ignore, Reject, Task
+from rsq.errors import LeaseLost
+
+app = App("integration", task_defaults={"retry_backoff": 0.05})
+
+JOURNAL = "RSQ_TEST_JOURNAL"
+
+
+def journal(*words: object) -> None:
+    """One line, in one write: what several processes append never mixes."""
+    fd = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(fd, (" ".join(str(word) for word in words) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+@app.task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task
+async def aadd(a: int, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+@app.task
+def note(word: object) -> object:
+    journal("ran", word)
+    return word
+
+
+@app.task
+def gate(path: str, word: str = "gate") -> str:
+    """Runs until the file is there."""
+    journal("began", word)
+    try:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+    except LeaseLost:
+        journal("interrupted", word)
+        raise
+    journal("ended", word)
+    return word
+
+
+@app.task
+async def agate(path: str) -> str:
+    """The same as a coroutine."""
+    journal("began agate")
+    try:
+        while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - another process makes the file
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        journal("interrupted agate")
+        raise
+    return "agate"
+
+
+@app.task(bind=True)
+def stubborn(self: Task[..., Any], path: str) -> str:
+    """Goes on, whatever happens, and tells what it knows of its lease."""
+    journal("began stubborn")
+    while not os.path.exists(path):
+        with contextlib.suppress(LeaseLost):
+            time.sleep(0.01)
+    journal("lease lost:", self.request.lease_lost)
+    return "stubborn"
+
+
+@app.task
+def hold_gil(seconds: int) -> str:
+    """A C call that never lets the GIL go."""
+    journal("began", "hold_gil")
+    ctypes.PyDLL(None).sleep(seconds)
+    return "held"
+
+
+@app.task(bind=True, max_retries=2)
+def flaky(self: Task[..., Any], fail_times: int) -> int:
+    journal("attempt", self.request.attempt)
+    if self.request.attempt <= fail_times:
+        raise ValueError(f"attempt {self.request.attempt}")
+    return self.request.attempt
+
+
+@app.task(bind=True, max_retries=5)
+def asks_for_retry(self: Task[..., Any]) -> tuple[int, int]:
+    if self.request.retries < 2:
+        self.retry(countdown=0.01)
+    return self.request.attempt, self.request.retries
+
+
+@app.task(max_retries=0)
+def raises(kind: str) -> None:
+    if kind == "key":
+        raise KeyError("missing")
+    if kind == "unserialisable":
+        raise ValueError("it holds", open("/dev/null"))  # noqa: SIM115 - held by the exception
+    if kind == "local":
+
+        class Local(Exception):
+            pass
+
+        raise Local("only here")
+    if kind == "exit":
+        sys.exit(3)
+
+
+@app.task
+def steer(how: str) -> str:
+    if how == "reject":
+        raise Reject("not for me")
+    if how == "ignore":
+        raise Ignore
+    return how
+
+
+@app.task(max_retries=0)
+def returns(kind: str) -> object:
+    return b"x" * 100 * 1024 * 1024 if kind == "huge" else object()
+
+
+@app.task(bind=True)
+def die_until(self: Task[..., Any], crashes: int, how: str = "kill") -> int:
+    """Takes its process down until it has crashed so often."""
+    journal("attempt", self.request.crashes)
+    if self.request.crashes < crashes:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "segv":
+            ctypes.string_at(0)
+        os._exit(7)
+    return self.request.crashes
+
+
+@app.task(acks_late=False)
+def at_most_once(word: str) -> str:
+    journal("ran", word)
+    if word == "die":
+        os._exit(1)
+    return word
+
+
+@app.task(ignore_result=True)
+def quiet(word: object) -> None:
+    journal("ran", word)
+
+
+@app.task
+def where() -> int:
+    return os.getpid()
+
+
+@app.task
+def spawns(number: int) -> str:
+    """Sends calls of its own."""
+    note.map_async([(f"child-{i}",) for i in range(number)])
+    return "sent"
+
+
+@app.task(bind=True)
+def about(self: Task[..., Any]) -> dict[str, Any]:
+    request = self.request
+    return {
+        "id": request.id,
+        "task": request.task,
+        "queue": request.queue,
+        "priority": request.priority,
+        "attempt": request.attempt,
+        "headers": dict(request.headers),
+        "parent": request.parent,
+        "root": request.root,
+        "direct": request.called_directly,
+    }

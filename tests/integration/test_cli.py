@@ -1,0 +1,267 @@
+"""The commands as people type them, and what they say to mistakes: one line that tells what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsq import App
+from tests.conftest import MakeServer
+from tests.helpers import free_port, wait_until
+from tests.integration import tasks
+from tests.integration.conftest import Journal, StartWorker, settled, totals
+
+Rsq = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def rsq(url: str, tmp_path: Path, journal: Journal) -> Rsq:
+    """Runs the command as a process, in an empty directory."""
+
+    def run(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "RSQ_URL": url, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **env}
+        return subprocess.run(
+            [sys.executable, "-m", "rsq", *arguments],
+            env={name: value for name, value in environment.items() if value},
+            input=stdin,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What went to stderr, which must be one line of rsq's and no traceback."""
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("rsq: ")
+    return lines[0]
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", "no app given"),
+        ("nowhere.tasks", "no module 'nowhere'"),
+        ("tests.integration.tasks:nothing", "no attribute 'nothing'"),
+        ("tests.integration.tasks:JOURNAL", "is str, not an rsq.App"),
+        (":app", "names no app"),
+        ("json", "holds no App and no task"),
+    ],
+)
+def test_an_app_that_is_not_there(rsq: Rsq, name: str, text: str) -> None:
+    done = rsq("worker", RSQ_APP=name)
+    assert done.returncode == 2
+    assert text in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import nothing_of_this_name", "no module named 'nothing_of_this_name'"),
+        ("1 / 0", "broken.py:1: ZeroDivisionError"),
+        ("def (", "broken.py:1: SyntaxError"),
+        ("from rsq import App\napp = App(leese_s=3)", "no setting is called 'leese_s'"),
+        ("from rsq import task\n@task(ques='x')\ndef f(): ...", "no task option is called 'ques'"),
+        ("from rsq import task\ntask(lambda: 1)", "a lambda has no name"),
+        ("from rsq import task\ndef f():\n    @task\n    def g(): ...\nf()", "defined inside a function"),
+        ("from rsq import App\na = App()\nb = App()", "holds several apps"),
+        ("import os\nos._exit(3)", "died while it loaded the app (exit 3)"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded(rsq: Rsq, tmp_path: Path, source: str, text: str) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    done = rsq("-A", "broken", "worker", "-c", "1")
+    assert done.returncode == 2
+    assert text in one_line(done)
+
+
+@pytest.mark.parametrize("command", [["worker"], ["status"], ["dead", "list"], ["result", "x"], ["purge", "default"]])
+def test_a_server_that_cannot_be_reached(rsq: Rsq, command: list[str]) -> None:
+    done = rsq("-A", "tests.integration.tasks", *command, RSQ_URL=f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert done.returncode == 4
+    assert "cannot be reached" in one_line(done)
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "redis//localhost", "embedded://relative"])
+def test_a_wrong_url(rsq: Rsq, url: str) -> None:
+    done = rsq("status", RSQ_URL=url)
+    assert done.returncode == 2
+    assert "embedded://" in one_line(done)
+
+
+def test_a_wrong_password(rsq: Rsq, own_server: MakeServer) -> None:
+    server = own_server(password="right")
+    assert rsq("status", RSQ_URL=server.url).returncode == 0
+    wrong = server.url.replace("right", "wrong-one")
+    assert wrong != server.url
+    for command in (["status"], ["-A", "tests.integration.tasks", "worker"]):
+        done = rsq(*command, RSQ_URL=wrong)
+        assert done.returncode == 4
+        assert "refused the credentials" in one_line(done)
+        assert "wrong-one" not in done.stderr
+
+
+def test_a_server_that_is_too_old(rsq: Rsq, own_server: MakeServer) -> None:
+    # XAUTOCLAIM came with 6.2; without it a server is like an older one.
+    server = own_server(config={"rename-command": 'XAUTOCLAIM ""'})
+    done = rsq("-A", "tests.integration.tasks", "worker", RSQ_URL=server.url)
+    assert done.returncode == 4
+    assert "needs Redis 6.2 or newer" in one_line(done)
+
+
+def test_a_server_that_may_evict_queues(rsq: Rsq, own_server: MakeServer, start_worker: StartWorker) -> None:
+    server = own_server(config={"maxmemory-policy": "allkeys-lru"})
+    done = rsq("-A", "tests.integration.tasks", "worker", RSQ_URL=server.url)
+    assert done.returncode == 4
+    assert "allkeys-lru" in one_line(done)
+    assert start_worker(worker_url=server.url, RSQ_ALLOW_EVICTION="true").stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("RSQ_LEASE_S", "soon"), ("RSQ_NAMESPACE", "a b"), ("RSQ_ALLOW_EVICTION", "perhaps")]
+)
+def test_a_wrong_setting_in_the_environment(rsq: Rsq, variable: str, value: str) -> None:
+    done = rsq("status", **{variable: value})
+    assert done.returncode == 2
+    assert value in one_line(done)
+
+
+def test_a_wrong_queue_name(rsq: Rsq) -> None:
+    done = rsq("-A", "tests.integration.tasks", "worker", "-Q", "a b")
+    assert done.returncode == 2
+    assert "queue name 'a b'" in one_line(done)
+
+
+# -- the commands
+
+
+def test_call_and_result(rsq: Rsq, start_worker: StartWorker) -> None:
+    start_worker(concurrency=1)
+    app = ("-A", "tests.integration.tasks")
+    done = rsq(*app, "call", tasks.add.name, "1", "2", "--wait")
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    sent = rsq("call", tasks.add.name, "4", "--kwargs", '{"b": 5}').stdout.strip()
+    waited = rsq("result", sent, "--wait", "--json")
+    assert waited.returncode == 0
+    assert json.loads(waited.stdout)["value"] == 9
+    failed = rsq(*app, "call", tasks.raises.name, "key", "--wait")
+    assert failed.returncode == 1
+    assert "KeyError" in failed.stderr
+    nothing = rsq("result", "unheard-of")
+    assert (nothing.returncode, nothing.stderr) == (3, "PENDING: no result yet\n")
+    unknown = rsq(*app, "call", "tests.integration.tasks.ad", "1")
+    assert unknown.returncode == 2
+    assert f"did you mean {tasks.add.name}" in one_line(unknown)
+
+
+def test_status(rsq: Rsq, start_worker: StartWorker, app: App) -> None:
+    start_worker("-Q", "default,other", concurrency=1)
+    tasks.add.delay(1, 1).get(timeout=10)
+    tasks.add.apply_async((1, 1), countdown=100)
+    tasks.add.apply_async((1, 1), queue="unheard")
+    told = json.loads(rsq("status", "--json").stdout)
+    queues = {queue["queue"]: queue for queue in told["queues"]}
+    assert queues["default"]["delayed"] == 1
+    assert queues["default"]["counters"]["succeeded"] == 1
+    assert queues["unheard"]["ready"] == 1
+    (worker,) = told["workers"]
+    assert worker["queues"] == ["default", "other"]
+    text = rsq("status").stdout
+    assert "unheard" in text
+    assert worker["id"] in text
+
+
+def test_status_without_anything(rsq: Rsq) -> None:
+    done = rsq("status")
+    assert done.returncode == 0
+    assert "no workers" in done.stdout
+
+
+def test_dead_letters_can_be_seen_sent_again_and_deleted(
+    rsq: Rsq, start_worker: StartWorker, app: App, redis: Any
+) -> None:
+    start_worker(concurrency=1)
+    handle = tasks.raises.delay("key")
+    handle.get(timeout=10, propagate=False)
+    redis.xadd(app.client.queue(None).keys.stream(), {"raw": "rubbish"})
+    wait_until(lambda: totals(app).dead == 2, what="both dead letters")
+    listed = rsq("dead", "list").stdout
+    assert handle.id in listed
+    assert "KeyError" in listed
+    assert "undecodable" in listed
+    shown = rsq("dead", "show", handle.id).stdout
+    assert "['key']" in shown
+    assert "in raises" in shown
+    assert json.loads(rsq("dead", "show", handle.id, "--json").stdout)["args"] == ["key"]
+    assert one_line(rsq("dead", "show", "nobody")).endswith("see rsq dead list")
+    assert "say which" in one_line(rsq("dead", "redrive"))
+    again = rsq("dead", "redrive", handle.id)
+    assert again.stdout == "sent 1 dead letter of queue default again\n"
+    wait_until(lambda: totals(app).counters["dead"] == 3, what="it to die again")
+    refused = rsq("dead", "redrive", "--all")
+    assert refused.returncode == 1
+    assert "it was never a message" in refused.stderr
+    wait_until(lambda: settled(app) and totals(app).counters["dead"] == 4, what="it to die once more")
+    assert rsq("dead", "purge", "--all", stdin="n\n").returncode == 1
+    assert rsq("dead", "purge", "--all", "--yes").stdout == "deleted 2 dead letters of queue default\n"
+    assert rsq("dead", "list").stdout == "no dead letters in queue default\n"
+
+
+def test_purge(rsq: Rsq, app: App, redis: Any) -> None:
+    tasks.add.map_async([(number, 1) for number in range(1500)])
+    tasks.add.apply_async((1, 1), countdown=100)
+    tasks.add.apply_async((1, 1), priority=4)
+    assert rsq("purge", "default", stdin="n\n").returncode == 1
+    assert rsq("purge", "default", "--yes").stdout == "dropped 1502 messages of queue default\n"
+    assert settled(app)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["worker"], ["call"], ["result"], ["status"], ["purge"], ["dead"], ["server"], ["demo"], ["health"], ["bench"]]
+    + [["dead", name] for name in ("list", "show", "redrive", "purge")],
+)
+def test_every_command_has_help_with_an_example(rsq: Rsq, command: list[str]) -> None:
+    done = rsq(*command, "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout
+
+
+def test_output_into_a_closed_pipe(url: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m rsq status | true",
+        shell=True,
+        env={**os.environ, "RSQ_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_arguments_are_logged_only_when_asked(start_worker: StartWorker, app: App) -> None:
+    quiet, talking = start_worker("-Q", "quiet"), start_worker("-Q", "talking", "--log-arguments")
+    for queue in ("quiet", "talking"):
+        tasks.note.apply_async(("a-secret",), queue=queue).get(timeout=10)
+    wait_until(lambda: "succeeded in" in talking.log(), what="the log line")
+    wait_until(lambda: "succeeded in" in quiet.log(), what="the log line")
+    assert "a-secret" in talking.log()
+    assert "a-secret" not in quiet.log()

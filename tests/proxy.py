@@ -1,0 +1,143 @@
+"""A proxy between rsq and a real server that loses what it is told to lose."""
+
+from __future__ import annotations
+
+import random
+import selectors
+import socket
+import tempfile
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+
+REQUEST, REPLY = "request", "reply"
+
+
+class Proxy:
+    """Listens on a unix socket of its own and forwards to the server's.
+
+    Faults wait in a queue and strike one after the other, each at the next chunk of data of its direction:
+
+        cut_request      the request is not forwarded; both sides are closed
+        cut_reply        the request was carried out, its reply is lost; both sides are closed
+        truncate_reply   half of the reply arrives, then both sides are closed
+        stall_reply      the reply never arrives; the connection stays open, and silent
+    """
+
+    def __init__(self, server_socket: str) -> None:
+        self._server_socket = server_socket
+        self._directory = tempfile.TemporaryDirectory(prefix="rsq-proxy-", dir="/tmp")
+        self.socket = str(Path(self._directory.name) / "s")
+        self.url = f"unix://{self.socket}?db=0"
+        self._faults: deque[str] = deque()
+        self._rate = 0.0
+        self._rng = random.Random()
+        self.struck = 0
+        self._peers: dict[socket.socket, socket.socket] = {}
+        self._client_sides: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
+        self._selector = selectors.DefaultSelector()
+        self._stop_read, self._stop_write = socket.socketpair()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.socket)
+        self._listener.listen(100)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._stop_read, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def plan(self, *faults: str) -> None:
+        """Let these strike, in this order, from now on."""
+        self._faults.extend(faults)
+
+    def at_random(self, rate: float, seed: int) -> None:
+        """From now on a fault of any kind but stalling strikes with this probability at each chunk; 0 = no more."""
+        self._rng, self._rate = random.Random(seed), rate
+
+    @property
+    def pending(self) -> int:
+        """Planned faults that have not struck yet."""
+        return len(self._faults)
+
+    def close(self) -> None:
+        self._stop_write.send(b"x")
+        self._thread.join(10)
+        for each in [self._listener, self._stop_read, self._stop_write, *self._peers]:
+            each.close()
+        self._selector.close()
+        self._directory.cleanup()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                if sock is self._stop_read:
+                    return
+                if sock is self._listener:
+                    self._accept()
+                elif sock in self._peers:
+                    self._forward(sock)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.connect(self._server_socket)
+        except OSError:
+            client.close()
+            server.close()
+            return
+        self._client_sides.add(client)
+        for mine, other in ((client, server), (server, client)):
+            self._peers[mine] = other
+            self._selector.register(mine, selectors.EVENT_READ)
+
+    def _forward(self, source: socket.socket) -> None:
+        target = self._peers[source]
+        try:
+            data = source.recv(1 << 16)
+            if not data:
+                self._drop(source)
+                return
+            if source in self._silent:
+                return
+            direction = REQUEST if source in self._client_sides else REPLY
+            fault = self._fault(direction)
+            if fault in ("cut_request", "cut_reply"):
+                self._drop(source)
+            elif fault == "truncate_reply":
+                target.sendall(data[: len(data) // 2])
+                self._drop(source)
+            elif fault == "stall_reply":
+                self._silent.add(source)
+            else:
+                target.sendall(data)
+        except OSError:
+            self._drop(source)
+
+    def _fault(self, direction: str) -> str | None:
+        if self._faults and self._faults[0].endswith(direction):
+            self.struck += 1
+            return self._faults.popleft()
+        if self._rate and self._rng.random() < self._rate:
+            self.struck += 1
+            return "cut_request" if direction == REQUEST else self._rng.choice(["cut_reply", "truncate_reply"])
+        return None
+
+    def _drop(self, sock: socket.socket) -> None:
+        for each in (sock, self._peers[sock]):
+            self._selector.unregister(each)
+            self._peers.pop(each)
+            self._client_sides.discard(each)
+            self._silent.discard(each)
+            each.close()

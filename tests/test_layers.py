@@ -1,0 +1,129 @@
+"""The house: a module imports only from floors below its own, or from its own floor without a circle."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import rsq
+from rsq.broker import scripts
+from rsq.keys import GROUP, RELEASED
+from rsq.states import TRANSITIONS
+
+ROOT = Path(rsq.__file__).parent
+
+FLOORS = [
+    {"errors", "states", "keys", "clock"},
+    {"codec", "settings"},
+    {"remote"},
+    {"message", "outcome", "retry"},
+    {"broker"},
+    {"options", "request", "asyncresult", "task", "app", "loader"},
+    {"worker"},
+    {"__init__"},
+    {"testing", "demo", "bench", "contrib"},
+    {"cli"},
+    {"__main__"},
+]
+
+# `app.testing` is reached from below, late, by those who ask for it.
+LATE = {("app", "testing")}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__") or "__init__"] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def floor(module: str) -> int:
+    top = module.partition(".")[0]
+    return next(number for number, names in enumerate(FLOORS) if top in names)
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Full names of everything imported, at whatever depth, typing-only imports too."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_imports(tree: ast.Module) -> set[str]:
+    """The modules of rsq among them, without the prefix."""
+    found = set()
+    for name in imports(tree):
+        if name != "rsq" and not name.startswith("rsq."):
+            continue
+        name = name.removeprefix("rsq").removeprefix(".")
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name or "__init__")
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    above = {other for other in own_imports(MODULES[module]) if floor(other) > floor(module)}
+    assert {other for other in above if (module, other) not in LATE} == set()
+
+
+def test_there_is_no_circle() -> None:
+    graph = {
+        module: {other for other in own_imports(tree) - {module} if (module, other) not in LATE}
+        for module, tree in MODULES.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_only_the_broker_imports_redis() -> None:
+    users = {module for module, tree in MODULES.items() if any(n.partition(".")[0] == "redis" for n in imports(tree))}
+    assert users
+    # The floor of a benchmark is what bare redis-py does.
+    assert {module for module in users if not module.startswith("broker.")} - {"bench.floor"} == set()
+
+
+def test_only_the_command_line_prints() -> None:
+    printers = {
+        module
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo", "sys.stdout.write")
+    }
+    assert {module for module in printers if not module.startswith(("cli.", "demo"))} == set()
+
+
+def test_each_transition_is_one_script() -> None:
+    files = {path.stem for path in (ROOT / "broker" / "lua").glob("*.lua") if not path.stem.startswith("_")}
+    assert files == {script.name for script in scripts.ALL} == set(TRANSITIONS)
+
+
+def test_lua_and_python_agree_on_names() -> None:
+    common = (ROOT / "broker" / "lua" / "_common.lua").read_text()
+    assert f"local GROUP = '{GROUP}'" in common
+    assert f"local RELEASED = '{RELEASED}'" in common
+
+
+def test_lua_and_python_agree_on_the_longest_block() -> None:
+    from rsq.broker.queue import LONGEST_BLOCK_MS
+
+    assert f"local LONGEST_BLOCK_MS = {LONGEST_BLOCK_MS}\n" in (ROOT / "broker" / "lua" / "_ready.lua").read_text()
+
+
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+def test_each_script_says_what_it_takes_and_gives(script: scripts.Script) -> None:
+    lines = (ROOT / "broker" / "lua" / f"{script.name}.lua").read_text().splitlines()
+    assert lines[0].startswith(f"-- {script.name}: ")
+    heads = [line[3:9] for line in lines if line.startswith("-- ")]
+    assert {"KEYS  ", "ARGV  ", "out   "} <= set(heads)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from rsq import App
+from rsq.errors import SettingsError
+from rsq.keys import QueueKeys, check_namespace, check_queue
+from rsq.settings import Settings, load
+
+
+def test_code_wins_over_environment_wins_over_defaults() -> None:
+    environment = {"RSQ_LEASE_S": "4", "RSQ_NAMESPACE": "shop", "RSQ_ALLOW_EVICTION": "yes"}
+    settings = load({"lease_s": 2, "url": None}, environment)
+    assert (settings.lease_s, settings.namespace, settings.allow_eviction) == (2.0, "shop", True)
+    assert settings.url == "embedded://"
+    assert load({}, {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"lease": 2}, "no setting is called 'lease'"),
+        ({"lease_s": "2"}, "lease_s takes float"),
+        ({"lease_s": 0}, "lease_s must be above 0"),
+        ({"max_message_bytes": 0}, "max_message_bytes"),
+        ({"dead_max_length": True}, "dead_max_length takes int"),
+        ({"prefetch_ms": -1}, "prefetch_ms"),
+        ({"namespace": "{x}"}, "namespace"),
+        ({"default_queue": "a:b"}, "queue name"),
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, object], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        load(values, {})
+    with pytest.raises(SettingsError, match=text):
+        App("x", **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["maybe", "2"])
+def test_a_truth_value_of_the_environment(value: str) -> None:
+    with pytest.raises(SettingsError, match="RSQ_LOG_ARGUMENTS must be true or false"):
+        load({}, {"RSQ_LOG_ARGUMENTS": value})
+
+
+def test_the_environment_is_read_at_the_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App("late")
+    monkeypatch.setenv("RSQ_NAMESPACE", "later")
+    assert app.settings.namespace == "later"
+
+
+def test_configure_changes_settings_and_drops_the_connection() -> None:
+    app = App("x", url="redis://localhost:1")
+    client = app.client
+    app.configure(lease_s=3.0, namespace=None)
+    assert app.settings.lease_s == 3.0
+    assert app.client is not client
+
+
+def test_all_keys_of_a_queue_share_its_hash_tag() -> None:
+    keys = QueueKeys("rsq", "mail")
+    names = [getattr(keys, name) for name in QueueKeys.__slots__ if name not in ("queue", "tag")]
+    names += [*keys.streams(), keys.result("x"), keys.dedupe("y")]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("{rsq:mail}:") for name in names)
+    assert keys.streams()[-1] == "{rsq:mail}:stream"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "{a}", "-a", ".a", "x" * 101, "é", None, 3])
+def test_names_that_cannot_be_queues(name: object) -> None:
+    with pytest.raises(SettingsError, match="queue name"):
+        check_queue(name)  # type: ignore[arg-type]
+
+
+def test_names_that_can() -> None:
+    for name in ("default", "a", "mail.high-1_x", "9", "x" * 100):
+        assert check_queue(name) == name
+    assert check_namespace("a-b.c_1") == "a-b.c_1"

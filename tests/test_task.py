@@ -1,0 +1,151 @@
+"""Tasks on the producer's side, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsq import App, SettingsError, Task
+from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
+from rsq.loader import load_app
+from rsq.options import TaskOptions
+from rsq.task import name_of
+
+app = App("unit", url="redis://localhost:1")
+
+
+@app.task
+def plain(a: int, b: int = 2, *, c: int = 3) -> int:
+    """What it does."""
+    return a + b + c
+
+
+@app.task(bind=True, name="renamed", queue="mail")
+def bound(self: Task[..., Any], a: int) -> tuple[str, int]:
+    return self.name, a
+
+
+@app.task
+async def asynchronous(a: int) -> int:
+    return a
+
+
+def test_a_task_is_still_the_function() -> None:
+    assert plain(1) == 6
+    assert plain(1, 1, c=1) == 3
+    assert bound(5) == ("renamed", 5)
+    assert asyncio.run(asynchronous(4)) == 4
+    assert plain.__doc__ == "What it does."
+    assert plain.__name__ == "plain"
+    assert bound.request.called_directly
+
+
+def test_names() -> None:
+    assert plain.name == "tests.test_task.plain"
+    assert bound.name == "renamed"
+    assert set(app.tasks) == {"tests.test_task.plain", "renamed", "tests.test_task.asynchronous"}
+
+
+def test_a_script_gives_its_tasks_the_name_by_which_workers_import_it(tmp_path: Path) -> None:
+    script = tmp_path / "jobs.py"
+    script.write_text("from rsq import App\napp = App('s')\n@app.task\ndef work(): ...\n")
+    found = runpy.run_path(str(script), run_name="__main__")
+    # run_path puts no module into sys.modules; the running program's own file stands in.
+    assert found["work"].name.endswith(".work")
+    assert not found["work"].name.startswith("__main__")
+
+
+def test_lambdas_and_nested_functions_need_a_name() -> None:
+    with pytest.raises(InvalidTask, match="lambda"):
+        app.task(lambda: 1)
+
+    def nested() -> int:
+        return 1
+
+    with pytest.raises(InvalidTask, match="defined inside a function"):
+        app.task(nested)
+    other = App("other")
+    assert other.task(name="named")(nested).name == "named"
+    with pytest.raises(InvalidTask, match="is not a function"):
+        name_of(3)  # type: ignore[arg-type]
+
+
+def test_one_name_is_one_function() -> None:
+    other = App("other")
+    other.task(name="x")(test_names)
+    other.task(name="x")(test_names)  # the module was imported twice
+    with pytest.raises(DuplicateTask, match="give one of them another name"):
+        other.task(name="x")(test_one_name_is_one_function)
+    with pytest.raises(InvalidTask, match="is a task already"):
+        other.task(plain)
+
+
+def test_options_are_checked_where_they_are_given() -> None:
+    for options in ({"max_retry": 1}, {"priority": 11}, {"queue": "a b"}, {"result_expires": 0}, {"max_length": -1}):
+        with pytest.raises((InvalidTask, SettingsError)):
+            app.task(**options)
+        with pytest.raises((InvalidTask, SettingsError)):
+            App("x", task_defaults=options)
+
+
+def test_app_wide_defaults() -> None:
+    careful = App("careful", task_defaults={"autoretry_for": (), "queue": "slow"})
+    task = careful.task(name="t", queue="fast")(test_names)
+    assert (task.policy.autoretry_for, task.options.queue) == ((), "fast")
+    assert TaskOptions().autoretry_for == (Exception,)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ((), {}, "missing a required argument: 'a'"),
+        ((1, 2, 3), {}, "too many positional arguments"),
+        ((1,), {"d": 1}, "unexpected keyword argument 'd'"),
+        ((1,), {"a": 1}, "multiple values for argument 'a'"),
+    ],
+)
+def test_arguments_that_do_not_fit(args: tuple[int, ...], kwargs: dict[str, int], text: str) -> None:
+    with pytest.raises(TypeError, match=rf"plain\(\) .*{text}"):
+        plain.apply_async(args, kwargs)
+
+
+def test_unknown_names_are_helped_along() -> None:
+    with pytest.raises(UnknownTask, match=r"did you mean tests\.test_task\.plain"):
+        app.get_task("tests.test_task.plian")
+
+
+def test_a_dedupe_key_that_does_not_fit_the_arguments() -> None:
+    with pytest.raises(SettingsError, match="does not fit the arguments"):
+        plain.apply_async((1,), dedupe_key="{nothing}")
+    with pytest.raises(SettingsError, match="1 to 500 characters"):
+        plain.apply_async((1,), dedupe_key=lambda *_, **__: "")
+
+
+@pytest.mark.parametrize("task_id", ["", "a b", "x" * 101, "é", "a\n"])
+def test_task_ids_that_cannot_be_used(task_id: str) -> None:
+    with pytest.raises(SettingsError, match="task id"):
+        plain.apply_async((1,), task_id=task_id)
+
+
+def test_map_async_takes_no_task_id() -> None:
+    with pytest.raises(SettingsError, match="task_id"):
+        plain.map_async([(1,)], task_id="x")
+
+
+def test_loading_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "shop_one.py").write_text("from rsq import App\nmy = App('one')\n")
+    (tmp_path / "shop_two.py").write_text("from rsq import task\n@task\ndef work(): ...\n")
+    (tmp_path / "shop_three.py").write_text("from rsq import App\ndef make():\n    return App('three')\n")
+    assert load_app("shop_one").name == "one"
+    assert load_app("shop_one:my").name == "one"
+    assert "shop_two.work" in load_app("shop_two").tasks
+    assert load_app("shop_three:make").name == "three"
+    monkeypatch.setenv("RSQ_APP", "shop_one:my")
+    assert load_app(None).name == "one"

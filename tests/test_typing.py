@@ -1,0 +1,219 @@
+"""What mypy accepts and refuses of code that uses rsq: a task keeps the signature of its function."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+import pytest
+from mypy import api
+
+PRELUDE = """
+from __future__ import annotations
+import rsq
+from typing import Any
+from rsq import App, AsyncResult, Task, task
+
+app = App("shop")
+
+@app.task
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+@app.task(queue="mail", max_retries=5)
+def send(user: str, *, urgent: bool = False) -> None: ...
+
+@app.task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+@app.task(queue="mail")
+async def fetch_later(url: str) -> list[str]:
+    return [url]
+
+@app.task
+async def of_anything(a: Any, b: dict[str, Any]) -> int:
+    return len(b)
+
+@app.task(bind=True)
+def bound(self: Task[..., str], number: int) -> str:
+    return self.request.id * number
+
+@app.task(bind=True, queue="mail")
+async def bound_async(self: Task[..., int], number: int) -> int:
+    return self.request.attempt
+
+@app.task(bind=True)
+async def bound_to_anything(self: Any, a: Any) -> int:
+    return 1
+
+@task
+def shared(a: int) -> str:
+    return str(a)
+
+@task(queue="mail")
+def shared_with_options(a: int) -> str:
+    return str(a)
+
+@rsq.task(bind=True)
+def shared_bound(self: Task[..., str], a: int) -> str:
+    return str(a)
+
+@rsq.task
+async def shared_async(a: int) -> str:
+    return str(a)
+"""
+
+ACCEPTED = {
+    "call": "x: int = add(1, 2)",
+    "positional": "add.delay(1, 2)",
+    "keyword": "add.delay(1, b=2)",
+    "default": "add.delay(1)",
+    "options": "send.delay('me', urgent=True)",
+    "bound": "bound.delay(1)\nbound(1)\nbound_async.delay(number=1)\nshared_bound.delay(1)",
+    "shared": "shared.delay(1)\nshared_with_options.delay(a=1)",
+    "many": "add.map_async([(1, 2), (3,)])",
+    "apply_async": "add.apply_async((1,), {'b': 2}, countdown=3, queue='q')",
+    "handle": "r: AsyncResult[int] = add.delay(1)\nn: int = r.get(timeout=1)",
+    "async twins": """
+        async def main() -> bytes:
+            handle = await fetch.adelay("http://x")
+            other: AsyncResult[int] = await add.aapply_async((1,), countdown=1)
+            return await handle.aget()
+        """,
+    "awaited calls": """
+        async def main() -> bytes:
+            lines: list[str] = await fetch_later("x")
+            number: int = await of_anything(1, {}) + await bound_to_anything(1) + await bound_async(number=1)
+            text: str = await shared_async(a=1)
+            return await fetch("x")
+        """,
+    "async def as any task": """
+        def send_all(task: Task[[str], bytes], urls: list[str]) -> list[AsyncResult[bytes]]:
+            return [task.delay(url) for url in urls]
+        send_all(fetch, ["x"])
+        """,
+    "request and retry": """
+        @app.task(bind=True)
+        def again(self: Task[..., str], a: int) -> str:
+            if self.request.attempt < 3:
+                self.retry(countdown=1)
+            return f"{a} at attempt {self.request.attempt}"
+        again.delay(1)
+        """,
+    "testing": """
+        with app.testing.eager(propagate=False):
+            add.delay(1)
+        with app.testing.worker(["mail"]) as worker:
+            worker.wait_idle(timeout=3)
+        """,
+}
+
+REFUSED = {
+    "wrong type": ('add.delay("x")', 'Argument 1 to "delay" of "Task" has incompatible type "str"; expected "int"'),
+    "wrong type, async twin": ('add.adelay("x")', 'Argument 1 to "adelay" of "Task" has incompatible type "str"'),
+    "wrong type, call": ('add("x")', 'Argument 1 to "__call__" of "Task" has incompatible type "str"'),
+    "wrong type, options": ("send.delay(1)", 'Argument 1 to "delay" of "Task" has incompatible type "int"'),
+    "wrong type, bound": ('bound.delay("x")', 'Argument 1 to "delay" of "Task" has incompatible type "str"'),
+    "wrong type, bound async": (
+        'bound_async.delay("x")',
+        'Argument 1 to "delay" of "Task" has incompatible type "str"',
+    ),
+    "wrong type, shared": ('shared.delay("x")', 'Argument 1 to "delay" of "Task" has incompatible type "str"'),
+    "wrong type, shared with options": (
+        'shared_with_options.delay("x")',
+        'has incompatible type "str"; expected "int"',
+    ),
+    "wrong keyword": ("add.delay(1, c=2)", 'Unexpected keyword argument "c" for "delay" of "Task"'),
+    "missing argument": ("add.delay()", 'Missing positional argument "a" in call to "delay" of "Task"'),
+    "wrong type, awaited call": (
+        "async def main() -> bytes:\n    return await fetch(1)",
+        'Argument 1 to "__call__" of "AsyncTask" has incompatible type "int"; expected "str"',
+    ),
+    "await of a plain task": (
+        "async def main() -> int:\n    return await add(1)",
+        'Incompatible types in "await" (actual type "int"',
+    ),
+    "call without await": ('b: bytes = fetch("x")', 'expression has type "Coroutine[Any, Any, bytes]"'),
+    "forgotten await": ('fetch("x")', 'Value of type "Coroutine[Any, Any, bytes]" must be used'),
+    "missing argument, bound": ("bound.delay()", 'Missing positional argument "number" in call to "delay" of "Task"'),
+    "too many arguments": ("add.delay(1, 2, 3)", 'Too many arguments for "delay" of "Task"'),
+    "keyword-only by position": ("send.delay('me', True)", 'Too many positional arguments for "delay" of "Task"'),
+    "self by hand": ("bound.delay(bound, 1)", 'Argument 1 to "delay" of "Task" has incompatible type'),
+    "result of another type": ("s: str = add.delay(1).get()", 'expression has type "int", variable has type "str"'),
+    "testing": ("app.testing.eager(propagat=True)", 'Unexpected keyword argument "propagat" for "eager" of "Testing"'),
+}
+
+REVEALED = {
+    "plain": ("add.delay(1).get()", "int"),
+    "apply_async": ("add.apply_async((1,))", "AsyncResult[int]"),
+    "map_async": ("add.map_async([(1,)])", "list[AsyncResult[int]]"),
+    "options": ("send.delay('me')", "AsyncResult[None]"),
+    "async def": ("fetch.delay('x').get()", "bytes"),
+    "async def with options": ("fetch_later.delay('x').get()", "list[str]"),
+    "bound": ("bound.delay(1).get()", "str"),
+    "async def of Any": ("of_anything", "AsyncTask[[a: Any, b: dict[str, Any]], int]"),
+    "bound async, of Any": ("bound_to_anything", "AsyncTask[[a: Any], int]"),
+    "bound async": ("bound_async.delay(1).get()", "int"),
+    "bound async, task": ("bound_async", "AsyncTask[[number: int], int]"),
+    "async def, task": ("fetch", "AsyncTask[[url: str], bytes]"),
+    "async def with options, task": ("fetch_later", "AsyncTask[[url: str], list[str]]"),
+    "shared async": ("shared_async", "AsyncTask[[a: int], str]"),
+    "shared async, result": ("shared_async.delay(1).get()", "str"),
+    "shared": ("shared.delay(1).get()", "str"),
+    "shared with options": ("shared_with_options.delay(1).get()", "str"),
+    "shared bound": ("shared_bound.delay(1).get()", "str"),
+    "by id": ("add.AsyncResult('x').get()", "int"),
+    "task": ("bound", "Task[[number: int], str]"),
+}
+
+
+def _indented_away(code: str) -> str:
+    lines = code.strip("\n").splitlines()
+    margin = len(lines[0]) - len(lines[0].lstrip())
+    return "\n".join(line[margin:] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Mapping[str, list[str]]:
+    """What mypy says about each case, in one run for all: most of its time goes into what rsq imports."""
+    cases = {
+        **{f"accepted {name}": code for name, code in ACCEPTED.items()},
+        **{f"refused {name}": code for name, (code, _) in REFUSED.items()},
+        **{f"revealed {name}": f"reveal_type({code})" for name, (code, _) in REVEALED.items()},
+    }
+    folder = tmp_path_factory.mktemp("typing")
+    names = {}
+    for number, (name, code) in enumerate(cases.items()):
+        names[f"case_{number}"] = name
+        (folder / f"case_{number}.py").write_text(f"{PRELUDE}\n{_indented_away(code)}\n")
+    assert request.config.cache is not None
+    cache = request.config.cache.mkdir("mypy")
+    # rsq itself is checked elsewhere; here its signatures are all that counts.
+    options = ["--strict", "--config-file=", "--follow-imports=silent", "--no-error-summary", f"--cache-dir={cache}"]
+    output, errors, _ = api.run([*options, str(folder)])
+    assert errors == ""
+    said = defaultdict(list)
+    for line in output.splitlines():
+        found = re.fullmatch(r".*(case_\d+)\.py:\d+: (?:error|note): (.*)", line)
+        assert found is not None, output
+        said[names[found[1]]].append(found[2])
+    return said
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted(name: str, messages: Mapping[str, list[str]]) -> None:
+    assert messages.get(f"accepted {name}", []) == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, messages: Mapping[str, list[str]]) -> None:
+    said = messages.get(f"refused {name}", [])
+    assert any(REFUSED[name][1] in each for each in said), said
+
+
+@pytest.mark.parametrize("name", REVEALED)
+def test_revealed(name: str, messages: Mapping[str, list[str]]) -> None:
+    said = [re.sub(r"\b(?:rsq|builtins)(?:\.\w+)*\.", "", each) for each in messages.get(f"revealed {name}", [])]
+    assert said == [f'Revealed type is "{REVEALED[name][1]}"']

@@ -1,0 +1,142 @@
+"""The small parts of a child: board, inbox, prefetch. No server."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from rsq.message import Delivery
+from rsq.worker.board import Board, Running
+from rsq.worker.identity import Identity
+from rsq.worker.inbox import Inbox
+from rsq.worker.prefetch import GROWTH, MOST_AHEAD, Prefetch
+
+
+def delivery(number: int) -> Delivery:
+    fields = [b"id", b"x%d" % number, b"task", b"t", b"body", b"", b"meta", b""]
+    return Delivery("default", 0, b"%d-1" % number, fields)
+
+
+def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
+    board = Board(2, slots=2)
+    pid = os.fork()
+    if pid == 0:
+        mine = board.child(1)
+        mine.slots[0].start(1.5, 3, 7, b"1700000000000-12", b"task-id")
+        mine.slots[1].start(2.5, 0, 0, b"", b"y" * 100)
+        mine.done = 12
+        mine.generation = 3
+        mine.beat = 4.5
+        os._exit(0)
+    os.waitpid(pid, 0)
+    theirs = board.child(1)
+    assert theirs.running() == [
+        Running(1.5, 3, 7, b"1700000000000-12", "task-id"),
+        Running(2.5, 0, 0, b"", "y" * 100),
+    ]
+    assert (theirs.done, theirs.generation, theirs.beat) == (12, 3, 4.5)
+    assert board.child(0).running() == []
+    theirs.slots[0].end()
+    assert [entry.task_id for entry in theirs.running()] == ["y" * 100]
+    theirs.clear()
+    assert theirs.running() == []
+    assert theirs.generation == 0
+
+
+def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
+    board = Board(1, slots=1).child(0)
+    identity = Identity("host-1", 0, 2, board)
+    first = identity.consumer
+    assert not identity.lease_holds()
+    identity.change(lease_s=60)
+    assert identity.consumer != first
+    assert identity.lease_holds()
+    assert board.generation == 1
+    assert Identity("host-1", 0, 2, board).consumer == identity.consumer
+
+
+def test_the_inbox_gives_in_order_and_says_when_it_is_hungry() -> None:
+    inbox = Inbox()
+    inbox.put([delivery(n) for n in range(4)])
+    inbox.low_water = 1
+    for number in range(4):
+        first = inbox.peek()
+        assert first is not None
+        assert first.id == f"x{number}"
+        assert not inbox.hungry.is_set() or number == 3
+        assert inbox.remove(first)
+    assert inbox.hungry.is_set()
+
+
+def test_what_was_drained_cannot_be_taken() -> None:
+    inbox = Inbox()
+    inbox.put([delivery(1), delivery(2)])
+    first = inbox.peek()
+    assert first is not None
+    assert [d.id for d in inbox.drain()] == ["x1", "x2"]
+    assert not inbox.remove(first)
+    inbox.put([delivery(3)])
+    assert not inbox.remove(first)
+    assert [d.id for d in inbox.held()] == ["x3"]
+
+
+def test_closing_the_inbox_frees_whoever_waits() -> None:
+    inbox = Inbox()
+    got: list[Delivery | None] = []
+    waiter = threading.Thread(target=lambda: got.append(inbox.peek()))
+    waiter.start()
+    assert inbox.hungry.wait(10)
+    inbox.close()
+    waiter.join(10)
+    assert got == [None]
+    inbox.put([delivery(1)])
+    assert inbox.peek() is None
+
+
+def test_the_inbox_between_two_threads_loses_nothing() -> None:
+    inbox = Inbox()
+    total = 20_000
+    got: list[str] = []
+
+    def consume() -> None:
+        while len(got) < total:
+            first = inbox.peek()
+            assert first is not None
+            if inbox.remove(first):
+                got.append(first.id)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    for start in range(0, total, 100):
+        inbox.put([delivery(n) for n in range(start, start + 100)])
+        if start % 700 == 0:
+            inbox.put(inbox.drain())  # what is taken back may be put in again
+    consumer.join(60)
+    assert len(got) == total
+    assert len(set(got)) == total
+
+
+def test_prefetch_holds_hundreds_of_short_tasks_and_no_long_one() -> None:
+    short = Prefetch(prefetch_ms=100, slots=1)
+    done, ahead = 0, []
+    for _ in range(10):
+        done += 100
+        ahead.append(short.update(done, done * 0.0001))
+    assert ahead[0] <= GROWTH
+    assert ahead[-1] == MOST_AHEAD
+    long = Prefetch(prefetch_ms=100, slots=1)
+    assert [long.update(n, n * 0.5) for n in range(1, 5)] == [0, 0, 0, 0]
+
+
+def test_prefetch_follows_a_change_and_ignores_silence() -> None:
+    prefetch = Prefetch(prefetch_ms=100, slots=1)
+    for number in range(1, 10):
+        prefetch.update(number * 100, number * 0.1)
+    assert prefetch.ahead == 100
+    assert prefetch.update(900, 0.9) == 100
+    assert prefetch.update(901, 10.9) == 0
+
+
+def test_prefetch_can_be_turned_off() -> None:
+    prefetch = Prefetch(prefetch_ms=0, slots=1)
+    assert prefetch.update(1000, 0.001) == 0
