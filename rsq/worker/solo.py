@@ -19,7 +19,7 @@ from rsq.app import App
 from rsq.broker.connection import Argument, Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
-from rsq.errors import BrokerError
+from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
 from rsq.message import Delivery
 from rsq.worker.board import Board
@@ -137,11 +137,17 @@ class SoloWorker:
 
 
 def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
-    """`rsq worker -P solo`: until a signal. Returns the exit code; raises SettingsError and BrokerError."""
+    """`rsq worker -P solo`: until a signal. Returns the exit code; raises what `Supervisor.run` does."""
     app = load_app(options.app)
     app.configure(**options.overrides)
     worker = SoloWorker(app, options.queues, options.max_tasks)
-    announce(worker.begin())
+    while True:
+        try:
+            announce(worker.begin())
+            break
+        except BrokerUnavailable as error:
+            log.warning("%s; trying again in %.1f s", error, AGAIN_S)
+            time.sleep(AGAIN_S)
     signals: SimpleQueue[int] = SimpleQueue()
 
     def obey() -> None:

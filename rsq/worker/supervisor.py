@@ -18,11 +18,11 @@ from typing import Any
 from rsq.broker.connection import Argument, Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
-from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, BrokerUnsuitable, SettingsError
+from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
 from rsq.worker.health import ChildHealth, Health, HealthFile
-from rsq.worker.leases import Leases, Retirement
+from rsq.worker.leases import RENEWALS, Leases, Retirement
 
 log = logging.getLogger("rsq.worker")
 
@@ -54,7 +54,7 @@ class Supervisor:
         self._hello: dict[str, Any] = {}
         self._leases: Leases | None = None
         self._next_renewal = 0.0
-        self._renewed = 0.0
+        self._renewed = time.monotonic()
         self._health = HealthFile()
         self._signals_seen = 0
         self._stop_deadline: float | None = None
@@ -64,7 +64,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> int:
-        """Until a signal says stop. Raises SettingsError and BrokerError when it cannot begin."""
+        """Until a signal says stop. Raises SettingsError, BrokerRefused and BrokerUnsuitable when it cannot begin."""
         self._catch_signals()
         for index in range(self._options.concurrency):
             self._spawn(index)
@@ -75,7 +75,7 @@ class Supervisor:
                 self._leases.leave()
             except BrokerError as error:
                 log.warning("could not sign off: %s", error)
-            self._health.remove()
+        self._health.remove()
         if self._failure is not None:
             raise self._failure
         return 0
@@ -89,7 +89,7 @@ class Supervisor:
         for child, code in self._children.reap():
             self._mourn(child, code)
         now = time.monotonic()
-        if self._leases is not None and now >= self._next_renewal:
+        if self._keeps_leases and now >= self._next_renewal:
             self._keep_leases()
         for index, moment in list(self._respawn_at.items()):
             if now >= moment:
@@ -100,7 +100,7 @@ class Supervisor:
 
     def _patience(self) -> float:
         moments = [*self._respawn_at.values()]
-        if self._leases is not None:
+        if self._keeps_leases:
             moments.append(self._next_renewal)
         if self._stop_deadline is not None:
             moments.append(self._stop_deadline)
@@ -122,56 +122,41 @@ class Supervisor:
         assert child.hello is not None
         self._selector.unregister(child.hello)
         child.hang_up()
-        if "error" in hello and self._leases is None:
+        if "error" in hello and self._settings is None:
             self._fail(SettingsError(hello["error"]))
         elif "error" in hello:
             log.error("a new child cannot load the app: %s", hello["error"])
         elif hello:
-            self._welcome(child, hello)
+            self._welcome(hello)
 
-    def _welcome(self, child: Child, hello: dict[str, Any]) -> None:
-        try:
-            if self._leases is None:
-                self._begin(hello)
-            self._let_go(child)
-        except (BrokerRefused, BrokerUnsuitable, SettingsError) as error:
-            self._fail(error)
-        except BrokerUnavailable as error:
-            if self._leases is None:
-                self._fail(error)
-            else:
-                # A server that was there a moment ago comes back: `_keep_leases` tries again.
-                log.warning("%s", error)
+    def _welcome(self, hello: dict[str, Any]) -> None:
+        """A child is ready: it is let go together with the next renewal, now. The first one tells the settings."""
+        if self._settings is None:
+            self._hello, self._settings = hello, Settings(**hello["settings"])
+        self._next_renewal = time.monotonic()
 
-    def _begin(self, hello: dict[str, Any]) -> None:
-        """The first hello tells the settings: connect, look at the server, and say what runs here."""
-        self._hello = hello
-        self._settings = settings = Settings(**hello["settings"])
-        names, tasks = hello["queues"], hello["tasks"]
+    def _begin(self, settings: Settings) -> Leases:
+        """Look at the server, and say what runs here."""
+        names, tasks = self._hello["queues"], self._hello["tasks"]
         link = Link(Endpoint(settings.url), LINK_TIMEOUT_S)
         report = check_server(link, settings)
-        self._leases = Leases(link, [Queue(name, settings) for name in names], self._worker_id)
         some = ", ".join(tasks[:8]) + (", ..." if len(tasks) > 8 else "")
         self._announce(
             f"rsq worker {self._worker_id}\n"
-            f"  app       {hello['app']}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
+            f"  app       {self._hello['app']}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
             f"  queues    {', '.join(names)}\n"
             f"  children  {self._options.concurrency} (prefork)\n"
             f"  server    {report}"
         )
         if not tasks:
-            log.warning("app %s has no tasks: every message will be put off and then given up", hello["app"])
+            log.warning("app %s has no tasks: every message will be put off and then given up", self._hello["app"])
+        return Leases(link, [Queue(name, settings) for name in names], self._worker_id)
 
-    def _let_go(self, child: Child) -> None:
+    def _let_go(self, child: Child, leases: Leases, settings: Settings) -> None:
         """Register the child's consumer and let it work."""
-        assert self._leases is not None
-        assert self._settings is not None
-        if child.registered or self._stopping:
-            return
-        self._leases.register(child.consumer)
-        child.let_go(self._settings.lease_s)
-        if self._next_renewal == 0.0:
-            self._keep_leases()
+        if not child.registered and not self._stopping:
+            leases.register(child.consumer)
+            child.let_go(settings.lease_s)
 
     def _mourn(self, child: Child, code: int) -> None:
         """Hand on what a dead child held, and see to its successor."""
@@ -187,7 +172,7 @@ class Supervisor:
             self._next_renewal = now
         if self._stopping:
             return
-        if self._leases is None and code != 0:
+        if self._settings is None and code != 0:
             self._fail(SettingsError(f"the child died while it loaded the app ({how})"))
             return
         if how:
@@ -200,26 +185,36 @@ class Supervisor:
 
     # -- leases
 
+    @property
+    def _keeps_leases(self) -> bool:
+        """From the first hello on; but one that stops before it has begun begins no more."""
+        return self._settings is not None and (self._leases is not None or not self._stopping)
+
     def _keep_leases(self) -> None:
-        assert self._leases is not None
+        assert self._settings is not None
         try:
+            # A server that is away when the worker starts is waited for like one that goes away later.
+            leases = self._leases = self._leases or self._begin(self._settings)
             while self._retirements:
-                self._leases.retire(self._retirements[0])
+                leases.retire(self._retirements[0])
                 self._retirements.pop(0)
             for child in self._children:
                 if child.hello is None:
-                    self._let_go(child)
+                    self._let_go(child, leases, self._settings)
             living = {child.consumer: child for child in self._children if child.registered}
-            until, lost = self._leases.renew(list(living), self._report())
+            until, lost = leases.renew(list(living), self._report())
             for name, child in living.items():
                 if name in lost:
                     child.board.fence()
                 else:
                     child.board.lease_until = until
             self._renewed = time.monotonic()
-            self._next_renewal = self._renewed + self._leases.renew_every_s
-        except BrokerError as error:
-            log.warning("leases could not be renewed, again in %.1f s: %s", AGAIN_S, error)
+            self._next_renewal = self._renewed + leases.renew_every_s
+        except RsqError as error:
+            if self._leases is None and not isinstance(error, BrokerUnavailable):
+                self._fail(error)
+                return
+            log.warning("%s; trying again in %.1f s", error, AGAIN_S)
             self._next_renewal = time.monotonic() + AGAIN_S
         self._replace_the_stuck()
         self._tell_health()
@@ -234,13 +229,12 @@ class Supervisor:
                 child.cut()
 
     def _tell_health(self) -> None:
-        assert self._leases is not None
         assert self._settings is not None
         children = [
             ChildHealth(child.pid, child.registered, child.board.beat, len(child.board.running()))
             for child in self._children
         ]
-        every_s = self._leases.renew_every_s + LINK_TIMEOUT_S
+        every_s = self._settings.lease_s / RENEWALS + LINK_TIMEOUT_S
         now = time.monotonic()
         health = Health(
             self._worker_id, os.getpid(), now, every_s, self._renewed, self._settings.lease_s, self._stopping, children

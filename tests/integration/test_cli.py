@@ -91,7 +91,7 @@ def test_an_app_that_cannot_be_loaded(rsq: Rsq, tmp_path: Path, source: str, tex
     assert text in one_line(done)
 
 
-@pytest.mark.parametrize("command", [["worker"], ["status"], ["dead", "list"], ["result", "x"], ["purge", "default"]])
+@pytest.mark.parametrize("command", [["status"], ["dead", "list"], ["result", "x"], ["purge", "default"]])
 def test_a_server_that_cannot_be_reached(rsq: Rsq, command: list[str]) -> None:
     done = rsq("-A", "tests.integration.tasks", *command, RSQ_URL=f"redis://:secret@127.0.0.1:{free_port()}/0")
     assert done.returncode == 4

@@ -55,6 +55,33 @@ def test_without_its_server_a_worker_is_unready_but_alive(own_server: MakeServer
     wait_until(lambda: rsq_health("--ready")[0] == 0, 20, "readiness to come back")
 
 
+@pytest.mark.parametrize("executor", [[], ["-P", "solo"]])
+def test_a_worker_may_be_started_before_its_server(
+    own_server: MakeServer, start_worker: StartWorker, executor: list[str]
+) -> None:
+    server = own_server(appendonly=True)
+    app = App("tests", url=server.url)
+    handle = app.send_task("tests.integration.tasks.add", (1, 2))
+    server.kill()
+    worker = start_worker(*executor, concurrency=1, worker_url=server.url, wait=False)
+    wait_until(lambda: "cannot be reached" in worker.log(), 30, "it to say what it waits for")
+    server.restart()
+    assert handle.get(timeout=30) == 3
+    assert worker.stop() == 0
+
+
+def test_before_its_server_is_there_a_worker_is_unready_but_alive(
+    own_server: MakeServer, start_worker: StartWorker
+) -> None:
+    server = own_server()
+    server.kill()
+    worker = start_worker(concurrency=1, worker_url=server.url, wait=False, lease=1)
+    wait_until(lambda: rsq_health()[0] == 0, what="it to tell of itself")
+    assert rsq_health("--ready")[0] == 1
+    assert worker.stop() == 0
+    assert rsq_health() == (1, "no worker of this user on this host\n")
+
+
 def test_a_stopping_worker_is_unready(start_worker: StartWorker, app: App, journal: Journal, tmp_path: Path) -> None:
     worker = start_worker(concurrency=1)
     tasks.gate.delay(str(tmp_path / "open"))
