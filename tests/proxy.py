@@ -23,6 +23,7 @@ class Proxy:
         cut_reply        the request was carried out, its reply is lost; both sides are closed
         truncate_reply   half of the reply arrives, then both sides are closed
         stall_reply      the reply never arrives; the connection stays open, and silent
+        hold_request     the request lies in a buffer until `release`, whatever its sender does meanwhile
     """
 
     def __init__(self, server_socket: str) -> None:
@@ -30,13 +31,14 @@ class Proxy:
         self._directory = tempfile.TemporaryDirectory(prefix="rsq-proxy-", dir="/tmp")
         self.socket = str(Path(self._directory.name) / "s")
         self.url = f"unix://{self.socket}?db=0"
-        self._faults: deque[str] = deque()
+        self._faults: deque[tuple[str, bytes]] = deque()
         self._rate = 0.0
         self._rng = random.Random()
         self.struck = 0
         self._peers: dict[socket.socket, socket.socket] = {}
         self._client_sides: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
+        self._held: list[tuple[socket.socket, socket.socket, bytes]] = []
         self._selector = selectors.DefaultSelector()
         self._stop_read, self._stop_write = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -55,9 +57,9 @@ class Proxy:
     ) -> None:
         self.close()
 
-    def plan(self, *faults: str) -> None:
-        """Let these strike, in this order, from now on."""
-        self._faults.extend(faults)
+    def plan(self, *faults: str, at: bytes = b"") -> None:
+        """Let these strike, in this order, from now on, each at the next data that contain `at`."""
+        self._faults.extend((fault, at) for fault in faults)
 
     def at_random(self, rate: float, seed: int) -> None:
         """From now on a fault of any kind but stalling strikes with this probability at each chunk; 0 = no more."""
@@ -68,10 +70,25 @@ class Proxy:
         """Planned faults that have not struck yet."""
         return len(self._faults)
 
+    def release(self) -> int:
+        """Forward what was held; gives how many requests of those the server still took and answered."""
+        answered = 0
+        held, self._held = self._held, []
+        for client, server, data in held:
+            try:
+                server.sendall(data)
+                answered += bool(server.recv(1 << 16))
+            except OSError:
+                pass
+            client.close()
+            server.close()
+        return answered
+
     def close(self) -> None:
         self._stop_write.send(b"x")
         self._thread.join(10)
-        for each in [self._listener, self._stop_read, self._stop_write, *self._peers]:
+        held = [each for client, server, _ in self._held for each in (client, server)]
+        for each in [self._listener, self._stop_read, self._stop_write, *self._peers, *held]:
             each.close()
         self._selector.close()
         self._directory.cleanup()
@@ -112,7 +129,7 @@ class Proxy:
             if source in self._silent:
                 return
             direction = REQUEST if source in self._client_sides else REPLY
-            fault = self._fault(direction)
+            fault = self._fault(direction, data)
             if fault in ("cut_request", "cut_reply"):
                 self._drop(source)
             elif fault == "truncate_reply":
@@ -120,24 +137,33 @@ class Proxy:
                 self._drop(source)
             elif fault == "stall_reply":
                 self._silent.add(source)
+            elif fault == "hold_request":
+                self._forget(source)
+                self._held.append((source, target, data))
             else:
                 target.sendall(data)
         except OSError:
             self._drop(source)
 
-    def _fault(self, direction: str) -> str | None:
-        if self._faults and self._faults[0].endswith(direction):
+    def _fault(self, direction: str, data: bytes) -> str | None:
+        if self._faults and self._faults[0][0].endswith(direction) and self._faults[0][1] in data:
             self.struck += 1
-            return self._faults.popleft()
+            return self._faults.popleft()[0]
         if self._rate and self._rng.random() < self._rate:
             self.struck += 1
             return "cut_request" if direction == REQUEST else self._rng.choice(["cut_reply", "truncate_reply"])
         return None
 
     def _drop(self, sock: socket.socket) -> None:
-        for each in (sock, self._peers[sock]):
+        for each in self._forget(sock):
+            each.close()
+
+    def _forget(self, sock: socket.socket) -> tuple[socket.socket, socket.socket]:
+        """Look no more at either side of a connection."""
+        both = sock, self._peers[sock]
+        for each in both:
             self._selector.unregister(each)
             self._peers.pop(each)
             self._client_sides.discard(each)
             self._silent.discard(each)
-            each.close()
+        return both

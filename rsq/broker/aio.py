@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, packed, translated
+from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, translated
 from rsq.broker.producer import PAUSE_S, Accepted, Unsure, answer, gave_up
 from rsq.broker.queue import PLAIN, Placement, Queue
 from rsq.broker.results import RECONNECT_S
+from rsq.broker.stragglers import Exchange, Identity
+from rsq.broker.wire import packed
 from rsq.errors import BrokerUnavailable
 from rsq.message import Message
 
@@ -26,17 +28,14 @@ class AsyncLink:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._connection: AsyncConnection | None = None
+        self._identity: Identity | None = None
         self._turn = asyncio.Lock()
 
     async def call_packed(self, request: bytes) -> Any:
         """Send one packed command and give its reply. Raises as `Link.call_packed` does."""
         async with self._turn:
             try:
-                connection = self._connection
-                if connection is None:
-                    connection = await self._endpoint.async_connection(self._timeout_s)
-                    await connection.connect()
-                    self._connection = connection
+                connection = await self._connected()
                 await connection.send_packed_command([request], check_health=False)
                 return await connection.read_response(disable_decoding=True)
             except NoScriptError:
@@ -44,11 +43,11 @@ class AsyncLink:
             except (RedisError, OSError) as error:
                 fault = translated(error, self._endpoint.url)
                 if isinstance(fault, BrokerUnavailable):
-                    await self._drop()
+                    await self._break()
                 raise fault from None
             except BaseException:
                 # Cancelled between request and reply: the next reply would answer the wrong call.
-                await self._drop()
+                await self._break()
                 raise
 
     async def run(self, call: ScriptCall) -> Any:
@@ -66,10 +65,41 @@ class AsyncLink:
         async with self._turn:
             await self._drop()
 
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is None:
+            self._connection = connection = await self._endpoint.async_connection(self._timeout_s)
+            await connection.connect()
+            self._identity = await _exchange(connection, self._endpoint.stragglers.greeting(connection.client_name))
+        return self._connection
+
+    async def _break(self) -> None:
+        """Drop the connection while a request may be under way on it."""
+        self._endpoint.stragglers.add(self._identity)
+        await self._drop()
+
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._identity = self._connection, None, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+
+async def _exchange(connection: AsyncConnection, exchange: Exchange) -> Identity | None:
+    """Carry out an exchange on a connection."""
+    try:
+        requests = next(exchange)
+        while True:
+            await connection.send_packed_command([b"".join(requests)], check_health=False)
+            requests = exchange.send([await _reply(connection) for _ in requests])
+    except StopIteration as end:
+        identity: Identity | None = end.value
+        return identity
+
+
+async def _reply(connection: AsyncConnection) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except ResponseError as refusal:
+        return refusal
 
 
 class AsyncProducer:

@@ -7,50 +7,49 @@ off: a resent write that had arrived would count twice, so each caller repeats w
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
-from hiredis import pack_command
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
 from rsq.broker import embedded
+from rsq.broker.address import plain_options, redacted, sentinel_address
 from rsq.broker.scripts import Script
-from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, SettingsError
+from rsq.broker.sentinel import Sentinels
+from rsq.broker.stragglers import Exchange, Identity, Stragglers
+from rsq.broker.wire import Argument, Command, packed
+from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import connection as aio
 
 AsyncConnection: TypeAlias = "aio.AbstractConnection"
 
-Argument: TypeAlias = str | bytes | int | float
-Command: TypeAlias = "tuple[Argument, ...]"
 ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
 """A script, the tag of the queue that it works on, and its arguments."""
 
 CONNECT_TIMEOUT_S = 2.0
 
 
-def packed(*command: str | bytes | int | float) -> bytes:
-    """A command as it goes over the wire."""
-    return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only
-
-
-# Answers that say "this node cannot do it now": reconnect and go on. By text: client versions name them differently.
+# Answers that say "this node cannot do it now": reconnect and go on. By class where the client library takes the code
+# off the text, and by text where they come out of a script or have no class.
+_AWAY_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)  # MASTERDOWN is a ClusterDownError
 _AWAY = (
     "READONLY",
     "LOADING",
@@ -63,23 +62,8 @@ _AWAY = (
     "UNKILLABLE",
 )
 
-_PASSWORD = re.compile(r"((?:^|&)[^=&]*password=)[^&]*")
-
-
-def redacted(url: str) -> str:
-    """The URL without its password, fit for logs and errors."""
-    try:
-        parts = urlsplit(url)
-        if "password=" in parts.query:
-            parts = parts._replace(query=_PASSWORD.sub(r"\1***", parts.query))
-            url = urlunsplit(parts)
-        if parts.password is None:
-            return url
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "<url>"
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
+# How a missing right is told, also from inside a script, where the code is gone and the words differ by server.
+_DENIED = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 
 
 def translated(error: Exception, url: str) -> BrokerError:
@@ -87,14 +71,17 @@ def translated(error: Exception, url: str) -> BrokerError:
     where, text = redacted(url), str(error).rstrip(".")
     if isinstance(error, (AuthenticationError, AuthorizationError)) or text.startswith(("NOAUTH", "WRONGPASS")):
         return BrokerRefused(f"{where} refused the credentials ({text}): check user and password in the URL")
-    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
-        return BrokerRefused(f"{where} denies a command that rsq needs ({text}): give the ACL user its rights")
-    if isinstance(error, OutOfMemoryError) or text.startswith("OOM"):
+    if isinstance(error, NoPermissionError) or any(mark in text for mark in _DENIED):
+        return BrokerRefused(
+            f"{where} denies a command that rsq needs ({text}): give the ACL user its rights; ACL LOG names the one that "
+            "lacks"
+        )
+    if isinstance(error, OutOfMemoryError) or text.startswith("OOM") or "-OOM " in text:
         return BrokerRefused(
             f"{where} is out of memory (maxmemory reached): nothing was written; free memory or raise the limit"
         )
     if isinstance(error, ResponseError):
-        if any(mark in text for mark in _AWAY):
+        if isinstance(error, _AWAY_CLASSES) or any(mark in text for mark in _AWAY):
             return BrokerUnavailable(f"{where} cannot serve now: {text}")
         return BrokerRefused(f"{where} answered: {text}")
     return BrokerUnavailable(f"{where} cannot be reached: {text or type(error).__name__}")
@@ -105,20 +92,32 @@ class Endpoint:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.stragglers = Stragglers()
         self.embedded = embedded.from_url(url) if url.startswith("embedded:") else None
-        self._options: dict[str, Any] = {} if self.embedded else _options(url)
+        self._kind, self._sentinels = "unix", None
+        self._options: dict[str, Any] = {}
+        if url.partition("://")[0].endswith("+sentinel"):
+            address = sentinel_address(url)
+            self._kind, self._sentinels, self._options = address.kind, Sentinels(address), address.node
+        elif self.embedded is None:
+            self._kind, self._options = url.partition("://")[0], plain_options(url)
 
     def __str__(self) -> str:
         return self.embedded.describe() if self.embedded else redacted(self.url)
 
     def connection(self, timeout_s: float) -> AbstractConnection:
-        """A new connection, not connected yet. `timeout_s` bounds each wait for the server, connecting included."""
+        """A new connection, not connected yet. `timeout_s` bounds each wait for the server, connecting included.
+
+        With sentinels it leads to the node that is the master now, and connects only if that node says so, too.
+        """
         path = self.embedded.ensure() if self.embedded else None
-        kind, options = self._made_of(path, timeout_s)
+        options = self._made_of(path, timeout_s)
         options["retry"] = Retry(NoBackoff(), 0)
-        if kind == "unix":
+        if self._sentinels is not None:
+            options |= self._sentinels.master(timeout_s)
+        if self._kind == "unix":
             return UnixDomainSocketConnection(**options)  # type: ignore[abstract]  # it has no host
-        return SSLConnection(**options) if kind == "rediss" else Connection(**options)
+        return SSLConnection(**options) if self._kind == "rediss" else Connection(**options)
 
     async def async_connection(self, timeout_s: float) -> AsyncConnection:
         """`connection` for coroutines."""
@@ -126,36 +125,26 @@ class Endpoint:
         from redis.asyncio.retry import Retry as AsyncRetry
 
         path = self.embedded.ensure() if self.embedded else None
-        kind, options = self._made_of(path, timeout_s)
+        options = self._made_of(path, timeout_s)
         options["retry"] = AsyncRetry(NoBackoff(), 0)
-        if kind == "unix":
+        if self._sentinels is not None:
+            options |= await self._sentinels.async_master(timeout_s)
+        if self._kind == "unix":
             return aio.UnixDomainSocketConnection(**options)
-        return aio.SSLConnection(**options) if kind == "rediss" else aio.Connection(**options)
+        return aio.SSLConnection(**options) if self._kind == "rediss" else aio.Connection(**options)
 
-    def _made_of(self, socket_path: Path | None, timeout_s: float) -> tuple[str, dict[str, Any]]:
-        """The kind of connection (``unix``, ``redis`` or ``rediss``) and the arguments to make one."""
+    def _made_of(self, socket_path: Path | None, timeout_s: float) -> dict[str, Any]:
+        """The arguments to make a connection."""
         options: dict[str, Any] = {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
             "protocol": 2,
         }
         if socket_path is not None:
-            return "unix", options | {"path": str(socket_path)}
-        kind = urlsplit(self.url).scheme
-        if kind != "unix":
+            return options | {"path": str(socket_path)}
+        if self._kind != "unix":
             options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
-        return kind, self._options | options
-
-
-def _options(url: str) -> dict[str, Any]:
-    try:
-        options = parse_url(url)
-    except ValueError:
-        raise SettingsError(
-            f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix:// or embedded://"
-        ) from None
-    options.pop("connection_class", None)
-    return dict(options)
+        return self._options | options
 
 
 def _keepalive() -> dict[int, int]:
@@ -175,6 +164,7 @@ class Link:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
         self._connection: AbstractConnection | None = None
+        self._identity: Identity | None = None
 
     def call(self, *command: Argument) -> Any:
         """Send one command and give its reply."""
@@ -194,7 +184,7 @@ class Link:
             raise self._fault(error) from None
         except BaseException:
             # Interrupted between request and reply: the next reply would answer the wrong call.
-            self.close()
+            self._break()
             raise
 
     def pipeline(self, commands: Iterable[Command]) -> list[Any]:
@@ -212,12 +202,14 @@ class Link:
                 try:
                     replies.append(connection.read_response(disable_decoding=True, **wait))
                 except ResponseError as error:
-                    replies.append(error if isinstance(error, NoScriptError) else self._fault(error))
+                    replies.append(error if isinstance(error, NoScriptError) else translated(error, self.endpoint.url))
+            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
+                self.close()
             return replies
         except (RedisError, OSError) as error:
             raise self._fault(error) from None
         except BaseException:
-            self.close()
+            self._break()
             raise
 
     def run(self, script: Script, tag: str, *arguments: Argument) -> Any:
@@ -234,15 +226,19 @@ class Link:
         script, tag, arguments = call
         return self.run(script, tag, *arguments)
 
-    def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Call several scripts in one write; replies in order, a refused one as its exception."""
-        commands = [("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
-        replies = self.pipeline(commands)
+    def run_many(self, calls: Sequence[ScriptCall], then: Sequence[bytes] = ()) -> list[Any]:
+        """Call several scripts in one write, and after them the packed commands `then`.
+
+        Replies in order, a refused one as its exception. `then` also follows scripts that had to be loaded first.
+        """
+        requests = [packed("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
+        replies = self.pipeline_packed([*requests, *then])
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
             for source in {calls[i][0].source for i in missing}:
                 self.call("SCRIPT", "LOAD", source)
-            for i, reply in zip(missing, self.pipeline([commands[i] for i in missing]), strict=True):
+            again = self.pipeline_packed([*(requests[i] for i in missing), *then])
+            for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
                 replies[i] = reply
         return replies
 
@@ -260,23 +256,46 @@ class Link:
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._identity = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 
     def _connected(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is None:
-            connection = self.endpoint.connection(self.timeout_s)
+        if self._connection is None:
+            self._connection = connection = self.endpoint.connection(self.timeout_s)
             connection.connect()
-            self._connection = connection
-        return connection
+            self._identity = _exchange(connection, self.endpoint.stragglers.greeting(connection.client_name))
+        return self._connection
+
+    def _break(self) -> None:
+        """Drop the connection while a request may be under way on it."""
+        self.endpoint.stragglers.add(self._identity)
+        self.close()
 
     def _fault(self, error: Exception) -> BrokerError:
         fault = translated(error, self.endpoint.url)
         if isinstance(fault, BrokerUnavailable):
-            self.close()
+            self._break()
         return fault
+
+
+def _exchange(connection: AbstractConnection, exchange: Exchange) -> Identity | None:
+    """Carry out an exchange on a connection."""
+    try:
+        requests = next(exchange)
+        while True:
+            connection.send_packed_command([b"".join(requests)], check_health=False)
+            requests = exchange.send([_reply(connection) for _ in requests])
+    except StopIteration as end:
+        identity: Identity | None = end.value
+        return identity
+
+
+def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except ResponseError as refusal:
+        return refusal
 
 
 class LinkPool:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rsq import codec, keys
 from rsq.broker import scripts
-from rsq.broker.connection import Argument, Link, ScriptCall, packed
+from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.scripts import Script
+from rsq.broker.wire import Argument, packed
 from rsq.errors import LeaseLost
 from rsq.message import WAKE, Delivery, Message, pack_meta
 from rsq.outcome import Buried, Completed, Released, Retried, Verdict
@@ -112,7 +113,9 @@ class Queue:
 
     def register(self, link: Link, consumer: str) -> None:
         """Begin as a consumer, with a lease."""
-        link.call_packed(self.introduce())
+        # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
+        if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):
+            link.call_packed(self.introduce())
         link.run(scripts.REGISTER, self.keys.tag, consumer, self.settings.lease_ms)
 
     def renew_call(self, consumers: Sequence[str]) -> ScriptCall:

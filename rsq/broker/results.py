@@ -15,7 +15,8 @@ from typing import Any
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rsq.broker.connection import Endpoint, Link, LinkPool, packed, translated
+from rsq.broker.connection import Endpoint, Link, LinkPool, translated
+from rsq.broker.wire import packed
 from rsq.errors import BrokerError, BrokerUnavailable
 
 RECONNECT_S = 0.2

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from rsq import keys
 from rsq.app import App
-from rsq.broker.connection import Command, Endpoint, Link
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
+from rsq.broker.wire import Command
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.testing.server import LINK_TIMEOUT_S
 from rsq.worker.solo import SoloWorker

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rsq import keys
-from rsq.broker.connection import Argument, Link, ScriptCall
+from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.queue import Queue
-from rsq.errors import BrokerError, WorkerLost
+from rsq.broker.wire import Argument
+from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
 from rsq.outcome import pack_failure
 from rsq.remote import encode_error
 from rsq.states import State
@@ -124,5 +125,9 @@ class Leases:
             ]
         )
         for reply in replies:
-            if isinstance(reply, BrokerError):
+            if isinstance(reply, BrokerUnavailable):
                 raise reply
+            if isinstance(reply, BrokerError):
+                # A full server takes no report, but it has renewed the leases: whoever empties it must go on.
+                log.warning("this worker cannot be listed: %s", reply)
+                return

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from rsq.app import App
-from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
+from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
 from rsq.message import Delivery

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
+from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended

@@ -12,9 +12,10 @@ import pytest
 
 from rsq import keys
 from rsq.broker import scripts
-from rsq.broker.connection import Argument, Endpoint, Link
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import PLAIN, Fetched, Placement, Queue
 from rsq.broker.scripts import Script
+from rsq.broker.wire import Argument
 from rsq.message import Delivery, Message
 from rsq.outcome import Completed, Verdict
 from rsq.settings import Settings

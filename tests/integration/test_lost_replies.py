@@ -55,6 +55,42 @@ def test_a_send_arrives_once(producer: App, proxy: Proxy, fault: str, options: d
     assert held(producer) == 1
 
 
+def test_a_send_that_is_held_up_does_not_arrive_after_its_repeat(producer: App, proxy: Proxy) -> None:
+    producer.configure(broker_timeout_s=2)
+    tasks.add.apply_async((0, 0), queue="warm-up")
+    proxy.plan("hold_request")
+    with pytest.raises(BrokerUnavailable):
+        tasks.add.apply_async((1, 1), task_id="held-up")
+    assert tasks.add.apply_async((1, 1), task_id="held-up").id == "held-up"
+    assert proxy.release() == 0
+    assert held(producer) == 1
+
+
+async def test_an_async_send_that_is_held_up_does_not_arrive_after_its_repeat(producer: App, proxy: Proxy) -> None:
+    producer.configure(broker_timeout_s=2)
+    await tasks.add.aapply_async((0, 0), queue="warm-up")
+    proxy.plan("hold_request")
+    with pytest.raises(BrokerUnavailable):
+        await tasks.add.aapply_async((1, 1), task_id="held-up")
+    assert (await tasks.add.aapply_async((1, 1), task_id="held-up")).id == "held-up"
+    assert proxy.release() == 0
+    assert held(producer) == 1
+
+
+def test_a_read_that_is_held_up_takes_nothing_after_its_repeat(
+    app: App, proxy: Proxy, start_worker: StartWorker
+) -> None:
+    worker = start_worker(worker_url=proxy.url, concurrency=1)
+    proxy.plan("hold_request", at=b"XREADGROUP")
+    wait_until(lambda: "trying again" in worker.log(), 30, "the read to be given up")
+    assert tasks.add.delay(1, 2).get(timeout=30) == 3
+    # Of the old read nobody would ever see the reply.
+    assert proxy.release() == 0
+    handles = tasks.add.map_async([(n, n) for n in range(20)])
+    assert [handle.get(timeout=30) for handle in handles] == [2 * n for n in range(20)]
+    wait_until(lambda: settled(app), what="nothing to be pending")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_an_async_send_arrives_once(producer: App, proxy: Proxy, fault: str) -> None:
     await tasks.add.aapply_async((0, 0), queue="warm-up")

@@ -1,0 +1,93 @@
+"""URLs of the server: checked, taken apart, and shown without their passwords."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from redis.connection import parse_url
+
+from rsq.errors import SettingsError
+
+SENTINEL_PORT = 26379
+
+_PASSWORD = re.compile(r"((?:^|&)[^=&]*password=)[^&]*")
+
+# Taken apart by hand: a list of hosts with an IPv6 address in it is no URL to Python's own functions.
+_SENTINELS = re.compile(
+    r"(?P<kind>rediss?)\+sentinel://(?:(?P<credentials>[^/?#]*)@)?(?P<hosts>[^/?#@]+)"
+    r"/(?P<service>[^/?#]+)(?:/(?P<db>\d*))?(?:\?(?P<query>[^#]*))?"
+)
+_HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?")
+
+
+def redacted(url: str) -> str:
+    """The URL without its passwords, fit for logs and errors."""
+    scheme, colon, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    place, mark, query = rest.partition("?")
+    query = _PASSWORD.sub(r"\1***", query)
+    credentials, at, host = place.rpartition("@")
+    user, secret, _ = credentials.partition(":")
+    if at and secret:
+        place = f"{user}:***@{host}"
+    elif not at and ":" in place and "@" in query:
+        return "<url>"  # a `?` in a password that should have been written as %3F
+    return f"{scheme}{colon}{place}{mark}{query}"
+
+
+def plain_options(url: str) -> dict[str, Any]:
+    """Arguments of a connection to the server of this URL. Raises SettingsError."""
+    try:
+        options = parse_url(url)
+    except ValueError:
+        raise SettingsError(
+            f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix://, redis+sentinel://, "
+            "rediss+sentinel:// or embedded://"
+        ) from None
+    options.pop("connection_class", None)
+    return dict(options)
+
+
+@dataclass(frozen=True)
+class SentinelAddress:
+    """What the URL of a service says that sentinels watch.
+
+    kind       ``redis`` or ``rediss`` (TLS), for the server and for the sentinels
+    sentinels  host and port of each
+    service    the name by which they know it
+    node       arguments of a connection to the server itself, but for its host and port
+    sentinel   arguments of a connection to a sentinel, but for its host and port
+    """
+
+    kind: str
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    node: dict[str, Any]
+    sentinel: dict[str, Any]
+
+
+def sentinel_address(url: str) -> SentinelAddress:
+    """``redis+sentinel://[user:password@]host1[:port],host2[:port]/<service name>[/<db>][?...]``, taken apart.
+
+    Options with the prefix ``sentinel_`` are for the sentinels, and those of TLS for both. Raises SettingsError.
+    """
+    found = _SENTINELS.fullmatch(url)
+    hosts = [_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else []
+    if not found or not all(hosts):
+        raise SettingsError(
+            f"URL {redacted(url)!r} cannot be used: with sentinels it has the form "
+            "redis+sentinel://[user:password@]host1:26379,host2:26379,host3:26379/<service name>/<db>"
+        )
+    query = parse_qsl(found["query"] or "")
+    ours = urlencode([(name, value) for name, value in query if not name.startswith("sentinel_")])
+    theirs = urlencode([(name[9:], value) for name, value in query if name.startswith("sentinel_")])
+    credentials = f"{found['credentials']}@" if found["credentials"] else ""
+    node = plain_options(f"redis://{credentials}-/{found['db'] or ''}?{ours}")
+    sentinel = {name: value for name, value in node.items() if name.startswith("ssl_")}
+    sentinel |= plain_options(f"redis://-?{theirs}")
+    for options in (node, sentinel):
+        del options["host"]
+    places = tuple((host["ip6"] or host["name"], int(host["port"] or SENTINEL_PORT)) for host in hosts if host)
+    return SentinelAddress(found["kind"], places, unquote(found["service"]), node, sentinel)
