@@ -10,9 +10,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import redis
 
 from rsq.broker.inspect import counts
 from rsq.broker.queue import Queue
@@ -35,7 +37,7 @@ START_S = 60.0
 DRAIN_S = 60.0
 
 STALL_S = 0.5
-"""A thread that is woken so late shows that the machine stood still: a lease can run out by that alone."""
+"""An answer that comes so late shows that the machine or its disk stood still: a lease can run out by that alone."""
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Chaos:
             fleet = Fleet(WORKERS, server, log, self.directory, LEASE_S)
             stack.callback(fleet.close)
             wait_until(fleet.all_ready, START_S, "the workers to begin")
-            stack.enter_context(_stall_watch(log))
+            stack.enter_context(_stall_watch(log, server))
             producers = Producers(THREADS, log, self.seed)
             saboteur = Saboteur(server, fleet, wire, log, rng, LEASE_S, self.haste)
             producers.start()
@@ -188,16 +190,20 @@ def _undrained(fleet: Fleet, queues: list[Queue], server: Server) -> str:
 
 
 @contextmanager
-def _stall_watch(log: Journal) -> Iterator[None]:
-    """Records when this machine gave nobody time."""
+def _stall_watch(log: Journal, server: Server) -> Iterator[None]:
+    """Records when this machine gave nobody time, or its disk kept the server waiting."""
     stop = threading.Event()
 
     def watch() -> None:
         number = 0
+        client = server.client()
         while True:
             asleep = time.monotonic()
             if stop.wait(0.05):
+                client.close()
                 return
+            with suppress(redis.RedisError):  # it is restarted at times
+                client.ping()
             if time.monotonic() - asleep > STALL_S:
                 number -= 1
                 log.write("fault", at=asleep, number=number, kind="stall", workers=[EVERYBODY], pids=[])
