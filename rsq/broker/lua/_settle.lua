@@ -23,6 +23,19 @@ local function settle(consumer, stream, entry_id, id)
   return settle_taken(consumer, entry_id, id)
 end
 
+-- Settles all entries in ARGV, from `first` on in every `step`-th place, in two calls instead of two for each. False when
+-- not all of them were pending: then each is to be settled alone, which tells whose outcome is ours.
+local function settle_whole(stream, first, step)
+  local entry_ids = {}
+  for i = first, #ARGV, step do
+    if ARGV[i] == '' then return false end
+    entry_ids[#entry_ids + 1] = ARGV[i]
+  end
+  if redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
+  redis.call('XDEL', stream, unpack(entry_ids))
+  return true
+end
+
 local function publish_result(id, result, ttl_ms)
   local key = T .. ':result:' .. id
   redis.call('SET', key, result, 'PX', ttl_ms)

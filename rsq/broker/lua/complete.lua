@@ -7,10 +7,11 @@
 local consumer, stream, counter = ARGV[1], stream_of(ARGV[2]), ARGV[3]
 if not holds_lease(consumer) then return -1 end
 local now = now_ms()
+local whole = settle_whole(stream, 4, 4)
 local settled, ended = {}, {}
 for i = 4, #ARGV, 4 do
   local entry_id, id, result, ttl_ms = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if settle(consumer, stream, entry_id, id) then
+  if whole or settle(consumer, stream, entry_id, id) then
     settled[#settled + 1] = id
     if result ~= '' then publish_result(id, result, ttl_ms) end
     if leaves_no_trace(entry_id, id, result, ttl_ms, now) then ended[#ended + 1] = id end
