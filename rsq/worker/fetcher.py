@@ -38,6 +38,12 @@ MOST_UNCOMMITTED = 2 * MOST_AHEAD
 SWEEP_S = LONGEST_BLOCK_MS / 1000
 """The longest time between two looks for due messages and orphans."""
 
+BUSY_SWEEP_S = 0.1
+"""The same while there is a backlog, at whose end an entry that would wake the worker is not read for long."""
+
+PLAIN_ROOM = 50
+"""With less room a fetch costs little more than a plain read, and lets urgent messages overtake at once."""
+
 
 class Workload(Protocol):
     """What the fetcher must know of the executor."""
@@ -82,6 +88,7 @@ class Fetcher:
         self._settings = queues[0].settings
         self._in_use: dict[str, list[int]] = {}
         self._sweep_at = 0.0
+        self._plain_until = 0.0
         self._more = True
         self._paused = False
         self._adopt = False
@@ -145,7 +152,9 @@ class Fetcher:
         now = self._board.beat = time.monotonic()
         running = self._workload.running()
         room = self._room(len(running))
-        if room > 0 and (self._more or now >= self._sweep_at):
+        if room >= PLAIN_ROOM and self._more and now < min(self._plain_until, self._sweep_at):
+            self._read(room)
+        elif room > 0 and (self._more or now >= self._sweep_at):
             self._fetch(room)
         elif running or len(self._inbox):
             self._wait_while_busy(running, now)
@@ -180,6 +189,17 @@ class Fetcher:
                 self._more = True
                 break
         self._paused = paused == len(self._queues)
+
+        if self._more and self._in_use[self._queues[0].name] == [0]:
+            self._plain_until = time.monotonic() + BUSY_SWEEP_S
+
+    def _read(self, room: int) -> None:
+        """There is a backlog, and it is plain: the first queue may be read without a whole fetch for a while."""
+        queue = self._queues[0]
+        deliveries, wakes, plain = queue.read(self._link, self._identity.consumer, room)
+        self._accept(queue, deliveries, wakes, self._identity.consumer)
+        if not plain or len(deliveries) < room:
+            self._plain_until = 0.0
 
     def _took(self, queue: Queue, fetched: Fetched) -> None:
         self._clock.set(fetched.now_ms)
@@ -256,7 +276,7 @@ class Fetcher:
         self._link.close()
         self._client_id = None
         self._in_use.clear()
-        self._sweep_at = 0.0
+        self._sweep_at = self._plain_until = 0.0
         self._adopt = self._more = True
         self._stop.wait(self._pause_s)
         self._pause_s = min(PAUSE_S[1], self._pause_s * 2)
@@ -296,7 +316,7 @@ class Fetcher:
             queue.register(self._link, name)
         self._identity.change(self._settings.lease_s)
         self._fenced.clear()
-        self._sweep_at = 0.0
+        self._sweep_at = self._plain_until = 0.0
         self._more = True
         self._adopt = False
         log.warning(

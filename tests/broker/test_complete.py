@@ -219,13 +219,19 @@ def test_the_crashes_of_what_ended_are_forgotten(rig: Rig) -> None:
 # -- keys gone
 
 
-def test_what_was_deleted_by_hand_has_no_outcome(rig: Rig) -> None:
+def test_what_was_deleted_by_hand_while_it_ran_has_its_outcome_once(rig: Rig) -> None:
     rig.hire("alice")
     rig.add("a", "b")
     a, b = rig.get("alice")
     rig.redis.xdel(rig.keys.stream(), a.entry_id)
-    assert rig.commit("alice", completed(a), completed(b)) == [1]
-    assert rig.snapshot() == {"consumers": {"alice": FAR}, "result:b": "done", "stats": {"succeeded": "1"}}
+    assert rig.commit("alice", completed(a), completed(b)) == [2]
+    assert rig.commit("alice", completed(a), completed(b)) == [0]
+    assert rig.snapshot() == {
+        "consumers": {"alice": FAR},
+        "result:a": "done",
+        "result:b": "done",
+        "stats": {"succeeded": "2"},
+    }
 
 
 def test_a_group_that_was_destroyed_does_not_cost_the_outcome(rig: Rig) -> None:

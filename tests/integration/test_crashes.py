@@ -100,7 +100,7 @@ def test_a_long_outage_of_the_server(own_server: MakeServer, start_worker: Start
     worker = start_worker(concurrency=1, worker_url=server.url, lease=1)
     assert tasks.add.delay(1, 1).get(timeout=10) == 2
     server.kill()
-    wait_until(lambda: worker.log().count("leases could not be renewed") >= 3, 30, "the outage to be noticed")
+    wait_until(lambda: worker.log().count("trying again") >= 3, 30, "the outage to be noticed")
     server.restart()
     assert tasks.add.delay(1, 2).get(timeout=20) == 3
     assert worker.stop() == 0

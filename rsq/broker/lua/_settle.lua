@@ -31,7 +31,7 @@ local function settle_whole(stream, first, step)
     if ARGV[i] == '' then return false end
     entry_ids[#entry_ids + 1] = ARGV[i]
   end
-  if redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
+  if #entry_ids == 0 or redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
   redis.call('XDEL', stream, unpack(entry_ids))
   return true
 end
