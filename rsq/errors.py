@@ -5,6 +5,7 @@ RsqError
 ├── BrokerError
 │   ├── BrokerUnavailable   no answer within the deadline (also a ConnectionError)
 │   ├── BrokerRefused       the server answered no: credentials, rights, memory, read-only
+│   ├── NotReplicated       accepted by the master, but too few replicas have it yet
 │   ├── BrokerUnsuitable    too old, or an eviction policy that would lose queues
 │   └── QueueFull           the queue holds `max_length` messages already
 ├── MessageError
@@ -30,6 +31,8 @@ Signal                      raised inside a task; never an error of rsq
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class RsqError(Exception):
@@ -57,6 +60,22 @@ class BrokerUnavailable(BrokerError, ConnectionError):
 
 class BrokerRefused(BrokerError):
     """The server answered with an error that trying again at once will not cure."""
+
+
+class NotReplicated(BrokerError):
+    """The master holds the call and it will run, but fewer replicas than `wait_replicas` have it yet.
+
+    task_ids  the calls of which this is so; sending one again with the same id, from this process, is safe
+    """
+
+    def __init__(self, message: str, task_ids: Sequence[str]) -> None:
+        super().__init__(message)
+        self.task_ids = tuple(task_ids)
+
+    @property
+    def task_id(self) -> str:
+        """The first of them, the only one where a single call was sent."""
+        return self.task_ids[0]
 
 
 class BrokerUnsuitable(BrokerError):

@@ -172,6 +172,10 @@ def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
         place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
     if "max_length" in given:
         place["max_length"] = _require("max_length", given["max_length"], int)
+    if "wait_replicas" in given:
+        place["replicas"] = _require("wait_replicas", given["wait_replicas"], int)
+        if place["replicas"] < 0:
+            raise SettingsError(f"wait_replicas must not be negative, not {place['replicas']}")
     if "task_id" in given:
         check_id(given["task_id"])
         place["unique"] = True
@@ -192,7 +196,7 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
     return carried
 
 
-_PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "task_id"}
+_PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "task_id", "wait_replicas"}
 _CARRIED = {"max_retries", "ignore_result", "result_expires", "headers"}
 _CALL_OPTIONS = _PLACED | _CARRIED | {"queue", "priority", "expires", "dedupe_key"}
 

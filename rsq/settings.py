@@ -21,7 +21,7 @@ class Settings:
     """
 
     url: str = "embedded://"
-    """``redis://``, ``rediss://`` (TLS), ``unix://`` or ``embedded://[/directory]``."""
+    """``redis://``, ``rediss://`` (TLS), ``redis+sentinel://``, ``unix://`` or ``embedded://[/directory]``."""
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""
     default_queue: str = "default"
@@ -29,6 +29,8 @@ class Settings:
     """How long a worker that fell silent keeps its messages before others take over."""
     broker_timeout_s: float = 5.0
     """Total deadline of one call to the server by a producer, repeats included."""
+    wait_replicas: int = 0
+    """How many replicas must have a call before its producer goes on; 0 = do not ask."""
     max_message_bytes: int = 1024 * 1024
     """Largest size of a call's packed arguments, and of a packed result."""
     dead_max_length: int = 10_000
@@ -59,7 +61,7 @@ class Settings:
         for name in ("max_message_bytes", "dead_max_length", "max_deliveries"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("prefetch_ms", "unknown_task_grace_s", "shutdown_timeout_s"):
+        for name in ("wait_replicas", "prefetch_ms", "unknown_task_grace_s", "shutdown_timeout_s"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must not be negative, not {getattr(self, name)}")
 

@@ -75,7 +75,7 @@ class Task(Generic[P, R]):
         """Enqueue a call with these arguments.
 
         Raises TypeError when they do not fit the function, EncodeError or MessageTooLarge when they cannot be carried,
-        BrokerUnavailable, BrokerRefused, QueueFull.
+        BrokerUnavailable, BrokerRefused, QueueFull, NotReplicated.
         """
         message, placement = self._message(args, kwargs, self._defaults)
         return self._send(message, placement)
@@ -91,6 +91,7 @@ class Task(Generic[P, R]):
         queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, max_length
                      as the task's options of these names
         task_id      an id of your own; a second call with the same id is not enqueued while the first is remembered
+        wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
         Raises       what `delay` raises, and SettingsError for an option that does not fit
         """
@@ -154,6 +155,12 @@ class Task(Generic[P, R]):
         raise Retry(f"{self.name} asked for a retry", exc, countdown, max_retries) from exc
 
     # -- how a message is made
+
+    def message(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> tuple[Message, Placement]:
+        """What `apply_async` would send, unsent."""
+        return self._message(args, kwargs or {}, self._defaults.changed(options))
 
     def _message(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions

@@ -22,15 +22,15 @@ FLOORS = [
     {"message", "outcome", "retry"},
     {"broker"},
     {"options", "request", "asyncresult", "task", "app", "loader"},
-    {"worker"},
+    {"worker", "beat"},
     {"__init__"},
     {"testing", "demo", "bench", "contrib"},
     {"cli"},
     {"__main__"},
 ]
 
-# `app.testing` is reached from below, late, by those who ask for it.
-LATE = {("app", "testing")}
+# `app.testing` and `app.schedules` are reached from below, late, by those who ask for them.
+LATE = {("app", "testing"), ("app", "beat.control")}
 
 
 def modules() -> dict[str, ast.Module]:

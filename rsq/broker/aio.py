@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,9 +12,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, translated
-from rsq.broker.producer import PAUSE_S, Accepted, Unsure, answer, gave_up
+from rsq.broker.producer import PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up
 from rsq.broker.queue import PLAIN, Placement, Queue
-from rsq.broker.results import RECONNECT_S
+from rsq.broker.results import RECONNECT_S, SILENCE_S
 from rsq.broker.stragglers import Exchange, Identity
 from rsq.broker.wire import packed
 from rsq.errors import BrokerUnavailable
@@ -26,20 +26,25 @@ class AsyncLink:
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._connection: AsyncConnection | None = None
         self._identity: Identity | None = None
         self._turn = asyncio.Lock()
 
     async def call_packed(self, request: bytes) -> Any:
         """Send one packed command and give its reply. Raises as `Link.call_packed` does."""
+        (reply,) = await self.pipeline_packed([request])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def pipeline_packed(self, requests: Sequence[bytes]) -> list[Any]:
+        """Send packed commands in one write; give their replies in order, a refused command as its exception."""
         async with self._turn:
             try:
                 connection = await self._connected()
-                await connection.send_packed_command([request], check_health=False)
-                return await connection.read_response(disable_decoding=True)
-            except NoScriptError:
-                raise
+                await connection.send_packed_command([b"".join(requests)], check_health=False)
+                replies = [await _reply(connection) for _ in requests]
             except (RedisError, OSError) as error:
                 fault = translated(error, self._endpoint.url)
                 if isinstance(fault, BrokerUnavailable):
@@ -49,16 +54,27 @@ class AsyncLink:
                 # Cancelled between request and reply: the next reply would answer the wrong call.
                 await self._break()
                 raise
+            for i, reply in enumerate(replies):
+                if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
+                    replies[i] = translated(reply, self._endpoint.url)
+            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
+                await self._drop()
+            return replies
 
-    async def run(self, call: ScriptCall) -> Any:
-        """Call a script; loads it where the server does not know it yet."""
+    async def run(self, call: ScriptCall, then: Sequence[bytes] = ()) -> list[Any]:
+        """Call a script, loading it where the server does not know it yet, and in the same write what comes `then`.
+
+        Gives all replies. Raises what the script was refused with.
+        """
         script, tag, arguments = call
-        request = packed("EVALSHA", script.sha, 1, tag, *arguments)
-        try:
-            return await self.call_packed(request)
-        except NoScriptError:
+        requests = [packed("EVALSHA", script.sha, 1, tag, *arguments), *then]
+        replies = await self.pipeline_packed(requests)
+        if isinstance(replies[0], NoScriptError):
             await self.call_packed(packed("SCRIPT", "LOAD", script.source))
-            return await self.call_packed(request)
+            replies = await self.pipeline_packed(requests)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies
 
     async def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
@@ -67,7 +83,7 @@ class AsyncLink:
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None:
-            self._connection = connection = await self._endpoint.async_connection(self._timeout_s)
+            self._connection = connection = await self._endpoint.async_connection(self.timeout_s)
             await connection.connect()
             self._identity = await _exchange(connection, self._endpoint.stragglers.greeting(connection.client_name))
         return self._connection
@@ -105,9 +121,10 @@ async def _reply(connection: AsyncConnection) -> Any:
 class AsyncProducer:
     """`Producer` for coroutines. Each event loop has a connection of its own."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_s: float, replicas: int = 0) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
+        self._replicas = replicas
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncLink] = WeakKeyDictionary()
         self._introduced: set[str] = set()
         self._unsure = Unsure()
@@ -123,11 +140,11 @@ class AsyncProducer:
         if first_try is not None:
             return await self._repeat(queue, message, placement, first_try, began, None)
         try:
-            if placement is PLAIN:
+            if placement is PLAIN and not self._replicas:
                 await link.call_packed(queue.plain_enqueue(message))
                 accepted = Accepted(message.id)
             else:
-                accepted = answer(queue, message, await link.run(queue.enqueue_call(message, placement)))
+                accepted = await self._run(link, queue, message, placement, began, None)
             if queue.name not in self._introduced:
                 await link.call_packed(queue.introduce())
                 self._introduced.add(queue.name)
@@ -141,6 +158,24 @@ class AsyncProducer:
         link = self._links.pop(asyncio.get_running_loop(), None)
         if link is not None:
             await link.close()
+
+    async def _run(
+        self,
+        link: AsyncLink,
+        queue: Queue,
+        message: Message,
+        placement: Placement,
+        first_try: float,
+        since_ms: int | None,
+    ) -> Accepted:
+        """Enqueue by script, and wait for replicas where that is asked for."""
+        replicas = self._replicas if placement.replicas is None else placement.replicas
+        then = [queue.introduce(), *queue.replication(replicas, link.timeout_s)] if replicas else []
+        replies = await link.run(queue.enqueue_call(message, placement, since_ms), then)
+        accepted = answer(queue, message, replies[0])
+        if replicas:
+            check_replicated([(message, placement)], [accepted], replies[-1], replicas, self._unsure, first_try)
+        return accepted
 
     async def _repeat(
         self,
@@ -158,7 +193,7 @@ class AsyncProducer:
             link = AsyncLink(self._endpoint, left_s)
             try:
                 since_ms = int((time.monotonic() - first_try) * 1000)
-                return answer(queue, message, await link.run(queue.enqueue_call(message, placement, since_ms)))
+                return await self._run(link, queue, message, placement, first_try, since_ms)
             except BrokerUnavailable as error:
                 fault = error
             finally:
@@ -205,21 +240,16 @@ class _Subscription:
 
     async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        fresh = [key for key in keys if key not in self._waiting]
         for key in keys:
             self._waiting.setdefault(key, []).append(future)
         try:
             if self._reader is None or self._reader.done():
                 self._reader = asyncio.create_task(self._read())
-            elif fresh and self._connection is not None:
-                await self._connection.send_command("SUBSCRIBE", *fresh)
-            if not fresh:
-                await self._look(keys)
-            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
-        except (asyncio.TimeoutError, TimeoutError):
-            return None
-        except (RedisError, OSError) as error:
-            raise translated(error, self._endpoint.url) from None
+            elif self._connection is not None:
+                # Also where somebody has subscribed already: the server's answer lets the reading task look.
+                await self._subscribe(self._connection, keys)
+            done, _ = await asyncio.wait([future], timeout=timeout_s)
+            return future.result() if done else None
         finally:
             future.cancel()
             await self._leave(keys, future)
@@ -232,6 +262,12 @@ class _Subscription:
             await asyncio.wait([reader])
         self._fail(BrokerUnavailable("the connection was closed while a result was waited for"))
         await self._link.close()
+
+    async def _subscribe(self, connection: AsyncConnection, keys: Iterable[bytes]) -> None:
+        try:
+            await connection.send_command("SUBSCRIBE", *keys)
+        except (RedisError, OSError) as error:
+            raise translated(error, self._endpoint.url) from None
 
     async def _leave(self, keys: list[bytes], future: asyncio.Future[bytes]) -> None:
         idle = []
@@ -276,14 +312,21 @@ class _Subscription:
         connection = await self._endpoint.async_connection(self._timeout_s)
         await connection.connect()
         self._connection = connection
-        await connection.send_command("SUBSCRIBE", *self._waiting)
+        await self._subscribe(connection, self._waiting)
+        silent_s = 0
         while True:
             try:
                 reply = await connection.read_response(disable_decoding=True, timeout=1.0, disconnect_on_error=False)
             except RedisTimeoutError:
-                continue
+                reply = None
             if reply is None:  # which is how the asyncio half of redis-py tells that a given timeout is over
+                silent_s += 1
+                if silent_s == SILENCE_S:
+                    await self._subscribe(connection, list(self._waiting)[:1])
+                elif silent_s >= 2 * SILENCE_S:
+                    raise BrokerUnavailable(f"{self._endpoint} has been silent for {silent_s} s")
                 continue
+            silent_s = 0
             kind, channel, payload = reply
             if kind == b"message":
                 self._settle(channel, payload)
@@ -292,10 +335,7 @@ class _Subscription:
 
     async def _look(self, keys: list[bytes]) -> None:
         for key in keys:
-            try:
-                found = await self._link.call_packed(packed("GET", key))
-            except BrokerUnavailable:
-                return  # the reading task sees the same fault and looks again after it
+            found = await self._link.call_packed(packed("GET", key))
             if found is not None:
                 self._settle(key, found)
 

@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import msgpack
 
 from rsq import keys
 from rsq.broker.aio import AsyncProducer, AsyncResultListener
 from rsq.broker.connection import Endpoint, Link, LinkPool
-from rsq.broker.producer import Producer
+from rsq.broker.producer import PAUSE_S, Producer
 from rsq.broker.queue import Queue
 from rsq.broker.results import ResultListener, first_value
+from rsq.broker.wire import Command
 from rsq.clock import ServerClock
+from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.message import unpack_meta
 from rsq.settings import Settings
 from rsq.states import State
@@ -32,14 +35,14 @@ class Client:
         self.settings = settings
         self.endpoint = Endpoint(settings.url)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
-        self.producer = Producer(self.pool)
+        self.producer = Producer(self.pool, settings.wait_replicas)
         self.listener = ResultListener(self.endpoint, self.pool)
         self._queues: dict[str, Queue] = {}
         self._clock = ServerClock()
 
     @cached_property
     def aproducer(self) -> AsyncProducer:
-        return AsyncProducer(self.endpoint, self.settings.broker_timeout_s)
+        return AsyncProducer(self.endpoint, self.settings.broker_timeout_s, self.settings.wait_replicas)
 
     @cached_property
     def alistener(self) -> AsyncResultListener:
@@ -62,17 +65,37 @@ class Client:
             queue = self._queues[name] = Queue(name, self.settings)
         return queue
 
+    def ask(self, *commands: Command) -> list[Any]:
+        """Put questions to the server, which may safely be repeated; replies in order.
+
+        A borrowed connection may have died since it was used last: they are asked again until `broker_timeout_s` is
+        over. Raises BrokerUnavailable then, and BrokerRefused.
+        """
+        deadline = time.monotonic() + self.settings.broker_timeout_s
+        pause_s = PAUSE_S
+        while True:
+            with self.link() as link:
+                try:
+                    replies = link.pipeline(commands)
+                except BrokerUnavailable as error:
+                    replies = [error]
+            refusal = next((reply for reply in replies if isinstance(reply, BrokerError)), None)
+            if refusal is None:
+                return replies
+            if not isinstance(refusal, BrokerUnavailable) or time.monotonic() + pause_s >= deadline:
+                raise refusal
+            time.sleep(pause_s)
+            pause_s *= 2
+
     def queue_names(self) -> list[str]:
         """Every queue that a producer or a worker has used, and the default one."""
-        with self.link() as link:
-            known = link.call("SMEMBERS", keys.queues(self.settings.namespace))
+        (known,) = self.ask(("SMEMBERS", keys.queues(self.settings.namespace)))
         return sorted({name.decode() for name in known} | {self.settings.default_queue})
 
     def now_ms(self) -> int:
         """The server's clock, from a difference measured once a minute."""
         if time.monotonic() - self._clock.read_at > CLOCK_TTL_S:
-            with self.link() as link:
-                seconds, micros = link.call("TIME")
+            ((seconds, micros),) = self.ask(("TIME",))
             self._clock.set(int(seconds) * 1000 + int(micros) // 1000)
         return self._clock.now_ms()
 
@@ -91,27 +114,21 @@ class Client:
 
     def read_result(self, task_id: str, queue: str | None) -> bytes | None:
         """The packed result, or None as long as there is none."""
-        commands = [("GET", key) for key in self.result_keys(task_id, queue)]
-        with self.link() as link:
-            return first_value(link.pipeline(commands))
+        return first_value(self.ask(*(("GET", key) for key in self.result_keys(task_id, queue))))
 
     def forget_result(self, task_id: str, queue: str | None) -> None:
         """Delete the result, if there is one."""
-        commands = [("DEL", key) for key in self.result_keys(task_id, queue)]
-        with self.link() as link:
-            link.pipeline(commands)
+        self.ask(*(("DEL", key) for key in self.result_keys(task_id, queue)))
 
     def unfinished_state(self, task_id: str, queue: str | None) -> State:
         """RETRY while the next attempt waits, STARTED when a worker reports it as running, else PENDING."""
         names = [queue] if queue else self.queue_names()
-        with self.link() as link:
-            waiting = link.pipeline([("HGET", self.queue(name).keys.messages, task_id) for name in names])
-            for packed in waiting:
-                if isinstance(packed, bytes):
-                    return State.RETRY if delayed_attempt(packed) > 1 else State.PENDING
-            workers = link.call("ZRANGE", keys.workers(self.settings.namespace), 0, -1)
-            rows = [("HGET", keys.worker(self.settings.namespace, name.decode()), "running") for name in workers]
-            reports = link.pipeline(rows) if rows else []
+        for packed in self.ask(*(("HGET", self.queue(name).keys.messages, task_id) for name in names)):
+            if packed is not None:
+                return State.RETRY if delayed_attempt(packed) > 1 else State.PENDING
+        (workers,) = self.ask(("ZRANGE", keys.workers(self.settings.namespace), 0, -1))
+        rows = [("HGET", keys.worker(self.settings.namespace, name.decode()), "running") for name in workers]
+        reports = self.ask(*rows) if rows else []
         running = {task for report in reports if isinstance(report, bytes) for task in report.decode().split()}
         return State.STARTED if task_id in running else State.PENDING
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,8 +73,8 @@ def translated(error: Exception, url: str) -> BrokerError:
         return BrokerRefused(f"{where} refused the credentials ({text}): check user and password in the URL")
     if isinstance(error, NoPermissionError) or any(mark in text for mark in _DENIED):
         return BrokerRefused(
-            f"{where} denies a command that rsq needs ({text}): give the ACL user its rights; ACL LOG names the one that "
-            "lacks"
+            f"{where} denies a command that rsq needs ({text}): give the ACL user its rights; "
+            "ACL LOG names the one that lacks"
         )
     if isinstance(error, OutOfMemoryError) or text.startswith("OOM") or "-OOM " in text:
         return BrokerRefused(
@@ -170,11 +170,18 @@ class Link:
         """Send one command and give its reply."""
         return self.call_packed(packed(*command))
 
-    def call_packed(self, request: bytes, timeout_s: float | None = None) -> Any:
-        """Send one command that is packed already and give its reply, waiting for `timeout_s` at most."""
+    def call_packed(
+        self, request: bytes, timeout_s: float | None = None, on_late: tuple[float, Callable[[], None]] | None = None
+    ) -> Any:
+        """Send one command that is packed already and give its reply, waiting for `timeout_s` at most.
+
+        on_late  seconds, and what is called when there is no reply by then; the wait goes on after it
+        """
         try:
             connection = self._connected()
             connection.send_packed_command([request], check_health=False)
+            if on_late is not None and not connection.can_read(on_late[0]):
+                on_late[1]()
             if timeout_s is None:
                 return connection.read_response(disable_decoding=True)
             return connection.read_response(disable_decoding=True, timeout=timeout_s)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from rsq.broker.connection import Link, LinkPool
 from rsq.broker.queue import PLAIN, Placement, Queue
-from rsq.errors import BrokerError, BrokerUnavailable, QueueFull
+from rsq.errors import BrokerError, BrokerUnavailable, NotReplicated, QueueFull
 from rsq.message import Message
 
 PAUSE_S = 0.05
@@ -31,10 +31,14 @@ class Accepted:
 
 
 class Producer:
-    """Sends messages. For any number of threads; a forked child gets connections of its own."""
+    """Sends messages. For any number of threads; a forked child gets connections of its own.
 
-    def __init__(self, pool: LinkPool) -> None:
+    replicas  how many must have a call before a send returns, where its placement does not say otherwise
+    """
+
+    def __init__(self, pool: LinkPool, replicas: int = 0) -> None:
         self._pool = pool
+        self._replicas = replicas
         self._introduced: set[str] = set()
         self._unsure = Unsure()
 
@@ -45,12 +49,15 @@ class Producer:
         the first try arrived.
 
         Raises BrokerUnavailable after `broker_timeout_s` in all, with the task id under which this process may send the
-        call again without doubling it; BrokerRefused; QueueFull.
+        call again without doubling it; BrokerRefused; QueueFull; NotReplicated.
         """
         began = time.monotonic()
+        replicas = self._replicas if placement.replicas is None else placement.replicas
         first_try = self._unsure.pop(message.id) if placement.unique else None
         if first_try is not None:
-            return self._repeat(queue, [(message, placement)], first_try, began, None)[0]
+            return self._repeat(queue, [(message, placement)], first_try, began, None, replicas)[0]
+        if replicas:
+            return self._send_chunk(queue, [(message, placement)], replicas)[0]
         link = self._pool.take()
         try:
             if placement is PLAIN:
@@ -66,36 +73,56 @@ class Producer:
             fault = error
         finally:
             self._pool.give_back(link)
-        return self._repeat(queue, [(message, placement)], began, began, fault)[0]
+        return self._repeat(queue, [(message, placement)], began, began, fault, replicas)[0]
 
     def send_many(self, queue: Queue, sends: Sequence[Send]) -> list[Accepted]:
         """Enqueue many messages of one queue, a thousand in a write; answers in order.
 
         Each thousand has the deadline of one send. A refusal of one (QueueFull) is raised after its thousand was sent:
-        those before and beside it stand.
+        those before and beside it stand. Replicas are waited for once in each thousand, and no more after they were too
+        few: NotReplicated is raised when all is sent.
         """
         accepted: list[Accepted] = []
+        short: NotReplicated | None = None
+        unconfirmed: list[str] = []
+        wanted = [self._replicas if placement.replicas is None else placement.replicas for _, placement in sends]
         for first in range(0, len(sends), CHUNK):
-            accepted += self._send_chunk(queue, sends[first : first + CHUNK])
+            chunk = sends[first : first + CHUNK]
+            replicas = 0 if short else max(wanted[first : first + CHUNK])
+            try:
+                accepted += self._send_chunk(queue, chunk, replicas)
+                if short:
+                    unconfirmed += [each.task_id for each in accepted[-len(chunk) :]]
+            except NotReplicated as error:
+                short = error
+                unconfirmed += error.task_ids
+        if short:
+            raise NotReplicated(str(short), unconfirmed)
         return accepted
 
-    def _send_chunk(self, queue: Queue, chunk: Sequence[Send]) -> list[Accepted]:
+    def _send_chunk(self, queue: Queue, chunk: Sequence[Send], replicas: int) -> list[Accepted]:
         began = time.monotonic()
+        then = queue.replication(replicas, self._pool.timeout_s) if replicas else []
         link = self._pool.take()
         try:
             if all(placement is PLAIN for _, placement in chunk):
-                replies = link.pipeline_packed([queue.plain_enqueue(message) for message, _ in chunk])
+                replies = link.pipeline_packed([*(queue.plain_enqueue(message) for message, _ in chunk), *then])
             else:
-                replies = link.run_many([queue.enqueue_call(message, placement) for message, placement in chunk])
+                calls = [queue.enqueue_call(message, placement) for message, placement in chunk]
+                replies = link.run_many(calls, then)
             if queue.name not in self._introduced:
                 link.call_packed(queue.introduce())
                 self._introduced.add(queue.name)
         except BrokerUnavailable as error:
-            replies = [error] * len(chunk)
+            replies = [error] * (len(chunk) + len(then))
         finally:
             self._pool.give_back(link)
+        replies, count = replies[: len(chunk)], replies[-1]
+        if then and isinstance(count, BrokerUnavailable):
+            # It is master no more, or gone: what it has accepted is to be found on the next one, or sent again.
+            replies = [reply if isinstance(reply, BrokerError) else count for reply in replies]
         failed = [send for send, reply in zip(chunk, replies, strict=True) if isinstance(reply, BrokerUnavailable)]
-        repeated = iter(self._repeat(queue, failed, began, began, None) if failed else ())
+        repeated = iter(self._repeat(queue, failed, began, began, None, replicas) if failed else ())
         accepted: list[Accepted] = []
         for (message, placement), reply in zip(chunk, replies, strict=True):
             if isinstance(reply, BrokerUnavailable):
@@ -104,10 +131,18 @@ class Producer:
                 raise reply
             else:
                 accepted.append(Accepted(message.id) if placement is PLAIN else answer(queue, message, reply))
+        if then and len(failed) < len(chunk):
+            check_replicated(chunk, accepted, count, replicas, self._unsure, began)
         return accepted
 
     def _repeat(
-        self, queue: Queue, sends: Sequence[Send], first_try: float, began: float, fault: BrokerUnavailable | None
+        self,
+        queue: Queue,
+        sends: Sequence[Send],
+        first_try: float,
+        began: float,
+        fault: BrokerUnavailable | None,
+        replicas: int,
     ) -> list[Accepted]:
         """Send again what was sent at `first_try` and may have arrived, until the deadline of the send that `began`."""
         self._introduced.clear()
@@ -123,9 +158,14 @@ class Producer:
                     since_ms = int((time.monotonic() - first_try) * 1000)
                     call = queue.enqueue_call(message, placement, since_ms)
                     accepted.append(answer(queue, message, link.run_one(call)))
+                if replicas:
+                    count = link.pipeline_packed(queue.replication(replicas, left_s))[-1]
+                    check_replicated(sends, accepted, count, replicas, self._unsure, first_try)
                 return accepted
             except BrokerUnavailable as error:
                 fault = error
+                if replicas:
+                    accepted.clear()  # the next master need not have them
             finally:
                 link.close()
             time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
@@ -161,6 +201,29 @@ def answer(queue: Queue, message: Message, reply: Any) -> Accepted:
             "enqueued: try again later"
         )
     return Accepted(value.decode(), duplicate=verdict == b"duplicate")
+
+
+def check_replicated(
+    sends: Sequence[Send], accepted: Sequence[Accepted], count: Any, replicas: int, unsure: Unsure, first_try: float
+) -> None:
+    """Whether `count`, what WAIT answered, is enough. Raises NotReplicated, or BrokerUnavailable where it came to that.
+
+    Calls that are not confirmed count as unsure, so that they can be sent again under their ids.
+    """
+    if isinstance(count, BrokerUnavailable):
+        raise count
+    if isinstance(count, int) and count >= replicas:
+        return
+    for message, _ in sends:
+        unsure.add(message.id, first_try)
+    message = sends[0][0]
+    what = f"{message.task}[{message.id}] is" if len(sends) == 1 else f"these calls of {message.task} are"
+    why = f"{count} of {replicas} replicas have confirmed" if isinstance(count, int) else str(count)
+    raise NotReplicated(
+        f"{what} stored on the master, but may be lost if it fails before its replicas have caught up: {why}. Sent "
+        "again with the same task_id from this process, a call is not doubled",
+        [each.task_id for each in accepted],
+    )
 
 
 def gave_up(message: Message, deadline_s: float, fault: BrokerUnavailable | None) -> BrokerUnavailable:

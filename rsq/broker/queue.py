@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -304,10 +304,16 @@ class BlockingRead:
             for priority in priorities
         }
 
-    def __call__(self, link: Link, count: int, block_ms: int) -> list[tuple[Queue, list[Delivery], list[bytes]]]:
-        """Wait `block_ms` at most for up to `count` messages a stream; give (queue, deliveries, wakes) for each."""
+    def __call__(
+        self, link: Link, count: int, block_ms: int, on_time: Callable[[], None] | None = None
+    ) -> list[tuple[Queue, list[Delivery], list[bytes]]]:
+        """Wait `block_ms` at most for up to `count` messages a stream; give (queue, deliveries, wakes) for each.
+
+        on_time  called when the time is up and the server has not answered yet
+        """
         head = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer, "COUNT", count, "BLOCK", max(1, block_ms), "STREAMS")
-        reply = link.call(*head, *self._streams, *(">" for _ in self._streams))
+        request = packed(*head, *self._streams, *(">" for _ in self._streams))
+        reply = link.call_packed(request, on_late=on_time and (block_ms / 1000, on_time))
         result: list[tuple[Queue, list[Delivery], list[bytes]]] = []
         for name, entries in reply or ():
             queue, priority = self._streams[name]

@@ -26,6 +26,10 @@ LONGEST_READ_S = 1.0
 """A leader looks up after this long even when nothing came, so that a silent peer cannot hold everybody."""
 
 
+SILENCE_S = 3
+"""After so long without a word the server is asked for one; after as long again the connection is made anew."""
+
+
 class _Waiter:
     """One caller that waits for the first of its keys; more than one where the call's queue is not known."""
 
@@ -52,6 +56,7 @@ class ResultListener:
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._state = threading.Lock()  # guards _waiters and what is sent
         self._leader = threading.Lock()  # held by whoever reads
+        self._silent_s = 0.0  # read without a word
 
     def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
         """The value at the first of `keys` that has one, as soon as it is there, or None after `timeout_s`.
@@ -172,11 +177,24 @@ class ResultListener:
                 disable_decoding=True, timeout=left, disconnect_on_error=False
             )
         except RedisTimeoutError:
+            self._hear_nothing(left)
             return
         except (RedisError, OSError) as error:
             self._reconnect()
             raise translated(error, self._endpoint.url) from None
+        self._silent_s = 0.0
         self._dispatch(reply)
+
+    def _hear_nothing(self, seconds: float) -> None:
+        """A peer that is gone without a word must not keep anybody waiting for what it will never push."""
+        before, self._silent_s = self._silent_s, self._silent_s + seconds
+        if self._silent_s >= 2 * SILENCE_S:
+            self._reconnect()
+        elif before < SILENCE_S <= self._silent_s:
+            with self._state:
+                # Any subscription is answered, also one that stands already.
+                if waited_for := next(iter(self._waiters), None):
+                    self._send("SUBSCRIBE", waited_for)
 
     def _dispatch(self, reply: Any) -> None:
         kind, channel, payload = reply
@@ -196,6 +214,7 @@ class ResultListener:
 
     def _subscribe_all(self) -> None:
         """On a new connection. Everybody looks again, since messages may have been missed."""
+        self._silent_s = 0.0
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.recheck = True

@@ -145,7 +145,7 @@ class _Search:
         if self._unknown:
             return RedisConnectionError(f"no sentinel that answered knows a service {self._service!r} ({faults})")
         if self._refused:
-            return AuthenticationError(f"sentinel {faults}; it takes sentinel_username and sentinel_password")
+            return AuthenticationError(f"sentinel {self._faults[0]}; it takes sentinel_username and sentinel_password")
         return RedisConnectionError(f"no sentinel answered ({faults})")
 
 

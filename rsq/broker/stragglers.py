@@ -39,7 +39,7 @@ class Stragglers:
             self._broken[identity[0]] = identity[1]
 
     def greeting(self, prefix: str | None) -> Exchange:
-        """What a new connection says first: it learns its identity, and ends the broken ones before it carries anything.
+        """What a new connection says first: it learns its identity, and ends the broken ones before it is used.
 
         prefix  beginning of the connection's name, where the URL gives one
         """

@@ -12,4 +12,6 @@ Command: TypeAlias = "tuple[Argument, ...]"
 
 def packed(*command: Argument) -> bytes:
     """A command as it goes over the wire."""
-    return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only
+    # hiredis takes the process down when a signal handler raises while it writes out a number.
+    texts = tuple([part if isinstance(part, (str, bytes)) else str(part) for part in command])
+    return bytes(pack_command(texts))  # type: ignore[arg-type]  # its stub takes one-tuples only

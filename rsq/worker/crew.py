@@ -76,6 +76,7 @@ class Crew:
             self._committer,
             Prefetch(settings.prefetch_ms, self.executor.slots),
             clock,
+            self._make_link,
         )
         self._stopping = threading.Lock()
 
@@ -94,7 +95,7 @@ class Crew:
         """Hand back what has not begun, at once; the running body ends in its own time. From any thread, repeatedly."""
         with self._stopping:
             self._inbox.close()
-            self._fetcher.stop(self._make_link)
+            self._fetcher.stop()
 
     def unsettled(self) -> list[Delivery]:
         """Deliveries that run, or whose verdict is not known to be written."""

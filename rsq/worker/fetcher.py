@@ -75,8 +75,11 @@ class Fetcher:
         committer: Committer,
         prefetch: Prefetch,
         clock: ServerClock,
+        make_link: Callable[[], Link],
     ) -> None:
         self._link = link
+        self._make_link = make_link
+        self._unblocker = make_link()
         self._queues = queues
         self._identity = identity
         self._board = board
@@ -91,6 +94,7 @@ class Fetcher:
         self._plain_until = 0.0
         self._more = True
         self._paused = False
+        self._due = False
         self._adopt = False
         self._fenced = threading.Event()
         self._stop = threading.Event()
@@ -102,7 +106,7 @@ class Fetcher:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, make_link: Callable[[], Link]) -> None:
+    def stop(self) -> None:
         """Read no more. What was fetched and has not begun goes back at once."""
         self._stop.set()
         self._inbox.hungry.set()
@@ -110,17 +114,14 @@ class Fetcher:
         client_id = self._client_id
         if self._blocked and client_id is not None:
             # The read ends at once instead of within its second; what it was given meanwhile is handed back.
-            link = make_link()
-            try:
-                link.call("CLIENT", "UNBLOCK", client_id)
-            except BrokerError:
-                pass  # then it ends by itself
-            finally:
-                link.close()
+            link = self._make_link()
+            self._unblock(link)
+            link.close()
         if self._thread.ident is not None:  # else `start` comes after this, and its thread ends at once
             self._thread.join(2 * SWEEP_S + self._link.timeout_s)
         self._hand_back(self._inbox.drain())
         self._link.close()
+        self._unblocker.close()
 
     def fence(self, consumer: str) -> None:
         """The lease of this consumer name is lost, as somebody else found out."""
@@ -177,8 +178,7 @@ class Fetcher:
     def _fetch(self, room: int) -> None:
         """One fetch from each queue, the first first, as far as there is room."""
         self._sweep_at = time.monotonic() + SWEEP_S
-        self._more = False
-        self._paused = False
+        self._more = self._paused = self._due = False
         paused = 0
         for queue in self._queues:
             fetched = queue.fetch(self._link, self._identity.consumer, room)
@@ -206,6 +206,7 @@ class Fetcher:
         self._in_use[queue.name] = [] if fetched.paused else fetched.priorities
         if fetched.next_due_ms is not None:
             due_at = time.monotonic() + (fetched.next_due_ms - fetched.now_ms) / 1000
+            self._due = self._due or due_at < self._sweep_at
             self._sweep_at = min(self._sweep_at, due_at)
         self._accept(queue, fetched.deliveries, fetched.wakes, self._identity.consumer)
 
@@ -237,13 +238,20 @@ class Fetcher:
         try:
             if self._stop.is_set():
                 return
-            got = read(self._link, room, block_ms)
+            # A server ends a read that found nothing up to 0.1 s late: too late for a message that is due.
+            got = read(self._link, room, block_ms, (lambda: self._unblock(self._unblocker)) if self._due else None)
         finally:
             self._blocked = False
         for queue, deliveries, wakes in got:
             self._accept(queue, deliveries, wakes, self._identity.consumer)
             if len(deliveries) >= room:
                 self._more = True
+
+    def _unblock(self, link: Link) -> None:
+        try:
+            link.call("CLIENT", "UNBLOCK", self._client_id or 0)
+        except BrokerError:
+            pass  # then the read ends by itself, a little later
 
     def _wait_while_busy(self, running: list[tuple[Delivery, float]], now: float) -> None:
         """Until the inbox wants more; meanwhile see to it that nothing waits behind a long task."""
