@@ -228,7 +228,10 @@ class AsyncResultListener:
 
 
 class _Subscription:
-    """The subscribed connection of one loop. Its reading task lives while somebody waits."""
+    """The subscribed connection of one loop.
+
+    Its reading task lives while somebody waits, so none is left over when the loop ends; the connection stays.
+    """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
@@ -237,6 +240,7 @@ class _Subscription:
         self._connection: AsyncConnection | None = None
         self._waiting: dict[bytes, list[asyncio.Future[bytes]]] = {}
         self._reader: asyncio.Task[None] | None = None
+        self._past_reader: asyncio.Task[None] | None = None
 
     async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -260,6 +264,7 @@ class _Subscription:
         if reader is not None:
             reader.cancel()
             await asyncio.wait([reader])
+        await self._disconnect()
         self._fail(BrokerUnavailable("the connection was closed while a result was waited for"))
         await self._link.close()
 
@@ -280,38 +285,47 @@ class _Subscription:
                 idle.append(key)
         if not self._waiting and self._reader is not None:
             self._reader.cancel()
-            self._reader = None
-        elif idle and self._connection is not None:
+            self._past_reader, self._reader = self._reader, None
+        if idle and self._connection is not None:
             try:
                 await self._connection.send_command("UNSUBSCRIBE", *idle)
             except (RedisError, OSError):
-                pass  # the reading task connects again, without this channel
+                pass  # the reading task finds out and connects again, without this channel
 
     async def _read(self) -> None:
         """Read for everybody; connect again after a fault. With nobody left it is cancelled."""
+        if self._past_reader is not None and not self._past_reader.done():
+            await asyncio.wait([self._past_reader])
         away_since: float | None = None
-        try:
-            while True:
-                try:
-                    await self._read_until_fault()
-                except (RedisError, OSError) as error:
-                    now = time.monotonic()
-                    away_since = now if self._connection is not None or away_since is None else away_since
-                    await self._disconnect()
-                    if now - away_since > self._timeout_s:
-                        self._fail(translated(error, self._endpoint.url))
-                        return
-                    await asyncio.sleep(RECONNECT_S)
-        except Exception as error:
-            self._fail(error)
-            raise
-        finally:
-            await self._disconnect()
+        while True:
+            try:
+                await self._read_until_fault()
+            except (RedisError, OSError) as error:
+                now = time.monotonic()
+                away_since = now if self._connection is not None or away_since is None else away_since
+                await self._disconnect()
+                if now - away_since > self._timeout_s:
+                    self._fail(error if isinstance(error, BrokerUnavailable) else translated(error, self._endpoint.url))
+                    return
+                await asyncio.sleep(RECONNECT_S)
+            except Exception as error:
+                await self._disconnect()
+                self._fail(error)
+                raise
+
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is None:
+            connection = await self._endpoint.async_connection(self._timeout_s)
+            try:
+                await connection.connect()
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._connection = connection
+        return self._connection
 
     async def _read_until_fault(self) -> None:
-        connection = await self._endpoint.async_connection(self._timeout_s)
-        await connection.connect()
-        self._connection = connection
+        connection = await self._connected()
         await self._subscribe(connection, self._waiting)
         silent_s = 0
         while True:
