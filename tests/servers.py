@@ -208,6 +208,11 @@ class Server:
         """SIGCONT: go on after `freeze()`."""
         self._running().send_signal(signal.SIGCONT)
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped or killed since."""
+        return self._process is not None
+
     def close(self) -> None:
         """Stop it and remove what it made; it cannot be started again."""
         self.stop()

@@ -131,6 +131,8 @@ class Saboteur:
         kind = self._deck.pop()
         steps: Steps | None
         if kind == "restart_server":
+            if not self._server.running:
+                return  # the last restart is not over
             steps = self._restart_server()
         elif kind == "lost_reply":
             steps = self._lost_reply()
