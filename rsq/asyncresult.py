@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from rsq.broker.client import Client
 from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
 from rsq.outcome import Result, unpack_result
 from rsq.remote import decode_error
 from rsq.states import State
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
 
 R = TypeVar("R")
 

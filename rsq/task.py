@@ -16,17 +16,19 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
 from rsq import asyncresult, codec
 from rsq.asyncresult import AsyncResult
-from rsq.broker.client import Client
-from rsq.broker.producer import Accepted
 from rsq.broker.queue import Placement, Queue
 from rsq.errors import InvalidTask, Retry, SettingsError
 from rsq.message import Message, new_id
 from rsq.options import CallOptions, TaskOptions, epoch_ms
 from rsq.request import Request, current
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
+    from rsq.broker.producer import Accepted
 
 P = ParamSpec("P")
 R = TypeVar("R")

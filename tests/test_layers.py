@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -85,6 +87,11 @@ def test_there_is_no_circle() -> None:
         for module, tree in MODULES.items()
     }
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_declaring_a_task_imports_no_redis() -> None:
+    code = "import sys, rsq; rsq.App('x').task(print); sys.exit('redis' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_only_the_broker_imports_redis() -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsq import codec, keys
 from rsq.broker import scripts
-from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument, packed
 from rsq.errors import BrokerError, LeaseLost
 from rsq.message import WAKE, Delivery, Message, pack_meta
 from rsq.outcome import Buried, Completed, Released, Retried, Verdict
 from rsq.settings import Settings
+
+if TYPE_CHECKING:
+    from rsq.broker.connection import Link, ScriptCall
 
 LONGEST_BLOCK_MS = 1000
 """An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
