@@ -37,6 +37,7 @@ FAULTS = (
     "restart_server",
     "cut",
     "lost_reply",
+    "late_request",
     "terminate",
 )
 
@@ -51,6 +52,9 @@ STRIKES_S = 10.0
 
 OUTAGES_S = ((0.05, 0.5), (0.05, 1.0), (1.0, 4.0))
 """Ranges of the time for which the server is away; some outlast all leases."""
+
+HOLD_S = 7.0
+"""Longer than anybody waits for a reply."""
 
 LOSSES = ("cut_request", "cut_reply", "truncate_reply")
 
@@ -136,6 +140,8 @@ class Saboteur:
             steps = self._restart_server()
         elif kind == "lost_reply":
             steps = self._lost_reply()
+        elif kind == "late_request":
+            steps = self._late_request()
         elif (place := self._pick()) is not None:
             steps = self._at(place, getattr(self, f"_{kind}")(place))
         else:
@@ -265,3 +271,16 @@ class Saboteur:
             wire.plan(*self._rng.choices(LOSSES, k=self._rng.randint(1, 4)))
         deadline = time.monotonic() + STRIKES_S
         yield lambda: place.wire.pending + self._producers.pending == 0 or time.monotonic() > deadline
+
+    def _late_request(self) -> Steps:
+        """A request of one worker and one of the producers reach the server after they were given up and repeated."""
+        place = self._rng.choice(self._fleet.places)
+        self._tell("late_request", [place.worker.pid])
+        wires = (place.wire, self._producers)
+        for wire in wires:
+            wire.plan("hold_request")
+        deadline = time.monotonic() + STRIKES_S
+        yield lambda: all(wire.pending == 0 for wire in wires) or time.monotonic() > deadline
+        yield HOLD_S
+        for wire in wires:
+            wire.release()
