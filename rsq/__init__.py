@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rsq.app import App, default_app, task
 from rsq.asyncresult import AsyncResult
 from rsq.codec import register_type
@@ -12,6 +14,7 @@ from rsq.errors import (
     EncodeError,
     Ignore,
     MessageTooLarge,
+    NotReplicated,
     QueueFull,
     Reject,
     RemoteError,
@@ -28,6 +31,9 @@ from rsq.request import Request
 from rsq.states import State
 from rsq.task import Task
 
+if TYPE_CHECKING:
+    from rsq.beat.schedules import crontab, every
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "EncodeError",
     "Ignore",
     "MessageTooLarge",
+    "NotReplicated",
     "QueueFull",
     "Reject",
     "RemoteError",
@@ -53,7 +60,18 @@ __all__ = [
     "TaskRevoked",
     "UnknownTask",
     "WorkerLost",
+    "crontab",
     "default_app",
+    "every",
     "register_type",
     "task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Schedules need croniter and time zones, which a program that only sends calls does not pay for."""
+    if name in ("crontab", "every"):
+        from rsq.beat import schedules
+
+        return getattr(schedules, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

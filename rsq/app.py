@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 
 from rsq import settings as settings_module
 from rsq.asyncresult import AsyncResult
-from rsq.broker.client import Client
 from rsq.broker.queue import Placement
 from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
 from rsq.message import Message
@@ -20,6 +19,8 @@ from rsq.settings import Settings
 from rsq.task import AsyncTask, Task, name_of
 
 if TYPE_CHECKING:
+    from rsq.beat.control import Schedules
+    from rsq.broker.client import Client
     from rsq.testing import Testing
 
 P = ParamSpec("P")
@@ -50,7 +51,8 @@ class App:
     """A set of tasks and the server that they go through.
 
     name           shown in logs and reports
-    url            ``redis://``, ``rediss://``, ``unix://``, ``embedded://``; default: RSQ_URL, else the embedded server
+    url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``unix://``, ``embedded://``; default: RSQ_URL,
+                   else the embedded server
     task_defaults  options for every task that does not say otherwise: ``{"autoretry_for": ()}`` makes rsq retry only
                    where it is asked to
     settings       any field of `rsq.settings.Settings`
@@ -86,6 +88,9 @@ class App:
     @cached_property
     def client(self) -> Client:
         """The producer's side of the broker."""
+        # Late, as redis takes most of the time: a module that only declares tasks imports nothing of it.
+        from rsq.broker.client import Client
+
         return Client(self.settings)
 
     def configure(self, **settings: Any) -> None:
@@ -179,8 +184,11 @@ class App:
 
         The arguments cannot be checked against the signature here; where they do not fit, the call fails at the worker.
         """
-        task: Task[..., Any] = self.tasks.get(name) or Task(self, _anything, name, self._defaults)
-        return task.apply_async(args, kwargs, **options)
+        return self.task_by_name(name).apply_async(args, kwargs, **options)
+
+    def task_by_name(self, name: str) -> Task[..., Any]:
+        """The task of this name; where this process does not know it, one that takes any arguments and only sends."""
+        return self.tasks.get(name) or Task(self, _anything, name, self._defaults)
 
     def AsyncResult(self, task_id: str, queue: str | None = None) -> AsyncResult[Any]:
         """The handle of a call by its id. Without its queue every known queue is searched."""
@@ -192,6 +200,43 @@ class App:
         from rsq.testing import Testing
 
         return Testing(self)
+
+    # -- schedules
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The schedules on the server: add, remove, pause, resume, trigger, list. See `rsq.beat.control`."""
+        from rsq.beat.control import Schedules
+
+        return Schedules(self)
+
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """The schedules that the code declares, for `rsq beat`; those of `@app.periodic` are among them."""
+        return self.schedules.declared
+
+    @schedule.setter
+    def schedule(self, entries: Mapping[str, Any]) -> None:
+        """Celery's `beat_schedule`: name -> map with task, schedule, args, kwargs, options. Raises SettingsError."""
+        self.schedules.declare(entries)
+
+    def periodic(self, schedule: Any, *, name: str | None = None, **given: Any) -> Callable[[Any], Any]:
+        """Call a task by a schedule: ``@app.periodic(crontab("*/5 * * * *", tz="Europe/Paris"))``.
+
+        It stands above ``@app.task(...)``; a plain function becomes a task with the default options.
+
+        schedule  crontab(...), every(...), a timedelta, or a number of seconds
+        name      of the schedule; default: the task's. A task with two schedules needs one
+        given     args, kwargs, options, catchup, catchup_limit, as in `app.schedule`
+        Raises    SettingsError
+        """
+
+        def declare(function: Any) -> Any:
+            task = function if isinstance(function, Task) else self.task(function)
+            self.schedules.declare_periodic(task, schedule, name, given)
+            return task
+
+        return declare
 
     def queues(self) -> list[str]:
         """The queues that this app's tasks name, the default one first."""

@@ -43,7 +43,19 @@ def check_namespace(namespace: str) -> str:
 class QueueKeys:
     """The keys of one queue. `tag` is what scripts get; the rest is for reads and plain commands."""
 
-    __slots__ = ("consumers", "crashes", "dead", "delayed", "messages", "orphans", "paused", "queue", "stats", "tag")
+    __slots__ = (
+        "barrier",
+        "consumers",
+        "crashes",
+        "dead",
+        "delayed",
+        "messages",
+        "orphans",
+        "paused",
+        "queue",
+        "stats",
+        "tag",
+    )
 
     def __init__(self, namespace: str, queue: str) -> None:
         self.queue = queue
@@ -56,6 +68,7 @@ class QueueKeys:
         self.dead = f"{self.tag}:dead"
         self.stats = f"{self.tag}:stats"
         self.paused = f"{self.tag}:paused"
+        self.barrier = f"{self.tag}:barrier"
 
     def stream(self, priority: int = 0) -> str:
         """The stream of one priority; priority 0 has no suffix."""
@@ -72,6 +85,24 @@ class QueueKeys:
     def dedupe(self, key: str) -> str:
         """Marker of a user's dedupe key; its value is the task id that won."""
         return f"{self.tag}:dedupe:key:{key}"
+
+    def fired(self, schedule: str) -> str:
+        """Last slot of a schedule that was fired into this queue."""
+        return f"{self.tag}:fired:{schedule}"
+
+
+class BeatKeys:
+    """The keys of the schedules. No suffix is one of a queue's, so even a queue named "beat" does not meet them."""
+
+    __slots__ = ("beats", "due", "last", "schedules", "tag", "version")
+
+    def __init__(self, namespace: str) -> None:
+        self.tag = f"{{{namespace}:beat}}"
+        self.schedules = f"{self.tag}:schedules"
+        self.due = f"{self.tag}:due"
+        self.last = f"{self.tag}:last"
+        self.version = f"{self.tag}:version"
+        self.beats = f"{self.tag}:beats"
 
 
 def queues(namespace: str) -> str:

@@ -44,5 +44,9 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "reconcile": ("running", "ready"),
     "redrive": ("dead", "ready"),
     "purge": ("ready or delayed", ""),
+    "fire": ("", "ready or delayed"),
+    "hand_over": ("", ""),
+    "define": ("", ""),
+    "advance": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

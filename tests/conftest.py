@@ -27,7 +27,7 @@ MakeServer: TypeAlias = Callable[..., Server]
 # What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `rsq:worker:*` are not among it.
 PERSISTENT = re.compile(
     r"""
-    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused)
+    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused | fired:.+)
     | [^{}:]+ : (queues | workers)
     | \{ [^{}:]+ : beat \} : .+
     """,

@@ -70,6 +70,10 @@ class Proxy:
         """Planned faults that have not struck yet."""
         return len(self._faults)
 
+    def swallow(self) -> None:
+        """From now on the connections that stand now are half open: what either side sends is lost without a word."""
+        self._silent.update(list(self._peers))
+
     def release(self) -> int:
         """Forward what was held; gives how many requests of those the server still took and answered."""
         answered = 0

@@ -44,5 +44,27 @@ RETIRE = Script("retire")
 RECONCILE = Script("reconcile")
 REDRIVE = Script("redrive")
 PURGE = Script("purge")
+FIRE = Script("fire")
+HAND_OVER = Script("hand_over")
+DEFINE = Script("define")
+ADVANCE = Script("advance")
 
-ALL = (ENQUEUE, FETCH, TAKE, COMPLETE, RETRY, BURY, RELEASE, REGISTER, RENEW, RETIRE, RECONCILE, REDRIVE, PURGE)
+ALL = (
+    ENQUEUE,
+    FETCH,
+    TAKE,
+    COMPLETE,
+    RETRY,
+    BURY,
+    RELEASE,
+    REGISTER,
+    RENEW,
+    RETIRE,
+    RECONCILE,
+    REDRIVE,
+    PURGE,
+    FIRE,
+    HAND_OVER,
+    DEFINE,
+    ADVANCE,
+)

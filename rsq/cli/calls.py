@@ -59,7 +59,7 @@ def call(
         app.get_task(task)
     options = {"countdown": countdown, "priority": priority, "dedupe_key": dedupe_key, "task_id": task_id}
     try:
-        sent = app.send_task(task, [_value(text) for text in arguments], _mapping(kwargs), queue=queue, **options)
+        sent = app.send_task(task, [value_of(text) for text in arguments], mapping_of(kwargs), queue=queue, **options)
     except EncodeError:
         raise
     except TypeError as error:  # arguments that do not fit the signature
@@ -127,14 +127,16 @@ def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
     sys.exit(0 if record.state is State.SUCCESS else EXIT_FAILED)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """A JSON value, or the text itself where it is none."""
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _mapping(text: str | None) -> dict[str, Any]:
+def mapping_of(text: str | None) -> dict[str, Any]:
+    """The map that ``--kwargs`` gives. Raises SettingsError."""
     if text is None:
         return {}
     try:

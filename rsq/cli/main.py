@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rsq import __version__
+from rsq.cli.beat import beat
 from rsq.cli.bench import bench
 from rsq.cli.calls import call, result
 from rsq.cli.common import Context
@@ -15,6 +16,7 @@ from rsq.cli.dead import dead
 from rsq.cli.demo import demo
 from rsq.cli.health import health
 from rsq.cli.queues import purge, status
+from rsq.cli.schedule import schedule
 from rsq.cli.server import server
 from rsq.cli.worker import worker
 from rsq.errors import BrokerError, RsqError
@@ -61,5 +63,5 @@ def main(ctx: click.Context, app_name: str | None, url: str | None, namespace: s
     ctx.obj = Context(app_name, {name: value for name, value in given.items() if value is not None})
 
 
-for command in (worker, call, result, status, purge, dead, health, server, demo, bench):
+for command in (worker, beat, schedule, call, result, status, purge, dead, health, server, demo, bench):
     main.add_command(command)

@@ -9,6 +9,7 @@ import sys
 import click
 
 from rsq.cli.common import Context, pass_context
+from rsq.errors import SettingsError
 from rsq.worker.children import WorkerOptions
 from rsq.worker.solo import run_solo
 from rsq.worker.supervisor import Supervisor
@@ -23,6 +24,7 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option("-P", "--pool", type=click.Choice(["prefork", "solo"]), default="prefork", show_default=True)
 @click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
+@click.option("-B", "--beat", is_flag=True, help="Run a beat beside the children, for small set-ups. See rsq beat.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after this many tasks.")
 @click.option("--shutdown-timeout", type=click.FloatRange(0), help="Seconds that running tasks have to end on SIGTERM.")
 @click.option(
@@ -36,6 +38,7 @@ def worker(
     concurrency: int | None,
     pool: str,
     loglevel: str,
+    beat: bool,
     max_tasks_per_child: int | None,
     shutdown_timeout: float | None,
     lease: float | None,
@@ -57,7 +60,10 @@ def worker(
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
     overrides = context.overrides | {name: value for name, value in given.items() if value is not None}
     names = tuple(dict.fromkeys(name.strip() for name in queues.split(",") if name.strip())) if queues else ()
-    options = WorkerOptions(context.app_name, names, concurrency or os.cpu_count() or 1, overrides, max_tasks_per_child)
+    children = concurrency or os.cpu_count() or 1
+    options = WorkerOptions(context.app_name, names, children, overrides, max_tasks_per_child, beat)
+    if beat and pool == "solo":
+        raise SettingsError("-B needs -P prefork: beside -P solo run rsq beat")
 
     def announce(text: str) -> None:
         click.echo(text, err=True)

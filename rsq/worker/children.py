@@ -30,6 +30,7 @@ class WorkerOptions:
     concurrency  number of children
     overrides    settings that the command line changes
     max_tasks    a child is replaced after this many; None = never
+    beat         run a beat beside the children
     """
 
     app: str | None = None
@@ -37,6 +38,7 @@ class WorkerOptions:
     concurrency: int = 1
     overrides: dict[str, object] = field(default_factory=dict)
     max_tasks: int | None = None
+    beat: bool = False
 
 
 @dataclass(eq=False)

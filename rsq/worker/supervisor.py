@@ -21,6 +21,7 @@ from rsq.broker.server_check import check_server
 from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
+from rsq.worker.beside import BesideBeat
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
@@ -48,6 +49,7 @@ class Supervisor:
         self._announce = announce
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         self._children = Children(options, self._worker_id)
+        self._beat = BesideBeat(options, announce)
         self._delays = [RESPAWN_S[0]] * options.concurrency
         self._respawn_at: dict[int, float] = {}
         self._retirements: list[Retirement] = []
@@ -69,7 +71,7 @@ class Supervisor:
         self._catch_signals()
         for index in range(self._options.concurrency):
             self._spawn(index)
-        while self._children or self._respawn_at or (self._retirements and not self._gives_up()):
+        while self._children or self._beat or self._respawn_at or (self._retirements and not self._gives_up()):
             self._step()
         if self._leases is not None:
             try:
@@ -87,6 +89,7 @@ class Supervisor:
                 self._read_signals()
             else:
                 self._listen(key.data)
+        self._beat.tend(time.monotonic())
         for child, code in self._children.reap():
             self._mourn(child, code)
         now = time.monotonic()
@@ -101,6 +104,8 @@ class Supervisor:
 
     def _patience(self) -> float:
         moments = [*self._respawn_at.values()]
+        if self._beat.spawn_at is not None:
+            moments.append(self._beat.spawn_at)
         if self._keeps_leases:
             moments.append(self._next_renewal)
         if self._stop_deadline is not None:
@@ -149,6 +154,7 @@ class Supervisor:
             f"  children  {self._options.concurrency} (prefork)\n"
             f"  server    {report}"
         )
+        self._beat.begin()
         if not tasks:
             log.warning("app %s has no tasks: every message will be put off and then given up", self._hello["app"])
         return Leases(link, [Queue(name, settings) for name in names], self._worker_id)
@@ -293,6 +299,7 @@ class Supervisor:
         log.info("%s: stopping; running tasks have %.0f s to end", why, grace_s)
         self._next_renewal = time.monotonic()
         self._stop_deadline = time.monotonic() + grace_s
+        self._beat.stop()
         for child in self._children:
             child.signal(signal.SIGTERM if child.registered else signal.SIGKILL)
 
@@ -300,6 +307,7 @@ class Supervisor:
         """Cold: what still runs is cut off and handed back, with no attempt counted."""
         if self._children:
             log.warning("%s: handing back what still runs", why)
+        self._beat.stop(signal.SIGKILL)
         for child in self._children:
             child.cut()
         # What is left to do is handing back; it gets a few tries and no more.
@@ -309,5 +317,6 @@ class Supervisor:
         """It cannot begin: end the children, then raise."""
         self._failure = self._failure or error
         self._respawn_at.clear()
+        self._beat.stop(signal.SIGKILL)
         for child in self._children:
             child.cut()

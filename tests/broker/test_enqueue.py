@@ -294,7 +294,11 @@ def test_a_repeat_finds_what_arrived(rig: Rig, place: str, task_id: str) -> None
     before = rig.dumps()
     assert rig.enqueue(task_id, priority=priority, since_ms=200) == ("accepted", task_id)
     assert rig.enqueue(task_id, soon(5), priority=priority, since_ms=400) == ("accepted", task_id)
+    assert rig.dumps() == before
+    # A plain first try has set no marker: the repeat sets it, so that a third one finds it.
     assert rig.enqueue(task_id, UNIQUE, priority=priority, since_ms=600) == ("accepted", task_id)
+    assert rig.enqueue(task_id, UNIQUE, priority=priority) == ("duplicate", task_id)
+    assert rig.redis.delete(f"{rig.keys.tag}:dedupe:id:{task_id}") == 1
     assert rig.dumps() == before
     rig.run(scripts.PURGE, 1000)  # else its crash mark would be all that is left
 

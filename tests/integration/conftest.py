@@ -154,6 +154,11 @@ def totals(app: App, queue: str | None = None) -> QueueCounts:
         return counts(link, app.client.queue(queue))
 
 
+def ended(app: App) -> dict[str, int]:
+    """How often calls ended, by the way in which they did."""
+    return {how: number for how, number in totals(app).counters.items() if how != "wakes"}
+
+
 def settled(app: App, queue: str | None = None) -> bool:
     """Nothing waits and nothing runs."""
     now = totals(app, queue)

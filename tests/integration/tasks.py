@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
+import re
 import signal
 import sys
 import time
@@ -145,7 +147,7 @@ def die_until(self: Task[..., Any], crashes: int, how: str = "kill") -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "segv":
             ctypes.string_at(0)
-        os._exit(7)
+        os._exit(1 if how == "exit one" else 7)
     return self.request.crashes
 
 
@@ -188,3 +190,36 @@ def about(self: Task[..., Any]) -> dict[str, Any]:
         "root": request.root,
         "direct": request.called_directly,
     }
+
+
+@app.task
+def measure(payload: str) -> int:
+    """Large to send, small to keep."""
+    return len(payload)
+
+
+@app.task
+def backtrack(seconds: int) -> str:
+    """A regular expression that goes astray for at least so long, and holds the GIL all the while."""
+    journal("began", "backtrack")
+    pattern, length = re.compile(r"(a+)+b"), 18
+    while True:
+        began = time.monotonic()
+        found = pattern.match("a" * length)
+        took_s = time.monotonic() - began
+        if took_s >= seconds:
+            return "match" if found else "no match"
+        # One letter more takes twice the time.
+        length += max(1, int(math.log2(seconds / took_s)))
+
+
+@app.task(bind=True)
+def marked(self: Task[..., Any], number: int) -> int:
+    """How many crashes are counted against this call."""
+    return self.request.crashes
+
+
+@app.task
+def brief(number: int, seconds: float = 0.002) -> int:
+    time.sleep(seconds)
+    return number

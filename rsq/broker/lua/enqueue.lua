@@ -7,6 +7,7 @@
 -- out   'accepted', id | 'duplicate', id that won | 'full', messages held
 -- include: _common
 -- include: _ready
+-- include: _admit
 local id, task, body, meta, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay_ms, eta_ms, max_length = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local unique, dedupe_key, marker_ttl_ms, since_ms = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12]
@@ -33,19 +34,19 @@ local function arrived()
   end
 end
 
-if repeated and arrived() then return { 'accepted', id } end
+if repeated and arrived() then
+  -- A plain first try has set no marker; the next one with this id must find one.
+  if unique then redis.call('SET', id_marker, id, 'PX', marker_ttl_ms, 'NX') end
+  return { 'accepted', id }
+end
 
 if dedupe_key ~= '' then
   local winner = redis.call('GET', key_marker)
   if winner then return { repeated and winner == id and 'accepted' or 'duplicate', winner } end
 end
 if unique and redis.call('EXISTS', id_marker) == 1 then return { repeated and 'accepted' or 'duplicate', id } end
-if max_length > 0 then
-  local held = redis.call('ZCARD', T .. ':delayed')
-  for p = 0, 9 do held = held + redis.call('XLEN', stream_of(p)) end
-  if held >= max_length and wake_waits() then held = held - 1 end
-  if held >= max_length then return { 'full', held } end
-end
+local held = full(max_length)
+if held then return { 'full', held } end
 
 if dedupe_key ~= '' then redis.call('SET', key_marker, id, 'PX', marker_ttl_ms) end
 if unique then
@@ -54,9 +55,5 @@ if unique then
   redis.call('DEL', T .. ':result:' .. id)
 end
 local due = eta_ms ~= '' and tonumber(eta_ms) or (delay_ms ~= '' and now + tonumber(delay_ms)) or now
-if due > now then
-  add_delayed(now, due, priority, id, task, body, meta)
-elseif add_ready(priority, id, task, body, meta) then
-  wake()
-end
+place(now, due, priority, id, task, body, meta)
 return { 'accepted', id }

@@ -1,0 +1,264 @@
+"""When something is due: intervals and cron expressions, as pure functions of time.
+
+A schedule is an endless row of slots, each a moment in ms since the epoch. It depends on nothing but itself, so every
+beat computes the same slots, whenever it started.
+
+every    slots are the multiples of the interval since the epoch: ``every(minutes=15)`` is due at :00, :15, :30, :45 UTC
+crontab  slots are times on the wall clock of a zone. One that the clock skips (spring) is due at the moment of the
+         jump; one that it repeats (autumn) is due in the first pass only
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterBadDateError, CroniterError, croniter
+
+from rsq.errors import SettingsError
+
+SHORTEST_MS = 100
+"""No interval is shorter: below it a worker that loops does better than a schedule."""
+
+FIELDS = ("minute", "hour", "day of month", "month", "day of week", "second")
+ALIASES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+
+# `H` and `R` of croniter stand for numbers drawn by chance: each beat would draw its own.
+_DRAWN = re.compile(r"(?:^|,)[hr](?![a-z])", re.IGNORECASE)
+_LEAP_YEAR = datetime(2024, 1, 1)
+_SECOND = timedelta(seconds=1)
+
+
+class Schedule(Protocol):
+    """A row of slots."""
+
+    def next_after(self, moment_ms: int) -> int:
+        """The first slot after this moment."""
+
+    def latest_at(self, moment_ms: int) -> int:
+        """The last slot that is not after this moment."""
+
+    def pack(self) -> dict[str, Any]:
+        """As a map that `unpack` reads."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """A fixed interval. Made by `every`, or from a timedelta or a number of seconds."""
+
+    interval_ms: int
+
+    def __post_init__(self) -> None:
+        if self.interval_ms < SHORTEST_MS:
+            raise SettingsError(f"an interval must be at least {SHORTEST_MS / 1000:g} s, not {self.interval_ms} ms")
+
+    def __str__(self) -> str:
+        return f"every {timedelta(milliseconds=self.interval_ms)}"
+
+    def next_after(self, moment_ms: int) -> int:
+        return moment_ms - moment_ms % self.interval_ms + self.interval_ms
+
+    def latest_at(self, moment_ms: int) -> int:
+        return moment_ms - moment_ms % self.interval_ms
+
+    def pack(self) -> dict[str, Any]:
+        return {"every_ms": self.interval_ms}
+
+
+@dataclass(frozen=True)
+class Crontab:
+    """A cron expression on the wall clock of a time zone. Made by `crontab`.
+
+    expression  5 fields, or 6 with the seconds last; names, ranges, steps, ``L``, ``#``; or ``@daily`` and the like
+    tz          name of the zone, such as ``Europe/Paris``
+    """
+
+    expression: str
+    tz: str = "UTC"
+
+    def __post_init__(self) -> None:
+        _check(self.expression)
+        _zone(self.tz)
+
+    def __str__(self) -> str:
+        return f"{self.expression} ({self.tz})"
+
+    def next_after(self, moment_ms: int) -> int:
+        zone = _zone(self.tz)
+        wall = datetime.fromtimestamp(moment_ms // 1000, zone).replace(tzinfo=None, fold=0)
+        while True:
+            wall = _step(self.expression, wall, forward=True)
+            # In the second pass of a repeated hour the wall times ahead have been: their moments lie behind.
+            if (found_ms := _moment_ms(wall, zone)) > moment_ms:
+                return found_ms
+
+    def latest_at(self, moment_ms: int) -> int:
+        zone = _zone(self.tz)
+        local = datetime.fromtimestamp(moment_ms // 1000, zone)
+        wall = local.replace(tzinfo=None, fold=0) + _SECOND
+        if local.fold:  # the first pass went on beyond this wall time
+            wall += (_offset(local, fold=0)) - (_offset(local, fold=1))
+        while True:
+            wall = _step(self.expression, wall, forward=False)
+            if (found_ms := _moment_ms(wall, zone)) <= moment_ms:
+                return found_ms
+
+    def pack(self) -> dict[str, Any]:
+        return {"cron": self.expression, "tz": self.tz}
+
+
+Scheduled: TypeAlias = "Every | Crontab | timedelta | float | int"
+"""What may stand where a schedule is asked for; a number is seconds."""
+
+
+def every(*, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0, weeks: float = 0) -> Every:
+    """A fixed interval, such as ``every(seconds=30)``. Raises SettingsError when it is too short."""
+    return schedule_of(timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days, weeks=weeks))  # type: ignore[return-value]
+
+
+def crontab(
+    expression: str | None = None,
+    *,
+    tz: str | ZoneInfo = "UTC",
+    minute: Any = "*",
+    hour: Any = "*",
+    day_of_week: Any = "*",
+    day_of_month: Any = "*",
+    month_of_year: Any = "*",
+) -> Crontab:
+    """A cron schedule: ``crontab("*/5 * * * *", tz="Europe/Paris")``, or its fields by name, as in Celery.
+
+    minute ...  a number, a text, or several numbers
+    Raises      SettingsError, which names the field that is wrong
+    """
+    fields = (minute, hour, day_of_month, month_of_year, day_of_week)
+    if expression is None:
+        expression = " ".join(_text(field) for field in fields)
+    elif any(field != "*" for field in fields):
+        raise SettingsError("crontab takes one expression or its fields by name, not both")
+    name = tz.key if isinstance(tz, ZoneInfo) else tz
+    return Crontab(expression if not isinstance(expression, str) else " ".join(expression.split()), name)
+
+
+def schedule_of(value: object) -> Every | Crontab:
+    """The schedule that `value` means. Raises SettingsError."""
+    if isinstance(value, (Every, Crontab)):
+        return value
+    if isinstance(value, timedelta):
+        return Every(round(value.total_seconds() * 1000))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Every(round(value * 1000))
+    raise SettingsError(f"a schedule is crontab(...), every(...), a timedelta or a number of seconds, not {value!r}")
+
+
+def unpack(kept: Mapping[str, Any]) -> Every | Crontab:
+    """The inverse of `Schedule.pack`. Raises SettingsError."""
+    if "cron" in kept:
+        return Crontab(str(kept["cron"]), str(kept.get("tz", "UTC")))
+    return Every(int(kept.get("every_ms", 0)))
+
+
+# -- the text of an expression
+
+
+def _text(field: object) -> str:
+    if isinstance(field, str):
+        return "".join(field.split())
+    if isinstance(field, Iterable):
+        return ",".join(str(each) for each in field)
+    return str(field)
+
+
+@lru_cache(maxsize=4096)
+def _check(expression: str) -> None:
+    """Raises SettingsError, which names the field that is wrong."""
+    if not isinstance(expression, str):
+        raise SettingsError(f"a cron expression is a text such as '*/5 * * * *', not {expression!r}")
+    said = f"cron expression {expression!r}"
+    if expression.startswith("@"):
+        if expression not in ALIASES:
+            raise SettingsError(f"{said}: there are {', '.join(ALIASES)}; for intervals there is every(...)")
+        return
+    fields = expression.split()
+    if len(fields) not in (5, 6):
+        raise SettingsError(
+            f"{said} has {len(fields)} fields: take 5 (minute, hour, day of month, month, day of week), "
+            "or 6 with the second last"
+        )
+    for place, field in enumerate(fields):
+        # Alone among stars, so that what is wrong is this one.
+        alone = ["*"] * len(fields)
+        alone[place] = field
+        try:
+            if _DRAWN.search(field):
+                raise CroniterError("H and R are not known here")
+            croniter.expand(" ".join(alone))
+        except (CroniterError, ValueError, KeyError, IndexError) as error:
+            raise SettingsError(f"{said}: {FIELDS[place]} {field!r} cannot be used ({error})") from None
+    try:
+        _step(expression, _LEAP_YEAR, forward=True)
+    except CroniterBadDateError:
+        raise SettingsError(
+            f"{said} is never due: its day of month {fields[2]!r} is in no month {fields[3]!r}"
+        ) from None
+    except (CroniterError, ValueError, KeyError, IndexError) as error:
+        raise SettingsError(f"{said} cannot be used ({error})") from None
+
+
+@lru_cache(maxsize=4096)
+def _iterator(expression: str) -> croniter:
+    """Half a millisecond to make, so made once; `_step` winds it to where it is wanted."""
+    return croniter(expression, _LEAP_YEAR)
+
+
+_winding = threading.Lock()
+
+
+def _step(expression: str, wall: datetime, *, forward: bool) -> datetime:
+    """The next wall time of an expression after `wall`, or the one before it. Knows no zone: naive in, naive out."""
+    with _winding:
+        iterator = _iterator(expression)
+        iterator.set_current(wall, force=True)
+        found: datetime = iterator.get_next(datetime) if forward else iterator.get_prev(datetime)
+        return found
+
+
+# -- the clock on the wall
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, TypeError, OSError):
+        raise SettingsError(f"there is no time zone {name!r}: take a name such as Europe/Paris") from None
+
+
+def _offset(wall: datetime, *, fold: int) -> timedelta:
+    offset = wall.replace(fold=fold).utcoffset()
+    assert offset is not None, "a time in a zone has one"
+    return offset
+
+
+def _moment_ms(wall: datetime, zone: ZoneInfo) -> int:
+    """When the clock of `zone` first shows `wall`; where it never does, the moment at which it jumps over it."""
+    local = wall.replace(tzinfo=zone)
+    before, after = _offset(local, fold=0), _offset(local, fold=1)
+    epoch_s = int((wall.replace(tzinfo=timezone.utc) - before).timestamp())
+    if after <= before or datetime.fromtimestamp(epoch_s, zone).replace(tzinfo=None) == wall:
+        return epoch_s * 1000
+    # In a gap the first offset is the one from before the jump; the jump lies between the two readings of the time.
+    low, high = epoch_s - int((after - before).total_seconds()), epoch_s
+    while high - low > 1:
+        middle = (low + high) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high * 1000

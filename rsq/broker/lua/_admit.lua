@@ -1,0 +1,18 @@
+-- Whether a queue takes one more call, and where it goes. Needs _common and _ready.
+
+-- How many messages it holds, where that is `max_length` (0 = no bound) or more, else nil.
+local function full(max_length)
+  if max_length == 0 then return end
+  local held = redis.call('ZCARD', T .. ':delayed')
+  for p = 0, 9 do held = held + redis.call('XLEN', stream_of(p)) end
+  if held >= max_length and wake_waits() then held = held - 1 end
+  if held >= max_length then return held end
+end
+
+local function place(now, due, priority, id, task, body, meta)
+  if due > now then
+    add_delayed(now, due, priority, id, task, body, meta)
+  elseif add_ready(priority, id, task, body, meta) then
+    wake()
+  end
+end
