@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rsq import codec, keys
 from rsq.broker import scripts
 from rsq.broker.scripts import Script
-from rsq.broker.wire import Argument, packed
+from rsq.broker.wire import Argument, packed, packed_texts
 from rsq.errors import BrokerError, LeaseLost
 from rsq.message import WAKE, Delivery, Message, pack_meta
 from rsq.outcome import Buried, Completed, Released, Retried, Verdict
@@ -92,7 +92,8 @@ class Queue:
         """The packed command of the hot path: no delay, no marker, no bound, a fresh id."""
         meta = pack_meta(message.meta) if message.meta else b""
         stream = self._streams[message.priority]
-        return packed("XADD", stream, "*", "id", message.id, "task", message.task, "body", message.body, "meta", meta)
+        texts = ("id", message.id, "task", message.task, "body", message.body, "meta", meta)
+        return packed_texts("XADD", stream, "*", *texts)
 
     def introduce(self) -> bytes:
         """The packed command that makes the queue known to `rsq status` and to those who look for results."""

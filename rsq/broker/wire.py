@@ -13,5 +13,9 @@ Command: TypeAlias = "tuple[Argument, ...]"
 def packed(*command: Argument) -> bytes:
     """A command as it goes over the wire."""
     # hiredis takes the process down when a signal handler raises while it writes out a number.
-    texts = tuple([part if isinstance(part, (str, bytes)) else str(part) for part in command])
-    return bytes(pack_command(texts))  # type: ignore[arg-type]  # its stub takes one-tuples only
+    return packed_texts(*[part if isinstance(part, (str, bytes)) else str(part) for part in command])
+
+
+def packed_texts(*command: str | bytes) -> bytes:
+    """`packed` for a command without numbers."""
+    return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only

@@ -1,0 +1,113 @@
+"""What a call costs, counted and not timed, against a baseline: no machine is too slow or too busy for it.
+
+Python's own instructions stand for the processor time of the hot path, the server's count of commands for its work.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from rsq import App
+
+BASELINE = {"delay": 640, "map_async": 490, "drain, kept": 850, "drain, ignored": 790}
+"""Instructions a task. After a change that is worth it: what the failing test names."""
+
+AT_MOST = 1.5
+"""Versions of Python differ by a fifth; a doubling is what is to be caught."""
+
+
+class Counter:
+    """Counts the instructions that Python carries out in the threads that are traced."""
+
+    def __init__(self) -> None:
+        self._ticks = count()
+
+    @property
+    def value(self) -> int:
+        return next(self._ticks)
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "opcode":
+            next(self._ticks)
+        return self.trace
+
+
+@contextmanager
+def counted_here() -> Iterator[Counter]:
+    """The instructions of this thread."""
+    counter, before = Counter(), sys.gettrace()
+    sys.settrace(counter.trace)
+    try:
+        yield counter
+    finally:
+        sys.settrace(before)
+
+
+@contextmanager
+def counted_in_new_threads() -> Iterator[Counter]:
+    """The instructions of all threads that begin meanwhile."""
+    counter = Counter()
+    threading.settrace(counter.trace)
+    try:
+        yield counter
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]  # its stub does not know that this ends it
+
+
+def check(what: str, cost: float) -> None:
+    assert BASELINE[what] / 2 < cost < BASELINE[what] * AT_MOST, f"{what}: {cost:.0f} instructions a task"
+
+
+@pytest.fixture
+def shop(url: str) -> Iterator[App]:
+    app = App("shop", url=url)
+    app.task(name="kept")(lambda a, b: a + b)
+    app.task(name="ignored", ignore_result=True)(lambda a, b: a + b)
+    yield app
+    app.close()
+
+
+def commands(redis: Any) -> int:
+    return sum(each["calls"] for name, each in redis.info("commandstats").items() if name != "cmdstat_info")
+
+
+@pytest.mark.parametrize("what", ["delay", "map_async"])
+def test_the_cost_of_a_send(shop: App, redis: Any, what: str) -> None:
+    task = shop.tasks["kept"]
+    send: dict[str, Callable[[], object]] = {
+        "delay": lambda: [task.delay(1, 2) for _ in range(100)],
+        "map_async": lambda: task.map_async([(1, 2)] * 100),
+    }
+    send[what]()
+    before = commands(redis)
+    with counted_here() as counter:
+        send[what]()
+    check(what, counter.value / 100)
+    assert commands(redis) - before == 100
+
+
+@pytest.mark.parametrize("what", ["kept", "ignored"])
+def test_the_cost_of_a_run(shop: App, redis: Any, what: str) -> None:
+    task = shop.tasks[what]
+
+    def cost_of(number: int) -> tuple[int, int]:
+        with shop.testing.isolated(shop.settings.url):
+            task.map_async([(1, 2)] * number)
+            before = commands(redis)
+            with counted_in_new_threads() as counter, shop.testing.worker() as worker:
+                worker.wait_idle(60)
+            return counter.value, commands(redis) - before
+
+    few, many = cost_of(1000), cost_of(4000)
+    check(f"drain, {what}", (many[0] - few[0]) / 3000)
+    # SET and PUBLISH for a result that is kept, and a share of what is done once for hundreds.
+    assert (many[1] - few[1]) / 3000 < (2.5 if what == "kept" else 0.5)
