@@ -61,6 +61,19 @@ class Report:
     def as_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
+    def __add__(self, other: Report) -> Report:
+        """Both runs as one; the seed is the first one's."""
+        return Report(
+            self.seed,
+            self.seconds + other.seconds,
+            self.server,
+            dict(Counter(self.numbers) + Counter(other.numbers)),
+            dict(sorted((Counter(self.faults) + Counter(other.faults)).items())),
+            self.recoveries + other.recoveries,
+            self.violations + other.violations,
+            " ".join(filter(None, (self.kept, other.kept))) or None,
+        )
+
 
 @dataclass
 class Chaos:
