@@ -34,13 +34,17 @@ class Completed:
 
 @dataclass(slots=True)
 class Retried:
-    """Another attempt after `delay_ms`; with counter ``deferred`` the same attempt once more. `why` is for the log."""
+    """Another attempt after `delay_ms`; with counter ``deferred`` the same attempt once more. `why` is for the log.
+
+    slot  (name, how many there are) of the concurrency limit that it waits for: it comes back when one is free
+    """
 
     delivery: Delivery
     counter: str
     meta: Mapping[str, Any]
     delay_ms: int
     why: str
+    slot: tuple[str, int] = ("", 0)
 
 
 @dataclass(slots=True)
@@ -77,6 +81,16 @@ def pack_success(attempt: int, runtime_s: float, value: object, max_bytes: int) 
 def pack_failure(state: State, attempt: int, runtime_s: float, value: object) -> bytes:
     """The packed result of a call that failed (`value` is its error record) or was revoked (its reason)."""
     return codec.encode([state.value, attempt, runtime_s, value], "result")
+
+
+REVOKED_TTL_MS = 86_400_000
+"""How long it is readable that a call was revoked, whatever its task says of results."""
+
+
+def revoked(delivery: Delivery) -> Completed:
+    """The verdict on a call that was revoked."""
+    result = pack_failure(State.REVOKED, delivery.attempt, delivery.runtime_s, "revoked")
+    return Completed(delivery, "revoked", result, REVOKED_TTL_MS)
 
 
 @dataclass(frozen=True)

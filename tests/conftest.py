@@ -27,7 +27,8 @@ MakeServer: TypeAlias = Callable[..., Server]
 # What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `rsq:worker:*` are not among it.
 PERSISTENT = re.compile(
     r"""
-    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused | fired:.+)
+    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused
+      | held | latest | slots:.+ | parked:.+ | fired:.+)
     | [^{}:]+ : (queues | workers)
     | \{ [^{}:]+ : beat \} : .+
     """,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rsq.broker.connection import Link, LinkPool
-from rsq.broker.queue import PLAIN, Placement, Queue
-from rsq.errors import BrokerError, BrokerUnavailable, NotReplicated, QueueFull
+from rsq.broker.queue import PLAIN, REFUSE, Placement, Queue
+from rsq.errors import BrokerError, BrokerUnavailable, NotReplicated, QueueFull, QueuePaused
 from rsq.message import Message
 
 PAUSE_S = 0.05
@@ -18,6 +18,8 @@ PAUSE_S = 0.05
 CHUNK = 1000
 """Messages in one write of a bulk send."""
 
+OPEN_S = 1.0
+"""For so long after a queue took a call, others are sent to it without asking whether it has been closed since."""
 
 Send: TypeAlias = "tuple[Message, Placement]"
 
@@ -40,6 +42,7 @@ class Producer:
         self._pool = pool
         self._replicas = replicas
         self._introduced: set[str] = set()
+        self._open_until: dict[str, float] = {}
         self._unsure = Unsure()
 
     def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
@@ -49,7 +52,7 @@ class Producer:
         the first try arrived.
 
         Raises BrokerUnavailable after `broker_timeout_s` in all, with the task id under which this process may send the
-        call again without doubling it; BrokerRefused; QueueFull; NotReplicated.
+        call again without doubling it; BrokerRefused; QueueFull; QueuePaused; NotReplicated.
         """
         began = time.monotonic()
         replicas = self._replicas if placement.replicas is None else placement.replicas
@@ -60,11 +63,13 @@ class Producer:
             return self._send_chunk(queue, [(message, placement)], replicas)[0]
         link = self._pool.take()
         try:
-            if placement is PLAIN:
+            if placement is PLAIN and began < self._open_until.get(queue.name, 0.0):
                 link.call_packed(queue.plain_enqueue(message))
                 accepted = Accepted(message.id)
             else:
+                # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
                 accepted = answer(queue, message, link.run_one(queue.enqueue_call(message, placement)))
+                self._open_until[queue.name] = began + OPEN_S
             if queue.name not in self._introduced:
                 link.call_packed(queue.introduce())
                 self._introduced.add(queue.name)
@@ -78,8 +83,8 @@ class Producer:
     def send_many(self, queue: Queue, sends: Sequence[Send]) -> list[Accepted]:
         """Enqueue many messages of one queue, a thousand in a write; answers in order.
 
-        Each thousand has the deadline of one send. A refusal of one (QueueFull) is raised after its thousand was sent:
-        those before and beside it stand. Replicas are waited for once in each thousand, and no more after they were too
+        Each thousand has the deadline of one send. A refusal of one (QueueFull, QueuePaused) is raised after its
+        thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand, and no more after they were too
         few: NotReplicated is raised when all is sent.
         """
         accepted: list[Accepted] = []
@@ -106,6 +111,9 @@ class Producer:
         link = self._pool.take()
         try:
             if all(placement is PLAIN for _, placement in chunk):
+                if began >= self._open_until.get(queue.name, 0.0):
+                    check_open(queue, chunk[0][0], link.call("GET", queue.keys.paused))
+                    self._open_until[queue.name] = began + OPEN_S
                 replies = link.pipeline_packed([*(queue.plain_enqueue(message) for message, _ in chunk), *then])
             else:
                 calls = [queue.enqueue_call(message, placement) for message, placement in chunk]
@@ -193,14 +201,25 @@ class Unsure:
 
 
 def answer(queue: Queue, message: Message, reply: Any) -> Accepted:
-    """What the reply of `enqueue.lua` says. Raises QueueFull."""
+    """What the reply of `enqueue.lua` says. Raises QueueFull, QueuePaused."""
     verdict, value = reply
+    if verdict == b"paused":
+        check_open(queue, message, REFUSE)
     if verdict == b"full":
         raise QueueFull(
             f"queue {queue.name!r} holds {value} messages, its max_length; {message.task}[{message.id}] was not "
             "enqueued: try again later"
         )
-    return Accepted(value.decode(), duplicate=verdict == b"duplicate")
+    return Accepted(value.decode(), duplicate=verdict in (b"duplicate", b"replaced"))
+
+
+def check_open(queue: Queue, message: Message, paused: bytes | None) -> None:
+    """Raises QueuePaused where the queue's key `paused` says that it takes no calls."""
+    if paused == REFUSE:
+        raise QueuePaused(
+            f"queue {queue.name!r} is paused and refuses calls; {message.task}[{message.id}] was not enqueued: "
+            f"send it again after rsq resume {queue.name}"
+        )
 
 
 def check_replicated(

@@ -13,8 +13,9 @@ from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument, packed, packed_texts
 from rsq.errors import BrokerError, LeaseLost
 from rsq.message import WAKE, Delivery, Message, pack_meta
-from rsq.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.outcome import REVOKED_TTL_MS, Buried, Completed, Released, Retried, Verdict, pack_failure
 from rsq.settings import Settings
+from rsq.states import State
 
 if TYPE_CHECKING:
     from rsq.broker.connection import Link, ScriptCall
@@ -24,6 +25,12 @@ LONGEST_BLOCK_MS = 1000
 
 TAKEN_TTL_MS = 7 * 86_400_000
 """How long an early-acknowledged call may run and still have its outcome committed."""
+
+PAUSE, REFUSE = b"pause", b"refuse"
+"""What the key `paused` holds: nothing is handed out; with the second one nothing is taken in, either."""
+
+FORGET_MS = 86_400_000
+"""How long it is remembered that a call was revoked of which nobody knows where it is."""
 
 BARRIER_TTL_MS = 1000
 """Life of the key that is written before a WAIT. Nobody reads it."""
@@ -39,6 +46,9 @@ class Placement:
     unique      run this task id once while its marker lives
     dedupe_key  run one call with this key while its marker lives
     dedupe_ttl_ms  life of either marker
+    dedupe_until  what else ends the marker of the key: "done" or "started", of the call; "ttl" = nothing
+    replaces    a duplicate gives the call that waits its arguments
+    debounce_ms  and puts it off: it starts so long after the last one
     replicas    wait until so many replicas have it; None = as many as the setting `wait_replicas` says
     """
 
@@ -48,6 +58,9 @@ class Placement:
     unique: bool = False
     dedupe_key: str = ""
     dedupe_ttl_ms: int = 86_400_000
+    dedupe_until: str = "ttl"
+    replaces: bool = False
+    debounce_ms: int | None = None
     replicas: int | None = None
 
 
@@ -72,6 +85,32 @@ class Fetched:
     priorities: list[int]
     deliveries: list[Delivery] = field(default_factory=list)
     wakes: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked before a body may start.
+
+    version   (key, version, ttl in ms): not after a newer version of the key is done
+    slot      (name, most at once) of a concurrency limit; ("", 0) = none
+    rate      (name, microseconds between two starts, burst) of a rate limit
+    reserved  it was put off by the rate limit before: this is its turn
+    """
+
+    version: tuple[str, int, int] | None = None
+    slot: tuple[str, int] = ("", 0)
+    rate: tuple[str, int, int] | None = None
+    reserved: bool = False
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The answer: ``go`` (with newer arguments, if there are), ``superseded`` (`why`: by which version) or ``wait``."""
+
+    word: str
+    body: bytes = b""
+    wait_ms: int = 0
+    why: str = ""
 
 
 class Queue:
@@ -124,6 +163,9 @@ class Queue:
             placement.dedupe_key,
             placement.dedupe_ttl_ms,
             "" if since_ms is None else since_ms,
+            "" if placement.dedupe_until == "ttl" else placement.dedupe_until,
+            int(placement.replaces),
+            "" if placement.debounce_ms is None else placement.debounce_ms,
         )
         return scripts.ENQUEUE, self.keys.tag, arguments
 
@@ -160,7 +202,7 @@ class Queue:
         reply = link.run(scripts.FETCH, self.keys.tag, consumer, room)
         if reply == -1:
             raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
-        now_ms, next_due_ms, paused, priorities, claimed, fresh = reply
+        now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked = reply
         fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities)
         for priority, entry_id, fields, deliveries, crashes in claimed:
             if fields[0] == WAKE:
@@ -174,6 +216,10 @@ class Queue:
             fetched.deliveries.append(delivery)
         for priority, entries in fresh:
             self.sort(priority, entries, fetched.deliveries, fetched.wakes)
+        if revoked:
+            names = {name.decode(errors="replace") for name in revoked}
+            for delivery in fetched.deliveries:
+                delivery.revoked = delivery.id in names
         return fetched
 
     def read(self, link: Link, consumer: str, room: int) -> tuple[list[Delivery], list[bytes], bool]:
@@ -183,19 +229,22 @@ class Queue:
 
         Returns  (deliveries, wakes, whether it may be read on like this): False when paused, or with urgent messages
         """
-        reply, reasons = link.pipeline(
+        reply, reasons, some_revoked = link.pipeline(
             [
                 ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", room, "STREAMS", self._streams[0], ">"),
                 ("EXISTS", self.keys.paused, *self._streams[1:]),
+                ("EXISTS", self.keys.revoked),
             ]
         )
         deliveries: list[Delivery] = []
         wakes: list[bytes] = []
-        for error in (reply, reasons):
+        for error in (reply, reasons, some_revoked):
             if isinstance(error, BrokerError):
                 raise error
         if reply:
             self.sort(0, reply[0][1], deliveries, wakes)
+        if some_revoked:
+            self.mark_revoked(link, deliveries)
         return deliveries, wakes, reasons == 0
 
     def sort(self, priority: int, entries: Any, deliveries: list[Delivery], wakes: list[bytes]) -> None:
@@ -206,6 +255,27 @@ class Queue:
                 wakes.append(entry_id)
             else:
                 deliveries.append(Delivery(name, priority, entry_id, fields))
+
+    def mark_revoked(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+        """Set `revoked` on those that are: for messages that no fetch has looked at."""
+        for delivery, (revoked, _) in zip(deliveries, self.revocations(link, deliveries), strict=True):
+            delivery.revoked = revoked
+
+    def revocations(self, link: Link, deliveries: Sequence[Delivery]) -> list[tuple[bool, bool]]:
+        """Whether each is revoked, and whether it is to be interrupted where it runs."""
+        ids = [delivery.id for delivery in deliveries]
+        if not ids or not link.call("EXISTS", self.keys.revoked):
+            return [(False, False)] * len(ids)
+        marks = link.pipeline([("ZMSCORE", self.keys.revoked, *ids), ("ZMSCORE", self.keys.terminate, *ids)])
+        for reply in marks:
+            if isinstance(reply, BrokerError):
+                raise reply
+        return [(revoked is not None, ends is not None) for revoked, ends in zip(*marks, strict=True)]
+
+    def revoke_call(self, ids: Sequence[str], terminate: bool) -> ScriptCall:
+        """Revoke calls; answers what became of each."""
+        result = pack_failure(State.REVOKED, 1, 0.0, "revoked")
+        return scripts.REVOKE, self.keys.tag, (int(terminate), FORGET_MS, result, REVOKED_TTL_MS, *ids)
 
     def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
         """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
@@ -221,6 +291,22 @@ class Queue:
         if reply == -1:
             raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
         return bool(reply)
+
+    def begin(self, link: Link, consumer: str, task_id: str, rules: Rules) -> Begin:
+        """Ask whether a body may start that has rules or limits. Raises LeaseLost."""
+        version = ("", 0, 0) if rules.version is None else rules.version
+        rate = ("", 0, 0) if rules.rate is None else rules.rate
+        reply = link.run(
+            scripts.BEGIN, self.keys.tag, consumer, task_id, *version, *rules.slot, *rate, int(rules.reserved)
+        )
+        if reply == -1:
+            raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+        word, value, *why = reply
+        if word == b"go":
+            return Begin("go", body=value)
+        if word == b"superseded":
+            return Begin("superseded", why=value.decode())
+        return Begin("wait", wait_ms=value, why=why[0].decode())
 
     def drop_wakes_call(self, consumer: str, entry_ids: Sequence[bytes]) -> ScriptCall:
         """Settle entries that carried no call."""
@@ -249,6 +335,7 @@ class Queue:
                     delivery.body,
                     pack_meta(verdict.meta),
                     verdict.delay_ms,
+                    *verdict.slot,
                 )
             elif type(verdict) is Buried:
                 batches[scripts.BURY, delivery.priority, ""] += (
@@ -274,54 +361,3 @@ class Queue:
                 head += (counter,)
             calls.append((script, self.keys.tag, (*head, *arguments)))
         return calls
-
-
-def adopt(
-    link: Link, queue: Queue, consumer: str, known: set[bytes], priorities: Iterable[int]
-) -> tuple[list[Delivery], list[bytes]]:
-    """What was delivered to this consumer and it never saw, as (deliveries, wakes): a reply was lost on the wire.
-
-    known  entry ids that the consumer holds
-    """
-    deliveries: list[Delivery] = []
-    wakes: list[bytes] = []
-    for priority in priorities:
-        stream = queue.keys.stream(priority)
-        reply = link.call("XREADGROUP", "GROUP", keys.GROUP, consumer, "STREAMS", stream, "0")
-        unknown = [entry for entry in reply[0][1] if entry[1] and entry[0] not in known]
-        queue.sort(priority, unknown, deliveries, wakes)
-    return deliveries, wakes
-
-
-class BlockingRead:
-    """How an idle worker waits: one read on all streams in use of all its queues.
-
-    in_use  pairs of a queue and the priorities that have a stream
-    """
-
-    def __init__(self, consumer: str, in_use: Iterable[tuple[Queue, Iterable[int]]]) -> None:
-        self._consumer = consumer
-        self._streams = {
-            queue.keys.stream(priority).encode(): (queue, priority)
-            for queue, priorities in in_use
-            for priority in priorities
-        }
-
-    def __call__(
-        self, link: Link, count: int, block_ms: int, on_time: Callable[[], None] | None = None
-    ) -> list[tuple[Queue, list[Delivery], list[bytes]]]:
-        """Wait `block_ms` at most for up to `count` messages a stream; give (queue, deliveries, wakes) for each.
-
-        on_time  called when the time is up and the server has not answered yet
-        """
-        head = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer, "COUNT", count, "BLOCK", max(1, block_ms), "STREAMS")
-        request = packed(*head, *self._streams, *(">" for _ in self._streams))
-        reply = link.call_packed(request, on_late=on_time and (block_ms / 1000, on_time))
-        result: list[tuple[Queue, list[Delivery], list[bytes]]] = []
-        for name, entries in reply or ():
-            queue, priority = self._streams[name]
-            deliveries: list[Delivery] = []
-            wakes: list[bytes] = []
-            queue.sort(priority, entries, deliveries, wakes)
-            result.append((queue, deliveries, wakes))
-        return result

@@ -34,6 +34,7 @@ def _read(name: str) -> str:
 ENQUEUE = Script("enqueue")
 FETCH = Script("fetch")
 TAKE = Script("take")
+BEGIN = Script("begin")
 COMPLETE = Script("complete")
 RETRY = Script("retry")
 BURY = Script("bury")
@@ -42,6 +43,7 @@ REGISTER = Script("register")
 RENEW = Script("renew")
 RETIRE = Script("retire")
 RECONCILE = Script("reconcile")
+REVOKE = Script("revoke")
 REDRIVE = Script("redrive")
 PURGE = Script("purge")
 FIRE = Script("fire")
@@ -53,6 +55,7 @@ ALL = (
     ENQUEUE,
     FETCH,
     TAKE,
+    BEGIN,
     COMPLETE,
     RETRY,
     BURY,
@@ -61,6 +64,7 @@ ALL = (
     RENEW,
     RETIRE,
     RECONCILE,
+    REVOKE,
     REDRIVE,
     PURGE,
     FIRE,

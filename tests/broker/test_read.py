@@ -17,7 +17,7 @@ def test_it_takes_new_messages_in_order_and_leaves_the_rest(rig: Rig) -> None:
     assert (ids(deliveries), wakes, plain) == (["b"], [], True)
     assert ids(rig.queue.read(rig.link, "alice", 9)[0]) == ["c"]
     assert rig.queue.read(rig.link, "alice", 9) == ([], [], True)
-    assert rig.snapshot()["stream pending"] == {each: ("alice", 1) for each in "abc"}
+    assert rig.snapshot()["stream pending"] == dict.fromkeys("abc", ("alice", 1))
 
 
 def test_urgent_messages_and_a_pause_are_noticed(rig: Rig) -> None:

@@ -9,6 +9,11 @@ local function full(max_length)
   if held >= max_length then return held end
 end
 
+-- Whether people have closed the queue: `rsq pause --refuse`.
+local function refuses()
+  return redis.call('GET', T .. ':paused') == 'refuse'
+end
+
 local function place(now, due, priority, id, task, body, meta)
   if due > now then
     add_delayed(now, due, priority, id, task, body, meta)

@@ -47,6 +47,13 @@ local function forget_crashes(ids)
   for _, id in ipairs(ids) do redis.call('HDEL', T .. ':crashes', id) end
 end
 
+-- Who revoked them has what he wanted, or came too late; a later call with the same id is another one.
+local function forget_marks(ids)
+  if #ids == 0 or redis.call('EXISTS', T .. ':revoked') == 0 then return end
+  redis.call('ZREM', T .. ':revoked', unpack(ids))
+  redis.call('ZREM', T .. ':terminate', unpack(ids))
+end
+
 -- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of
 -- such calls are remembered that ended within the repeat window after their enqueue; later ones cannot be repeated any more.
 local function leaves_no_trace(entry_id, id, result, ttl_ms, now)

@@ -5,15 +5,19 @@
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- include: _common
 -- include: _settle
+-- include: _ready
+-- include: _held
 local consumer, priority, max_length, max_age_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if not holds_lease(consumer) then return -1 end
 local now = now_ms()
 local dead, settled, ended = T .. ':dead', {}, {}
+local replaced = redis.call('EXISTS', LATEST) == 1
 for i = 5, #ARGV, 10 do
   local entry_id, id, result, ttl_ms = ARGV[i], ARGV[i + 1], ARGV[i + 8], ARGV[i + 9]
   if settle(consumer, stream_of(priority), entry_id, id) then
     settled[#settled + 1] = id
-    redis.call('XADD', dead, 'MAXLEN', '~', max_length, '*', 'id', id, 'task', ARGV[i + 2], 'body', ARGV[i + 3],
+    local body = replaced and redis.call('HGET', LATEST, id) or ARGV[i + 3]
+    redis.call('XADD', dead, 'MAXLEN', '~', max_length, '*', 'id', id, 'task', ARGV[i + 2], 'body', body,
       'meta', ARGV[i + 4], 'reason', ARGV[i + 5], 'error', ARGV[i + 6], 'attempts', ARGV[i + 7], 'priority', priority,
       'sent', string.match(entry_id, '^%d*'))
     if result ~= '' then publish_result(id, result, ttl_ms) end
@@ -26,6 +30,8 @@ if #settled > 0 then
   redis.call('PEXPIRE', dead, max_age_ms)
 end
 forget_crashes(settled)
+forget_marks(settled)
+give_up(settled, now)
 remember_ended(ended, now)
 count('dead', #settled)
 return #settled

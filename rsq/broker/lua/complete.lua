@@ -4,6 +4,8 @@
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- include: _common
 -- include: _settle
+-- include: _ready
+-- include: _held
 local consumer, stream, counter = ARGV[1], stream_of(ARGV[2]), ARGV[3]
 if not holds_lease(consumer) then return -1 end
 local now = now_ms()
@@ -18,6 +20,8 @@ for i = 4, #ARGV, 4 do
   end
 end
 forget_crashes(settled)
+forget_marks(settled)
+give_up(settled, now, counter == 'succeeded')
 remember_ended(ended, now)
 count(counter, #settled)
 return #settled

@@ -3,14 +3,19 @@
 -- ARGV  id, task, body, meta, priority,
 --       delay_ms ('' = none), eta_ms ('' = none; since the epoch),
 --       max_length (0 = no bound), unique (1 = this id runs once), dedupe_key ('' = none), marker_ttl_ms,
---       since_ms ('' = first try, else ms since the first try whose reply was lost)
--- out   'accepted', id | 'duplicate', id that won | 'full', messages held
+--       since_ms ('' = first try, else ms since the first try whose reply was lost),
+--       ends (what ends the marker of the key: '' = its ttl, 'done' or 'started' = the call),
+--       replace (1 = a duplicate brings newer arguments for the call that waits), debounce_ms ('' = none: that call
+--       starts so long after the last duplicate)
+-- out   'accepted', id | 'duplicate' or 'replaced', id that won | 'full', messages held | 'paused', id (the queue refuses calls)
 -- include: _common
 -- include: _ready
 -- include: _admit
+-- include: _held
 local id, task, body, meta, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay_ms, eta_ms, max_length = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local unique, dedupe_key, marker_ttl_ms, since_ms = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12]
+local ends, replace, debounce_ms = ARGV[13], ARGV[14] == '1', ARGV[15]
 local id_marker, key_marker = T .. ':dedupe:id:' .. id, T .. ':dedupe:key:' .. dedupe_key
 local now, repeated = now_ms(), since_ms ~= ''
 
@@ -34,6 +39,22 @@ local function arrived()
   end
 end
 
+-- Gives the call that waits the arguments of this one. False where it has begun, or where they cannot be replaced.
+local function brings_newer(winner)
+  local held = held_by(winner)
+  if held.key ~= dedupe_key or held.begun then return false end
+  local packed = redis.call('HGET', T .. ':messages', winner)
+  if packed then
+    local message = cmsgpack.unpack(packed)
+    message[3] = body
+    redis.call('HSET', T .. ':messages', winner, cmsgpack.pack(message))
+    if debounce_ms ~= '' then redis.call('ZADD', T .. ':delayed', 'XX', now + tonumber(debounce_ms), winner) end
+  else
+    redis.call('HSET', LATEST, winner, body)
+  end
+  return true
+end
+
 if repeated and arrived() then
   -- A plain first try has set no marker; the next one with this id must find one.
   if unique then redis.call('SET', id_marker, id, 'PX', marker_ttl_ms, 'NX') end
@@ -42,13 +63,18 @@ end
 
 if dedupe_key ~= '' then
   local winner = redis.call('GET', key_marker)
-  if winner then return { repeated and winner == id and 'accepted' or 'duplicate', winner } end
+  if winner and repeated and winner == id then return { 'accepted', id } end
+  if winner then return { replace and brings_newer(winner) and 'replaced' or 'duplicate', winner } end
 end
 if unique and redis.call('EXISTS', id_marker) == 1 then return { repeated and 'accepted' or 'duplicate', id } end
+if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
 
-if dedupe_key ~= '' then redis.call('SET', key_marker, id, 'PX', marker_ttl_ms) end
+if dedupe_key ~= '' then
+  redis.call('SET', key_marker, id, 'PX', marker_ttl_ms)
+  if ends ~= '' or replace then redis.call('HSET', HELD, id, cmsgpack.pack({ key = dedupe_key, ends = ends })) end
+end
 if unique then
   redis.call('SET', id_marker, id, 'PX', marker_ttl_ms)
   -- The marker of an earlier call with this id is gone; its result is not an answer to this one.

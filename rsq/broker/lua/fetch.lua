@@ -4,7 +4,8 @@
 -- out   -1 when the consumer lost its lease, else
 --       now ms, due time of the next delayed message (-1 = none), paused (0 | 1), priorities in use, most urgent first,
 --       claimed: list of {priority, entry id, fields, deliveries, crashes ('' = none, else "<n> <how>")},
---       fresh: list of {priority, entries}
+--       fresh: list of {priority, entries},
+--       revoked: the task ids among all these that are revoked
 -- Afterwards every stream in use has its group, also when there was no room or the queue is paused.
 -- include: _common
 -- include: _orphans
@@ -71,7 +72,7 @@ end
 local claimed, fresh = {}, {}
 if redis.call('EXISTS', T .. ':paused') == 1 then
   for _, priority in ipairs(priorities) do make_group(stream_of(priority)) end
-  return { now, next_due, 1, priorities, claimed, fresh }
+  return { now, next_due, 1, priorities, claimed, fresh, {} }
 end
 
 -- Takes what an orphan holds in one stream, as far as there is room.
@@ -115,5 +116,16 @@ for _, priority in ipairs(priorities) do
     end
   end
 end
+
+local revoked = {}
+local function look_at(fields)
+  if fields[1] == 'id' and redis.call('ZSCORE', T .. ':revoked', fields[2]) then revoked[#revoked + 1] = fields[2] end
+end
+if redis.call('EXISTS', T .. ':revoked') == 1 then
+  for _, row in ipairs(claimed) do look_at(row[3]) end
+  for _, row in ipairs(fresh) do
+    for _, entry in ipairs(row[2]) do look_at(entry[2]) end
+  end
+end
 if more then wake() end
-return { now, next_due, 0, priorities, claimed, fresh }
+return { now, next_due, 0, priorities, claimed, fresh, revoked }

@@ -3,7 +3,8 @@
 -- ARGV  schedule, generation (of its definition), since_ms (earlier slots are not fired), slot_ms,
 --       id, task, body, meta, priority, delay_ms, max_length (0 = no bound), dedupe_key ('' = none), marker_ttl_ms
 -- out   'fired', id | 'done', last slot fired | 'stale', generation of a newer definition | 'early', ms to wait
---       | 'duplicate', id that won | 'full', messages held (with these two the slot is passed over: it counts as fired)
+--       | 'duplicate', id that won | 'full', messages held | 'paused', id (the queue refuses calls); with these three the
+--       slot is passed over: it counts as fired
 -- include: _common
 -- include: _ready
 -- include: _admit
@@ -26,6 +27,7 @@ if slot > now then return { 'early', slot - now } end
 redis.call('SET', fired, ARGV[2] .. ' ' .. ARGV[4])
 local winner = dedupe_key ~= '' and redis.call('GET', key_marker)
 if winner then return { 'duplicate', winner } end
+if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
 if dedupe_key ~= '' then redis.call('SET', key_marker, id, 'PX', marker_ttl_ms) end

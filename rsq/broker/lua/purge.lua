@@ -4,13 +4,21 @@
 -- out   how many messages were dropped; fewer than count means that none are left
 -- include: _common
 -- include: _settle
-local limit, dropped = tonumber(ARGV[1]), 0
+-- include: _ready
+-- include: _held
+local limit, dropped, now = tonumber(ARGV[1]), 0, now_ms()
+
+local function forget(id)
+  forget_crashes({ id })
+  forget_marks({ id })
+  give_up({ id }, now)
+end
 
 local function drop(stream, entry_id, fields)
   redis.call('XACK', stream, GROUP, entry_id)
   redis.call('XDEL', stream, entry_id)
   if not fields or fields[1] == 'wake' then return end
-  if fields[1] == 'id' then forget_crashes({ fields[2] }) end
+  if fields[1] == 'id' then forget(fields[2]) end
   dropped = dropped + 1
 end
 
@@ -38,7 +46,7 @@ end
 for _, id in ipairs(redis.call('ZRANGE', T .. ':delayed', 0, limit - dropped - 1)) do
   redis.call('ZREM', T .. ':delayed', id)
   redis.call('HDEL', T .. ':messages', id)
-  forget_crashes({ id })
+  forget(id)
   dropped = dropped + 1
 end
 return dropped

@@ -8,6 +8,7 @@
 -- include: _orphans
 -- include: _ready
 -- include: _settle
+-- include: _held
 local consumer, how, result, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local function pends(stream, entry_id)
@@ -36,6 +37,7 @@ for i = 5, #ARGV, 3 do
   elseif settle_taken(consumer, entry_id, id) then
     -- At most once: it began and nobody will run it again, so its caller must hear of it.
     publish_result(id, result, ttl_ms)
+    give_up({ id }, now_ms())
     lost = lost + 1
   end
 end

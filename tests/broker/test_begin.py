@@ -1,0 +1,271 @@
+"""begin.lua, and what a call holds until it ends: versions, slots, rates, markers, newer arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsq.broker.inspect import purge
+from rsq.broker.queue import Begin, Placement, Rules
+from rsq.errors import LeaseLost
+from rsq.message import Delivery
+from rsq.outcome import Buried, Completed, Retried
+from tests.broker.conftest import HOUR_MS, Rig, completed, ids
+
+GO = Begin("go")
+PLAIN = Rules()
+MINUTE_US = 60_000_000
+
+
+def begin(rig: Rig, task_id: str, rules: Rules = PLAIN, consumer: str = "alice") -> Begin:
+    return rig.queue.begin(rig.link, consumer, task_id, rules)
+
+
+def running(rig: Rig, *task_ids: str) -> dict[str, Delivery]:
+    rig.hire("alice", "bob")
+    rig.add(*task_ids)
+    return {delivery.id: delivery for delivery in rig.get("alice")}
+
+
+def put_off(delivery: Delivery, delay_ms: int, slot: tuple[str, int] = ("", 0)) -> Retried:
+    return Retried(delivery, "deferred", {}, delay_ms, "limited", slot)
+
+
+def buried(delivery: Delivery) -> Buried:
+    return Buried(delivery, "failed", {}, b"", 0)
+
+
+def test_without_rules_it_begins_and_leaves_nothing(rig: Rig) -> None:
+    running(rig, "a")
+    before = rig.dumps()
+    assert begin(rig, "a") == GO
+    assert rig.dumps() == before
+
+
+def test_fenced(rig: Rig) -> None:
+    running(rig, "a")
+    rig.retire("alice")
+    before = rig.dumps()
+    with pytest.raises(LeaseLost):
+        begin(rig, "a", Rules(slot=("s", 1), rate=("r", MINUTE_US, 1)))
+    assert rig.dumps() == before
+
+
+# -- versions
+
+
+def versioned(version: int, key: str = "k") -> Rules:
+    return Rules(version=(key, version, HOUR_MS))
+
+
+def test_an_older_version_does_not_begin_after_a_newer_one(rig: Rig) -> None:
+    calls = running(rig, "new", "old", "same", "other", "newer")
+    assert begin(rig, "old", versioned(1)) == GO
+    assert begin(rig, "new", versioned(2)) == GO
+    rig.commit("alice", completed(calls["new"]))
+    assert begin(rig, "old", versioned(1)) == Begin("superseded", why="2")
+    assert begin(rig, "same", versioned(2)) == GO
+    assert begin(rig, "other", versioned(1, "other key")) == GO
+    assert begin(rig, "newer", versioned(3)) == GO
+    rig.commit("alice", *(completed(calls[each]) for each in ("old", "same", "other", "newer")))
+    snapshot = rig.snapshot()
+    assert (snapshot["version:k"], snapshot["version:other key"]) == ("3", "1")
+    assert "held" not in snapshot
+    assert 0 < rig.ttl_ms("version:k") <= HOUR_MS
+
+
+def test_a_version_that_failed_supersedes_nothing(rig: Rig) -> None:
+    calls = running(rig, "new", "old")
+    begin(rig, "new", versioned(2))
+    rig.commit("alice", buried(calls["new"]))
+    assert begin(rig, "old", versioned(1)) == GO
+    rig.commit("alice", Completed(calls["old"], "ignored", b"", 0))
+    assert not {"version:k", "held"} & rig.snapshot().keys()
+
+
+# -- slots
+
+
+def test_a_slot_is_held_until_the_end(rig: Rig) -> None:
+    calls = running(rig, "a", "b", "c")
+    two = Rules(slot=("s", 2))
+    assert [begin(rig, each, two).word for each in "abc"] == ["go", "go", "wait"]
+    assert begin(rig, "a", two) == GO, "it has its slot already"
+    assert rig.snapshot()["slots:s"] == {"a": "alice", "b": "alice"}
+    rig.commit("alice", completed(calls["a"]))
+    assert begin(rig, "c", two) == GO
+    rig.commit("alice", buried(calls["b"]), completed(calls["c"]))
+    assert not {"slots:s", "parked:s", "held"} & rig.snapshot().keys()
+
+
+def test_a_retry_frees_the_slot(rig: Rig) -> None:
+    calls = running(rig, "a", "b")
+    one = Rules(slot=("s", 1))
+    begin(rig, "a", one)
+    rig.commit("alice", Retried(calls["a"], "retried", {"attempt": 2}, 60_000, "failed"))
+    assert begin(rig, "b", one) == GO
+
+
+def test_the_first_that_waits_is_called_when_a_slot_is_free(rig: Rig) -> None:
+    calls = running(rig, "a", "b", "c")
+    one = Rules(slot=("s", 1))
+    begin(rig, "a", one)
+    for each in "bc":
+        wait = begin(rig, each, one)
+        assert (wait.word, wait.why) == ("wait", "slot")
+        assert wait.wait_ms >= 5000
+        rig.commit("alice", put_off(calls[each], wait.wait_ms, one.slot))
+    assert rig.get("alice") == []
+    rig.commit("alice", completed(calls["a"]))
+    (b,) = rig.get("alice")
+    assert b.id == "b"
+    assert begin(rig, "b", one) == GO
+    rig.commit("alice", completed(b))
+    (c,) = rig.get("alice")
+    assert begin(rig, "c", one) == GO
+    rig.commit("alice", completed(c))
+    assert not {"slots:s", "parked:s", "held"} & rig.snapshot().keys()
+
+
+def test_a_slot_that_was_freed_before_the_call_was_put_off(rig: Rig) -> None:
+    calls = running(rig, "a", "b")
+    one = Rules(slot=("s", 1))
+    begin(rig, "a", one)
+    wait = begin(rig, "b", one)
+    rig.commit("alice", completed(calls["a"]))
+    rig.commit("alice", put_off(calls["b"], wait.wait_ms, one.slot))
+    assert ids(rig.get("alice")) == ["b"]
+
+
+def test_those_that_wait_may_be_gone(rig: Rig) -> None:
+    calls = running(rig, "a", "b", "c")
+    one = Rules(slot=("s", 1))
+    begin(rig, "a", one)
+    for each in "bc":
+        rig.commit("alice", put_off(calls[each], 60_000, one.slot))
+    rig.redis.zrem(rig.keys.delayed, "b")
+    rig.redis.hdel(rig.keys.messages, "b")
+    rig.commit("alice", completed(calls["a"]))
+    assert ids(rig.get("alice")) == ["c"]
+
+
+def test_a_slot_of_a_worker_that_is_gone_is_free(rig: Rig) -> None:
+    calls = running(rig, "a", "b")
+    one = Rules(slot=("s", 1))
+    begin(rig, "a", one)
+    rig.hire("carol")
+    assert begin(rig, "b", one, "carol").word == "wait"
+    rig.retire("alice", calls["a"])
+    assert begin(rig, "b", one, "carol") == GO
+
+
+# -- rates
+
+
+def test_a_rate_lets_one_start_in_each_interval(rig: Rig) -> None:
+    running(rig, "a")
+    one_a_minute = Rules(rate=("r", MINUTE_US, 1))
+    assert begin(rig, "a", one_a_minute) == GO
+    waits = [begin(rig, "a", one_a_minute) for _ in range(3)]
+    assert [wait.why for wait in waits] == ["rate"] * 3
+    for number, wait in enumerate(waits, 1):
+        assert (number * 60 - 5) * 1000 < wait.wait_ms <= number * 60_000, "each has a turn of its own"
+    assert 0 < rig.ttl_ms("rate:r") <= 6 * 60_000
+    assert begin(rig, "a", Rules(rate=("another", MINUTE_US, 1))) == GO
+
+
+def test_a_burst_starts_at_once(rig: Rig) -> None:
+    running(rig, "a")
+    rules = Rules(rate=("r", MINUTE_US, 3))
+    assert [begin(rig, "a", rules).word for _ in range(4)] == ["go", "go", "go", "wait"]
+
+
+def test_who_was_put_off_goes_before_who_comes_new(rig: Rig) -> None:
+    running(rig, "a")
+    rig.redis.set(f"{rig.keys.tag}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000}", px=HOUR_MS)
+    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1))).word == "wait"
+    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)) == GO
+    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)).word == "wait"
+
+
+def test_who_waits_for_the_rate_holds_no_slot(rig: Rig) -> None:
+    running(rig, "a", "b")
+    begin(rig, "a", Rules(rate=("r", MINUTE_US, 1)))
+    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), slot=("s", 1))).why == "rate"
+    assert begin(rig, "b", Rules(slot=("s", 1))) == GO
+
+
+# -- markers and newer arguments
+
+
+def test_a_marker_ends_with_its_call(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until="done")
+    assert rig.enqueue("a", rule) == ("accepted", "a")
+    (a,) = rig.get("alice")
+    begin(rig, "a")
+    assert rig.enqueue("b", rule) == ("duplicate", "a")
+    rig.commit("alice", Retried(a, "retried", {"attempt": 2}, 1, "failed"))
+    assert rig.enqueue("b", rule) == ("duplicate", "a"), "it holds through retries"
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    rig.commit("alice", completed(a))
+    assert rig.enqueue("b", rule) == ("accepted", "b")
+    rig.commit("alice", buried(*rig.get("alice")))
+    assert not {"held", "dedupe:key:k"} & rig.snapshot().keys()
+
+
+def test_a_marker_ends_when_its_call_begins(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until="started")
+    rig.enqueue("a", rule)
+    (a,) = rig.get("alice")
+    assert rig.enqueue("b", rule) == ("duplicate", "a")
+    assert begin(rig, "a") == GO
+    assert rig.enqueue("b", rule) == ("accepted", "b")
+    rig.commit("alice", completed(a))
+    assert rig.enqueue("c", rule) == ("duplicate", "b"), "the marker is that of another call now"
+
+
+def test_a_purge_ends_markers(rig: Rig) -> None:
+    rule = Placement(dedupe_key="k", dedupe_until="done")
+    rig.enqueue("a", rule)
+    assert purge(rig.link, rig.queue) == 1
+    assert rig.enqueue("b", rule) == ("accepted", "b")
+
+
+@pytest.mark.parametrize("delay_ms", [None, 60_000])
+def test_a_duplicate_brings_newer_arguments(rig: Rig, delay_ms: int | None) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True, delay_ms=delay_ms)
+    rig.enqueue("a", rule, body=b"old")
+    assert rig.enqueue("b", rule, body=b"newer") == ("replaced", "a")
+    assert rig.enqueue("c", rule, body=b"newest") == ("replaced", "a")
+    if delay_ms:
+        rig.ripen("a")
+    (a,) = rig.get("alice")
+    body = begin(rig, "a").body or a.body
+    assert body == b"newest"
+    assert rig.enqueue("d", rule) == ("duplicate", "a"), "it has begun"
+    assert (begin(rig, "a").body or a.body) == b"newest", "after a crash, too"
+    rig.commit("alice", completed(a))
+    assert not {"held", "latest"} & rig.snapshot().keys()
+
+
+def test_a_dead_letter_has_the_newest_arguments(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True)
+    rig.enqueue("a", rule, body=b"old")
+    rig.enqueue("b", rule, body=b"new")
+    rig.commit("alice", buried(*rig.get("alice")))
+    assert [letter["body"] for letter in rig.snapshot()["dead"]] == ["new"]
+
+
+def test_a_debounced_call_starts_after_the_last_of_them(rig: Rig) -> None:
+    rule = Placement(dedupe_key="k", dedupe_until="started", replaces=True, delay_ms=60_000, debounce_ms=60_000)
+    rig.enqueue("a", rule, body=b"first")
+    rig.redis.zadd(rig.keys.delayed, {"a": rig.now_ms() + 1000}, xx=True)
+    with rig.span() as span:
+        assert rig.enqueue("b", rule, body=b"last") == ("replaced", "a")
+    snapshot = rig.snapshot()
+    assert snapshot["delayed"] == {"a": span.plus(60_000)}
+    assert snapshot["messages"]["a"][2] == "last"
