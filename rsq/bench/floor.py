@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,16 @@ def serve(url: str) -> None:
 
 
 # -- callers
+
+
+def read_results(url: str, keys: Sequence[str]) -> float:
+    """Seconds for results that are there, one GET after the other."""
+    client = connect(url)
+    client.ping()
+    began = time.perf_counter()
+    for key in keys:
+        msgpack.unpackb(client.get(key))
+    return time.perf_counter() - began
 
 
 def round_trips(url: str, count: int) -> list[float]:

@@ -151,13 +151,13 @@ class Rig:
     # -- workers
 
     @contextmanager
-    def worker(self, children: int = 1) -> Iterator[int]:
-        """`rsq worker` with all its children at work; gives its process id."""
+    def worker(self, children: int = 1, *arguments: str) -> Iterator[int]:
+        """`rsq worker` with all its children at work, and more arguments; gives its process id."""
         log = self.home / "worker.log"
         command = [sys.executable, "-m", "rsq", "-A", "rsq.bench.tasks:app", "worker", "-c", str(children)]
         environment = os.environ | {"RSQ_URL": self.url, "RSQ_HEALTH_DIR": str(self.home)}
         with log.open("wb") as out:
-            worker = subprocess.Popen([*command, "-l", "warning"], env=environment, stdout=out, stderr=out)
+            worker = subprocess.Popen([*command, "-l", "warning", *arguments], env=environment, stdout=out, stderr=out)
         try:
             self._wait_for(lambda: self.call("ZCARD", self.keys.consumers) >= children, worker, log)
             yield worker.pid

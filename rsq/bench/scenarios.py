@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from rsq.bench import floor
 from rsq.bench.report import Sample
 from rsq.bench.rig import Rig, cpu_s, memory_bytes
-from rsq.bench.tasks import add, add_quietly, app, fail_once, hold, lateness, mark
+from rsq.bench.tasks import aadd, add, add_quietly, app, fail_once, hold, lateness, mark
 from rsq.broker import scripts
 from rsq.task import Task
 
@@ -81,14 +81,17 @@ class Drained:
     reads: float
 
 
-def work_off(rig: Rig, children: int, tasks: int, enqueue: Callable[[], object]) -> Drained:
-    """Have a worker run what `enqueue` sends, which comes to `tasks` successes; the clock starts after a warm-up."""
+def work_off(rig: Rig, children: int, tasks: int, enqueue: Callable[[], object], *arguments: str) -> Drained:
+    """Have a worker run what `enqueue` sends, which comes to `tasks` successes; the clock starts after a warm-up.
+
+    arguments  more of them for `rsq worker`
+    """
     warm_up = rig.size(WARM_UP)
     add_quietly.map_async([(1, 2)] * warm_up)
     first = mark.delay()
     enqueue()
     server_began = rig.readings()
-    with rig.worker(children):
+    with rig.worker(children, *arguments):
         rig.wait_until_succeeded(warm_up + 1 + tasks)
         ended, server = time.monotonic(), rig.readings() - server_began
         _, began, cpu_began = first.get(timeout=60)
@@ -147,6 +150,18 @@ def drain(rig: Rig) -> Samples:
             ("socket reads a task", "", one.reads, bare_one.reads),
         ):
             yield Sample(f"results {kind}: {name}", unit, "less", value, least)
+
+
+def executors(rig: Rig) -> Samples:
+    """Work off a backlog in one process, by each executor that runs several tasks at once in it."""
+    tasks = rig.size(10_000)
+    for pool, slots, task in (("threads", 8, add), ("asyncio", 100, add), ("asyncio", 100, aadd)):
+        rig.empty()
+        enqueue = partial(task.map_async, [(1, 2)] * tasks)
+        drained = work_off(rig, 1, tasks, enqueue, "-P", pool, "-c", str(slots))
+        name = f"{pool}, {slots} at once, {'coroutines' if task is aadd else 'functions'}"
+        yield Sample(name, "tasks/s", "more", drained.per_s)
+        yield Sample(f"{name}: worker CPU for 1,000", "s", "less", 1000 * drained.cpu_s)
 
 
 def delayed(rig: Rig) -> Samples:
@@ -369,6 +384,7 @@ SCENARIOS: dict[str, Callable[[Rig], Samples]] = {
     "enqueue-single": enqueue_single,
     "enqueue-bulk": enqueue_bulk,
     "drain": drain,
+    "executors": executors,
     "latency": latency,
     "delayed": delayed,
     "retry": retry,

@@ -17,10 +17,21 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task
+async def aadd(x: int, y: int) -> int:
+    """The same as a coroutine."""
+    return x + y
+
+
 @app.task(ignore_result=True)
 def add_quietly(x: int, y: int) -> int:
     """The same, and nobody wants the result."""
     return x + y
+
+
+@app.task(ignore_result=True)
+def swallow(data: bytes) -> None:
+    """Takes whatever it is given."""
 
 
 @app.task

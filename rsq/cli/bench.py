@@ -1,4 +1,4 @@
-"""`rsq bench`: measure rsq against its floor, and against an older run."""
+"""`rsq bench`: measure rsq against its floor, against its peers, and against an older run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
 from rsq import __version__
+from rsq.bench.growth import GROWTH
+from rsq.bench.peers import CACHE, OURS, PEERS, SCENARIO, Peer, chosen, find_scripts, install, side_by_side
+from rsq.bench.picture import draw
 from rsq.bench.report import Change, Figure, Sample, compare, from_json, gather, to_json
 from rsq.bench.rig import Rig
 from rsq.bench.scenarios import SCENARIOS
@@ -22,12 +25,13 @@ from rsq.cli.common import json_option, print_json, print_table
 from rsq.errors import SettingsError
 
 QUICK = 0.1
+ALL = SCENARIOS | GROWTH
 
 
-def _described() -> str:
+def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> str:
     """The scenarios as lines of the help text below, with its indentation: else click cannot tell where that ends."""
-    width = max(map(len, SCENARIOS))
-    return "\n    ".join(f"  {name:<{width}}  {scenario.__doc__}" for name, scenario in SCENARIOS.items())
+    width = max(map(len, ALL))
+    return "\n    ".join(f"  {name:<{width}}  {scenario.__doc__}" for name, scenario in scenarios.items())
 
 
 @click.command(
@@ -40,13 +44,19 @@ def _described() -> str:
     Example:
       rsq bench --only drain --save new.json
       rsq bench --only drain --compare old.json
+      rsq bench --peers all --picture peers.svg
 
     \b
     Scenarios:
-    {_described()}
+    {_described(SCENARIOS)}
+
+    \b
+    Scenarios of growth, which take a minute or two each:
+    {_described(GROWTH)}
     """
 )
-@click.option("--only", multiple=True, type=click.Choice(list(SCENARIOS)), help="This scenario alone; repeatable.")
+@click.option("--only", multiple=True, type=click.Choice(list(ALL)), help="This scenario alone; repeatable.")
+@click.option("--growth", is_flag=True, help="The scenarios of growth instead of the usual ones.")
 @click.option("--quick", is_flag=True, help="A tenth of the tasks: to see that it works, not how fast.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of each scenario.")
 @click.option(
@@ -54,22 +64,40 @@ def _described() -> str:
 )
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the run as JSON to this file.")
 @click.option("--compare", "old", type=click.File(), help="Show the change against a run that was saved.")
+@click.option(
+    "--peers",
+    "peers",
+    metavar="NAMES",
+    help=f"Measure other queues too: some of {', '.join(PEERS)}, with commas, or all. Each is installed from PyPI into "
+    "a virtualenv of its own. Needs a checkout.",
+)
+@click.option(
+    "--peers-dir", type=click.Path(path_type=Path), default=CACHE, show_default=True, help="Where they are installed."
+)
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw rsq and its peers, as an SVG.")
 @json_option
 def bench(
     only: tuple[str, ...],
+    growth: bool,
     quick: bool,
     repeat: int,
     server: Path | None,
     save: Path | None,
     old: TextIO | None,
+    peers: str | None,
+    peers_dir: Path,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     before = _read(old) if old is not None else None
-    names = [name for name in SCENARIOS if not only or name in only]
+    trouble: list[str] = []
+    others = {peer.name: peer for peer in _installed(chosen(peers), peers_dir, trouble)} if peers else {}
+    ours = {scenario for scenario, _ in OURS.values()} if peers else set(SCENARIOS)
+    names = [name for name in ALL if (name in only if only else name in (GROWTH if growth else ours))]
     samples: list[tuple[str, Sample]] = []
     with Rig(server, QUICK if quick else 1.0) as rig:
         info = rig.info("server")
-        about = {
+        about: dict[str, Any] = {
             "rsq": __version__,
             "python": platform.python_version(),
             "server": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
@@ -81,26 +109,49 @@ def bench(
             "repetitions": repeat,
             "quick": quick,
         }
+        if others:
+            about["peers"] = [peer.version for peer in others.values()]
         with click.progressbar(
-            [(turn, name) for turn in range(repeat) for name in names],
+            [(turn, name) for turn in range(repeat) for name in (*names, *others)],
             file=sys.stderr,
             item_show_func=lambda step: step and f"{step[1]}, repetition {step[0] + 1}",
         ) as steps:
             for turn, name in steps:
                 rig.turn = turn
-                samples += [(name, sample) for sample in SCENARIOS[name](rig)]
+                if name in others:
+                    samples += [(SCENARIO, sample) for sample in others[name].measure(rig, trouble)]
+                else:
+                    samples += [(name, sample) for sample in ALL[name](rig)]
     figures = gather(samples)
     changes = None if before is None else compare(figures, before)
+    if trouble:
+        about["trouble"] = list(dict.fromkeys(trouble))
     document = to_json(about, figures) | ({} if changes is None else {"changes": [vars(each) for each in changes]})
     if save is not None:
         save.write_text(json.dumps(document, indent=1) + "\n")
+    if picture is not None:
+        picture.write_text(draw(side_by_side(figures)))
     if as_json:
         print_json(document)
         return
-    click.echo(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    told = {name: value for name, value in about.items() if name != "trouble"}
+    click.echo(", ".join(f"{name} {_text(value)}" for name, value in told.items()) + "\n")
     _print_figures(figures)
     if changes is not None:
         _print_changes(changes)
+    for line in about.get("trouble", ()):
+        click.echo(line, err=True)
+
+
+def _installed(names: Sequence[str], directory: Path, trouble: list[str]) -> Iterator[Peer]:
+    find_scripts()  # or say at once that they are not there
+    for name in names:
+        click.echo(f"preparing {name}", err=True)  # it may take a minute
+        yield from install([name], directory, trouble)
+
+
+def _text(value: object) -> str:
+    return " + ".join(value) if isinstance(value, list) else str(value)
 
 
 def _read(file: TextIO) -> list[Figure]:

@@ -1,0 +1,187 @@
+"""The benchmarks' own parts: who is compared with whom, the picture, the tables of the docs, the scenarios."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import rsq
+from benchmarks import docs
+from rsq.bench import peers
+from rsq.bench.growth import GROWTH
+from rsq.bench.peers import OURS, PEERS, SCENARIO, chosen, find_scripts, install, side_by_side
+from rsq.bench.picture import PANELS, draw
+from rsq.bench.report import Figure, Sample, to_json
+from rsq.bench.rig import Rig
+from rsq.bench.scenarios import SCENARIOS
+from rsq.cli.main import main
+from rsq.errors import SettingsError
+
+SVG = "{http://www.w3.org/2000/svg}"
+ABOUT = {
+    "server": "redis 7",
+    "transport": "tcp",
+    "python": "3.11",
+    "processors": 2,
+    "load": 0.5,
+    "repetitions": 3,
+    "began": "2026-01-02T03:04:05",
+    "peers": ["huey 3"],
+    "trouble": ["arq: hangs"],
+}
+
+
+def figures() -> list[Figure]:
+    """rsq ten times as fast as huey, and half as fast as its floor."""
+    made = []
+    for what, (scenario, name) in OURS.items():
+        waits = what.startswith("round trip")
+        unit, better = ("ms", "less") if waits else ("tasks/s", "more")
+        value, floor, other = (1.0, 0.5, 10.0) if waits else (50_000.0, 100_000.0, 5000.0)
+        made.append(Figure(scenario, name, unit, better, [value], [floor]))  # type: ignore[arg-type]
+        made.append(Figure(SCENARIO, f"huey: {what}", unit, better, [other]))  # type: ignore[arg-type]
+    made.append(Figure("backlog", "drain rate", "tasks/s", "more", [90.0], [100.0]))
+    return made
+
+
+def test_everyone_stands_in_one_row() -> None:
+    table = side_by_side(figures())
+    assert list(table) == list(OURS)
+    assert table["drain, results kept"] == {"rsq": 50_000.0, "bare redis-py": 100_000.0, "huey": 5000.0}
+    assert table["round trip p50"] == {"rsq": 1.0, "bare redis-py": 0.5, "huey": 10.0}
+
+
+def test_our_figures_exist_under_the_names_that_are_compared() -> None:
+    source = "".join(path.read_text() for path in (Path(rsq.__file__).parent / "bench").glob("scenarios.py"))
+    assert {scenario for scenario, _ in OURS.values()} <= set(SCENARIOS)
+    assert set(PANELS) <= set(OURS)
+    assert 'f"results {kind}, {children} at work"' in source
+
+
+def test_the_picture_is_an_svg_with_a_bar_for_each() -> None:
+    root = ET.fromstring(draw(side_by_side(figures())))
+    assert root.tag == f"{SVG}svg"
+    widths = [float(bar.attrib["width"]) for bar in root.iter(f"{SVG}rect")]
+    assert len(widths) == 3 * len(PANELS)
+    # The best comes first: the longest bar where more is better, the shortest for a round trip.
+    assert widths[:3] == sorted(widths[:3], reverse=True)
+    assert widths[-3:] == sorted(widths[-3:])
+    assert "prefers-color-scheme:dark" in "".join(root.itertext())
+
+
+def test_a_picture_of_nothing_is_still_one() -> None:
+    assert ET.fromstring(draw({})).tag == f"{SVG}svg"
+
+
+def test_the_docs_take_their_tables_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, picture, run = tmp_path / "page.md", tmp_path / "_static" / "peers.svg", tmp_path / "run.json"
+    page.write_text(
+        "a\n" + "".join(f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in ("goals", "peers")) + "z"
+    )
+    run.write_text(json.dumps(to_json(ABOUT, figures())))
+    monkeypatch.setattr(docs, "PAGE", page)
+    monkeypatch.setattr(docs, "PICTURE", picture)
+    docs.write([run])
+    once = page.read_text()
+    docs.write([run])
+    assert page.read_text() == once
+    assert "old" not in once
+    assert "| huey | 5,000 |" in once
+    (row,) = (line for line in once.splitlines() if line.startswith("| drain, one process, results kept |"))
+    assert [cell.strip() for cell in row.strip("|").split("|")[1:]] == [
+        "50,000 tasks/s",
+        "100,000",
+        "0.50",
+        ">= 0.45 x",
+        "huey 5,000",
+        "10.0 x",
+        ">= 10 x",
+        "yes",
+    ]
+    assert picture.read_text().startswith("<svg")
+
+
+def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, run = tmp_path / "page.md", tmp_path / "run.json"
+    page.write_text("<!-- table: growth -->\nold\n<!-- end -->\n<!-- table: about -->\nold\n<!-- end -->\n")
+    run.write_text(json.dumps(to_json(ABOUT, [Figure("drain", "x", "s", "less", [1.0])])))
+    monkeypatch.setattr(docs, "PAGE", page)
+    docs.write([run])
+    assert page.read_text().count("old") == 1
+    assert "a load of 0.5 from other work" in page.read_text()
+
+
+def test_the_page_has_the_tables_that_are_written() -> None:
+    page = docs.PAGE.read_text()
+    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "growth"]
+    assert page.count("<!-- end -->") == 4
+    assert docs.PICTURE.is_file()
+
+
+# -- peers
+
+
+def test_each_peer_has_its_script() -> None:
+    scripts = {path.stem for path in find_scripts().glob("*.py")} - {"__init__", "__main__", "counting"}
+    assert scripts == {name.replace("-", "_") for name in PEERS}
+
+
+def test_the_scripts_import_nothing_of_rsq() -> None:
+    for path in find_scripts().glob("*.py"):
+        assert not re.search(r"^\s*(from|import) rsq\b", path.read_text(), re.MULTILINE), path.name
+
+
+def test_peers_are_chosen_by_name() -> None:
+    assert chosen("all") == list(PEERS)
+    assert chosen("huey, rq") == ["huey", "rq"]
+    with pytest.raises(SettingsError, match="'resque'"):
+        chosen("resque")
+
+
+def test_without_a_checkout_peers_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rsq, "__file__", str(tmp_path / "site-packages" / "rsq" / "__init__.py"))
+    done = CliRunner().invoke(main, ["bench", "--peers", "huey", "--peers-dir", str(tmp_path)])
+    assert done.exit_code != 0
+    assert "needs a checkout" in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+def test_a_peer_that_cannot_be_installed_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "huey").write_text("no room for a virtualenv")
+    trouble: list[str] = []
+    assert list(install(["huey"], tmp_path, trouble)) == []
+    assert len(trouble) == 1
+    assert trouble[0].startswith("huey: cannot be installed: ")
+
+
+def test_a_peer_that_fails_is_reported_and_what_it_did_is_kept(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        """echo '{"figure": "round trip p50", "unit": "ms", "better": "less", "value": 2.5}'\n"""
+        """echo '{"figure": "drain", "error": "it broke"}'\n"""
+        "echo 'its last words' >&2\nexit 3\n"
+    )
+    python.chmod(0o755)
+    trouble: list[str] = []
+    with Rig(scale=0.001) as rig:
+        peer = peers.Peer("huey", python, tmp_path / "peers", "huey 3")
+        assert list(peer.measure(rig, trouble)) == [Sample("huey: round trip p50", "ms", "less", 2.5)]
+    assert sorted(trouble) == ["huey: drain: it broke", "huey: its last words"]
+
+
+# -- growth
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_each_scenario_of_growth_runs(name: str) -> None:
+    with Rig(scale=0.01) as rig:
+        samples = list(GROWTH[name](rig))
+    assert samples
+    assert all(sample.value >= 0 for sample in samples)
