@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# redis-py needs it, and it cannot be imported any more once the interpreter ends: when a first call may yet be sent.
+import concurrent.futures.thread  # noqa: F401
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -11,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 
 from rsq import settings as settings_module
 from rsq.asyncresult import AsyncResult
+from rsq.broker import control
 from rsq.broker.queue import Placement
 from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
 from rsq.message import Message
 from rsq.options import TaskOptions, options_from
+from rsq.routes import Router, Routes
 from rsq.settings import Settings
 from rsq.task import AsyncTask, Task, name_of
 
@@ -70,6 +74,8 @@ class App:
         self.name = name
         self.tasks: dict[str, Task[..., Any]] = {}
         self.eager: Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None = None
+        self.router = Router(None)
+        self._routes: Routes = None
         self._given = {**settings, "url": url}
         self._defaults = options_from(TaskOptions(), task_defaults or {})
         self._lock = threading.Lock()
@@ -194,6 +200,41 @@ class App:
         """The handle of a call by its id. Without its queue every known queue is searched."""
         return AsyncResult(self.client, task_id, queue)
 
+    # -- routes
+
+    @property
+    def routes(self) -> Routes:
+        """Where calls go that name no queue, of tasks that name none; see `rsq.routes.Router`."""
+        return self._routes
+
+    @routes.setter
+    def routes(self, routes: Routes) -> None:
+        """Celery's `task_routes`: ``{"shop.mail.*": {"queue": "mail"}}``, a function, or a list. Or SettingsError."""
+        self.router = Router(routes)
+        self._routes = routes
+
+    # -- control
+
+    def pause(self, *queues: str, refuse: bool = False) -> None:
+        """Have workers take nothing more from these queues until `resume`. What runs goes on; it outlives restarts.
+
+        refuse  calls are refused, too: sending one raises QueuePaused
+        """
+        control.pause(self.client, queues, refuse)
+
+    def revoke(self, *task_ids: str, terminate: bool = False, queue: str | None = None) -> dict[str, str]:
+        """Have calls not run; see `AsyncResult.revoke`. What is revoked is remembered for a day.
+
+        queue    of the calls; without it every known queue is searched
+        Returns  for each id: ``revoked`` it was delayed, and has ended now; ``marked`` it will not start, unless it
+                 runs already; ``done`` it had ended before
+        """
+        return self.client.revoke(task_ids, queue, terminate)
+
+    def resume(self, *queues: str) -> list[str]:
+        """End the pause of these queues; gives those that were paused."""
+        return control.resume(self.client, queues)
+
     @cached_property
     def testing(self) -> Testing:
         """Helpers for tests: eager mode and a worker inside the test. See `rsq.testing`."""
@@ -239,9 +280,9 @@ class App:
         return declare
 
     def queues(self) -> list[str]:
-        """The queues that this app's tasks name, the default one first."""
+        """The queues that this app's tasks and routes name, the default one first."""
         named = [task.options.queue for task in self.tasks.values() if task.options.queue]
-        return list(dict.fromkeys([self.settings.default_queue, *named]))
+        return list(dict.fromkeys([self.settings.default_queue, *named, *self.router.queues]))
 
 
 def unknown_task_text(name: str, known: Mapping[str, object]) -> str:

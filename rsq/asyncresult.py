@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
 from rsq.outcome import Result, unpack_result
+from rsq.progress import Progress, unpack_progress
 from rsq.remote import decode_error
 from rsq.states import State
 
@@ -109,6 +110,28 @@ class AsyncResult(Generic[R]):
             if data is not None:
                 self._result = unpack_result(data)
         return self._result
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the task told last of its progress, or None; readable for a day after that. Does not wait."""
+        data = self._client.read_progress(self.id, self.queue)
+        return None if data is None else unpack_progress(data)
+
+    @property
+    def info(self) -> Any:
+        """As in Celery: the result when there is one, else the progress as one map, or None. Does not wait."""
+        if self.result_record() is not None:
+            return self.result
+        progress = self.progress
+        return None if progress is None else {**progress.info, "current": progress.current, "total": progress.total}
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Have the call not run: if it waits or is delayed it never starts, and `get` raises TaskRevoked.
+
+        terminate  if it runs, raise TaskRevoked in its body, whose outcome counts no more; without it, it runs on and
+                   its result stands
+        """
+        self._client.revoke([self.id], self.queue, terminate)
 
     def forget(self) -> None:
         """Delete the result from the server."""

@@ -7,7 +7,8 @@ RsqError
 │   ├── BrokerRefused       the server answered no: credentials, rights, memory, read-only
 │   ├── NotReplicated       accepted by the master, but too few replicas have it yet
 │   ├── BrokerUnsuitable    too old, or an eviction policy that would lose queues
-│   └── QueueFull           the queue holds `max_length` messages already
+│   ├── QueueFull           the queue holds `max_length` messages already
+│   └── QueuePaused         the queue is paused and refuses calls
 ├── MessageError
 │   ├── EncodeError         a value that msgpack and rsq's extension types cannot carry (also a TypeError)
 │   ├── DecodeError         bytes that are no message of ours (also a ValueError)
@@ -84,6 +85,10 @@ class BrokerUnsuitable(BrokerError):
 
 class QueueFull(BrokerError):
     """The queue holds as many waiting messages as `max_length` allows; nothing was enqueued."""
+
+
+class QueuePaused(BrokerError):
+    """The queue was paused with `refuse`, so it takes no calls until it is resumed; nothing was enqueued."""
 
 
 class MessageError(RsqError):

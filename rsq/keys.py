@@ -52,9 +52,12 @@ class QueueKeys:
         "messages",
         "orphans",
         "paused",
+        "progress",
         "queue",
+        "revoked",
         "stats",
         "tag",
+        "terminate",
     )
 
     def __init__(self, namespace: str, queue: str) -> None:
@@ -68,7 +71,10 @@ class QueueKeys:
         self.dead = f"{self.tag}:dead"
         self.stats = f"{self.tag}:stats"
         self.paused = f"{self.tag}:paused"
+        self.revoked = f"{self.tag}:revoked"
+        self.terminate = f"{self.tag}:terminate"
         self.barrier = f"{self.tag}:barrier"
+        self.progress = f"{self.tag}:progress"
 
     def stream(self, priority: int = 0) -> str:
         """The stream of one priority; priority 0 has no suffix."""
@@ -81,6 +87,10 @@ class QueueKeys:
     def result(self, task_id: str) -> str:
         """Holds the outcome; the same name is the channel on which it is published."""
         return f"{self.tag}:result:{task_id}"
+
+    def progress_of(self, task_id: str) -> str:
+        """What the call has told of its progress."""
+        return f"{self.progress}:{task_id}"
 
     def dedupe(self, key: str) -> str:
         """Marker of a user's dedupe key; its value is the task id that won."""

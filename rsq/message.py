@@ -115,6 +115,7 @@ class Delivery:
     crash_how   how the last of them died, such as ``signal SIGKILL``
     problem     why it cannot be read, or '' when it can
     runtime_s   how long its body ran, once it has
+    revoked     set when it must not start; while it runs: when it is to be interrupted, and its outcome is REVOKED
     lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
     """
 
@@ -132,6 +133,7 @@ class Delivery:
         "priority",
         "problem",
         "queue",
+        "revoked",
         "runtime_s",
         "task",
     )
@@ -145,6 +147,7 @@ class Delivery:
         self.crashes = 0
         self.crash_how = ""
         self.lease_lost = False
+        self.revoked = False
         self.runtime_s = 0.0
         self.problem = ""
         self.meta = NO_META

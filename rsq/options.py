@@ -10,6 +10,7 @@ from typing import Any
 from rsq import keys
 from rsq.broker.queue import PLAIN, Placement
 from rsq.errors import InvalidTask, SettingsError
+from rsq.limits import interval_us
 from rsq.message import NO_META, check_id, check_priority
 from rsq.retry import RetryPolicy
 
@@ -31,6 +32,15 @@ class TaskOptions:
     dedupe_key      calls with the same key run once: text with fields of the arguments, such as "welcome:{user_id}",
                     or a function of the arguments; None = no dedupe
     dedupe_ttl      seconds for which a key is remembered
+    dedupe_until    what else ends that: "done" or "started", of the call; "ttl" (default): nothing
+    on_duplicate    "ignore" (default): the caller gets the handle of the call that is there; "replace": that call gets
+                    the newer arguments, unless it has started; "raise": DuplicateCall
+    debounce        seconds: the call waits for so long after the last duplicate, and runs once with its arguments
+    rate_limit      starts by time over all workers, such as "100/m"; who comes too soon is put off, with no attempt
+    rate_burst      so many may start at once after a pause
+    rate_limit_key  as dedupe_key: each key has a rate of its own
+    max_concurrency  run so many at once over all workers; others wait, with no attempt
+    max_concurrency_key  as dedupe_key: so many of each key
     max_length      refuse a call (QueueFull) when its queue holds this many messages; 0 = no bound
     """
 
@@ -52,6 +62,14 @@ class TaskOptions:
     expires: float | None = None
     dedupe_key: str | Callable[..., str] | None = None
     dedupe_ttl: float = 86_400.0
+    dedupe_until: str = "ttl"
+    on_duplicate: str = "ignore"
+    debounce: float | None = None
+    rate_limit: str | None = None
+    rate_burst: int = 1
+    rate_limit_key: str | Callable[..., str] | None = None
+    max_concurrency: int | None = None
+    max_concurrency_key: str | Callable[..., str] | None = None
     max_length: int = 0
 
     def __post_init__(self) -> None:
@@ -60,15 +78,18 @@ class TaskOptions:
                 _require(name, getattr(self, name), str, None)
             for name in ("bind", "ignore_result", "acks_late", "retry_jitter"):
                 _require(name, getattr(self, name), bool)
-            for name in ("max_retries", "max_crashes", "max_length"):
-                _require(name, getattr(self, name), int, None if name == "max_retries" else int)
+            for name in ("max_retries", "max_crashes", "max_length", "rate_burst", "max_concurrency"):
+                _require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
             for name in ("result_expires", "dedupe_ttl"):
                 _positive(name, getattr(self, name))
             for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay"):
                 _require(name, getattr(self, name), int, float)
             if self.expires is not None:
                 _positive("expires", self.expires)
-            _check_dedupe_key(self.dedupe_key)
+            for name in ("dedupe_key", "rate_limit_key", "max_concurrency_key"):
+                _check_key(name, getattr(self, name))
+            _check_duplicates(self.dedupe_until, self.on_duplicate, self.debounce, self.dedupe_key)
+            self._check_limits()
             check_priority(self.priority)
             if self.queue is not None:
                 keys.check_queue(self.queue)
@@ -76,6 +97,21 @@ class TaskOptions:
                 raise SettingsError(f"max_length must be 0 (no bound) or more, not {self.max_length}")
         except SettingsError as error:
             raise InvalidTask(str(error)) from None
+
+    def _check_limits(self) -> None:
+        if self.rate_limit is not None:
+            interval_us(self.rate_limit)
+        for name in ("rate_burst", "max_concurrency"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingsError(f"{name} must be 1 or more, not {value}")
+        for name in ("rate_limit", "max_concurrency"):
+            if getattr(self, f"{name}_key") is not None and getattr(self, name) is None:
+                raise SettingsError(f"{name}_key says nothing without {name}")
+
+    @property
+    def limited(self) -> bool:
+        """Whether a start must be asked for."""
+        return self.rate_limit is not None or self.max_concurrency is not None
 
     @property
     def result_ttl_ms(self) -> int:
@@ -110,11 +146,20 @@ class CallOptions:
     expires: float | datetime | None
     dedupe_key: str | Callable[..., str] | None
     task_id: str | None = None
+    version: int | None = None
+    dedupe_until: str = "ttl"
+    on_duplicate: str = "ignore"
+    debounce: float | None = None
 
     @classmethod
     def of(cls, options: TaskOptions) -> CallOptions:
-        base = Placement(max_length=options.max_length, dedupe_ttl_ms=int(options.dedupe_ttl * 1000))
-        plain = options.dedupe_key is None and not options.max_length
+        base = _on_duplicate(
+            Placement(max_length=options.max_length, dedupe_ttl_ms=int(options.dedupe_ttl * 1000)),
+            options.dedupe_until,
+            options.on_duplicate,
+            options.debounce,
+        )
+        plain = options.dedupe_key is None and not options.max_length and not base.raises
         return cls(
             options.queue,
             options.priority,
@@ -123,6 +168,9 @@ class CallOptions:
             NO_META,
             options.expires,
             options.dedupe_key,
+            debounce=options.debounce,
+            on_duplicate=options.on_duplicate,
+            dedupe_until=options.dedupe_until,
         )
 
     def changed(self, options: Mapping[str, Any]) -> CallOptions:
@@ -144,17 +192,55 @@ class CallOptions:
             expires = expires.total_seconds()
         elif "expires" in given and not isinstance(expires, datetime):
             _seconds("expires", expires)
-        _check_dedupe_key(given.get("dedupe_key"))
+        key = given.get("dedupe_key", self.dedupe_key)
+        _check_key("dedupe_key", key)
+        until = given.get("dedupe_until", self.dedupe_until)
+        on_duplicate = given.get("on_duplicate", self.on_duplicate)
+        debounce = given.get("debounce", self.debounce)
+        _check_duplicates(until, on_duplicate, debounce, key)
+        base = _on_duplicate(self.base, until, on_duplicate, debounce)
+        if "debounce" in given and {"countdown", "eta"} & given.keys():
+            raise SettingsError("debounce says when the call starts: give no countdown or eta with it")
+        version = given.get("version")
+        if version is not None and key is None:
+            raise SettingsError("a version needs a dedupe_key: the newest version of that key counts")
         return CallOptions(
             keys.check_queue(given["queue"]) if "queue" in given else self.queue,
             check_priority(given["priority"]) if "priority" in given else self.priority,
-            replace(self.base, **place) if place or "dedupe_key" in given else self.placement,
-            self.base,
+            replace(base, **place) if place or key is not None or base != self.base else self.placement,
+            base,
             meta,
             expires,
-            given.get("dedupe_key", self.dedupe_key),
+            key,
             given.get("task_id"),
+            None if version is None else _require("version", version, int),
+            until,
+            on_duplicate,
+            debounce,
         )
+
+
+def _on_duplicate(base: Placement, until: str, on_duplicate: str, debounce: float | None) -> Placement:
+    """`base` with what becomes of duplicates."""
+    if debounce is not None:
+        delay_ms = int(_positive("debounce", debounce) * 1000)
+        until = "started" if until == "ttl" else until
+        base = replace(base, delay_ms=delay_ms, debounce_ms=delay_ms)
+    replaces = on_duplicate == "replace" or debounce is not None
+    return replace(base, dedupe_until=until, replaces=replaces, raises=on_duplicate == "raise")
+
+
+def _check_duplicates(until: Any, on_duplicate: Any, debounce: Any, key: Any) -> None:
+    for name, value, values in (
+        ("dedupe_until", until, ("ttl", "done", "started")),
+        ("on_duplicate", on_duplicate, ("ignore", "replace", "raise")),
+    ):
+        if value not in values:
+            raise SettingsError(f"{name} takes {', '.join(map(repr, values))}, not {value!r}")
+    if debounce is not None:
+        _positive("debounce", debounce)
+    if key is None and (until != "ttl" or on_duplicate == "replace" or debounce is not None):
+        raise SettingsError("dedupe_until, on_duplicate='replace' and debounce need a dedupe_key")
 
 
 def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +284,8 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
 
 _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "task_id", "wait_replicas"}
 _CARRIED = {"max_retries", "ignore_result", "result_expires", "headers"}
-_CALL_OPTIONS = _PLACED | _CARRIED | {"queue", "priority", "expires", "dedupe_key"}
+_DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
+_CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}
 
 
 def _require(name: str, value: Any, *kinds: type | None) -> Any:
@@ -217,9 +304,9 @@ def _positive(name: str, value: Any) -> float:
     return seconds
 
 
-def _check_dedupe_key(key: Any) -> None:
+def _check_key(name: str, key: Any) -> None:
     if key is not None and not isinstance(key, str) and not callable(key):
-        raise SettingsError(f"dedupe_key takes a text or a function of the arguments, not {key!r}")
+        raise SettingsError(f"{name} takes a text or a function of the arguments, not {key!r}")
 
 
 def _seconds(name: str, value: Any) -> float:

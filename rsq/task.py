@@ -24,7 +24,10 @@ from rsq.broker.queue import Placement, Queue
 from rsq.errors import InvalidTask, Retry, SettingsError
 from rsq.message import Message, new_id
 from rsq.options import CallOptions, TaskOptions, epoch_ms
+from rsq.progress import Progress, pack_progress
 from rsq.request import Request, current
+from rsq.routes import Router
+from rsq.signals import after_publish, before_publish
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client
@@ -33,12 +36,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+running_delivery = current.get
+
 
 class AppLike(Protocol):
     """What a task needs of its app."""
 
     @property
     def client(self) -> Client: ...
+
+    @property
+    def router(self) -> Router: ...
 
     @property
     def eager(self) -> Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None: ...
@@ -112,12 +120,20 @@ class Task(Generic[P, R]):
         pairs = [self._message(args, {}, defaults) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
+        if before_publish.handlers:
+            for message, _ in pairs:
+                _tell_before(message)
         client = self.app.client
-        queue = client.queue(defaults.queue)
-        return [
-            self._result(queue, message, accepted)
-            for (message, _), accepted in zip(pairs, client.producer.send_many(queue, pairs), strict=True)
-        ]
+        routed: dict[str, list[int]] = {}
+        for number, (message, _) in enumerate(pairs):
+            routed.setdefault(message.queue, []).append(number)
+        results: dict[int, AsyncResult[R]] = {}
+        for name, numbers in routed.items():
+            queue = client.queue(name)
+            sent = client.producer.send_many(queue, [pairs[number] for number in numbers])
+            for number, accepted in zip(numbers, sent, strict=True):
+                results[number] = self._result(queue, pairs[number][0], accepted)
+        return [results[number] for number in range(len(pairs))]
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines."""
@@ -156,6 +172,21 @@ class Task(Generic[P, R]):
             raise exc
         raise Retry(f"{self.name} asked for a retry", exc, countdown, max_retries) from exc
 
+    def progress(self, current: float, total: float | None = None, **info: Any) -> None:
+        """Tell how far the running call has come, for `AsyncResult.progress` and `AsyncResult.info`.
+
+        As often as you like: it is written twice a second at most, beside the task, and the last one always. It fails
+        for a value that cannot be kept, and never because of the server. Outside of a running call it does nothing.
+
+        info    what else is to be told, small
+        Raises  EncodeError, MessageTooLarge
+        """
+        delivery = running_delivery()
+        if delivery is None or delivery.lease_lost:
+            return
+        packed = pack_progress(Progress(current, total, info))
+        self.app.client.report_progress(delivery.id, delivery.queue, packed)
+
     # -- how a message is made
 
     def message(
@@ -186,11 +217,15 @@ class Task(Generic[P, R]):
             defaults.task_id or new_id(),
             self.name,
             body,
-            defaults.queue or settings.default_queue,
+            defaults.queue or self._route(args, kwargs) or settings.default_queue,
             defaults.priority,
             meta,
         )
         return message, placement
+
+    def _route(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        router = self.app.router
+        return router.queue_of(self.name, args, kwargs, self) if router else None
 
     def _dedupe_key(self, key: str | Callable[..., str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         if callable(key):
@@ -212,20 +247,33 @@ class Task(Generic[P, R]):
         return self.app.client.now_ms() + int(expires * 1000)
 
     def _send(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if before_publish.handlers:
+            _tell_before(message)
         if self.app.eager is not None:
-            return self.app.eager(self, message, placement)
+            return self._send_eagerly(message, placement)
         client = self.app.client
         queue = client.queue(message.queue)
         return self._result(queue, message, client.producer.send(queue, message, placement))
 
     async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if before_publish.handlers:
+            _tell_before(message)
         if self.app.eager is not None:
-            return self.app.eager(self, message, placement)
+            return self._send_eagerly(message, placement)
         client = self.app.client
         queue = client.queue(message.queue)
         return self._result(queue, message, await client.aproducer.send(queue, message, placement))
 
+    def _send_eagerly(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        assert self.app.eager is not None
+        result = self.app.eager(self, message, placement)
+        if after_publish.handlers:
+            _tell_after(message, result.id, result.duplicate)
+        return result
+
     def _result(self, queue: Queue, message: Message, accepted: Accepted) -> asyncresult.AsyncResult[R]:
+        if after_publish.handlers:
+            _tell_after(message, accepted.task_id, accepted.duplicate)
         ignored = message.meta.get("ignore_result", self.options.ignore_result)
         return AsyncResult(self.app.client, accepted.task_id, queue.name, ignored, accepted.duplicate)
 
@@ -237,6 +285,22 @@ class AsyncTask(Task[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def _tell_before(message: Message) -> None:
+    """Let the handlers of `before_publish` see a message, and put headers into it."""
+    args, kwargs = codec.decode_call(message.body)
+    headers = dict(message.meta.get("headers", {}))
+    before_publish.send(
+        message.task, task_id=message.id, args=args, kwargs=kwargs, headers=headers, queue=message.queue
+    )
+    if headers:
+        message.meta = {**message.meta, "headers": headers}
+
+
+def _tell_after(message: Message, task_id: str, duplicate: bool) -> None:
+    headers = message.meta.get("headers", {})
+    after_publish.send(message.task, task_id=task_id, headers=headers, queue=message.queue, duplicate=duplicate)
 
 
 def _arity_check(signature: inspect.Signature) -> Callable[[int], bool]:

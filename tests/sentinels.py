@@ -174,8 +174,10 @@ class Service:
         return new
 
     def close(self) -> None:
-        for each in (*self.sentinels, *self.nodes):
-            each.close()
+        for sentinel in self.sentinels:
+            sentinel.close()
+        for node in self.nodes:
+            node.close()
 
 
 def role(node: Server) -> str:

@@ -60,7 +60,7 @@ def counted_in_new_threads() -> Iterator[Counter]:
     try:
         yield counter
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]  # its stub does not know that this ends it
+        threading.settrace(None)
 
 
 def check(what: str, cost: float) -> None:

@@ -17,13 +17,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rsq import App, State, WorkerLost, codec, errors, keys
+from rsq import App, State, WorkerLost, codec, errors, keys, signals
 from rsq.broker import scripts
 from rsq.cli.main import main
 from rsq.options import _CALL_OPTIONS, TaskOptions
 from rsq.request import Request
 from rsq.settings import ENVIRONMENT_PREFIX, Settings
+from rsq.worker.executors import _EXECUTORS
 from tests.conftest import MakeServer
+from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Worker
 
@@ -182,6 +184,19 @@ def test_each_attribute_of_the_request_has_its_line() -> None:
     assert set(rows("tasks.md", "`self.request`")) == properties | {"called_directly"}
 
 
+def test_each_signal_has_its_line_and_its_arguments() -> None:
+    table = rows("signals.md", "signal")
+    assert list(table) == [signal.name for signal in signals.ALL]
+    for signal in signals.ALL:
+        assert re.findall(r"`(\w+)`", table[signal.name][2]) == list(signal.arguments)
+
+
+def test_each_executor_has_its_column() -> None:
+    table = (DOCS / "executors.md").read_text()
+    header = next(line for line in table.splitlines() if line.startswith("| |"))
+    assert set(re.findall(r"`(\w+)`", header)) == set(_EXECUTORS)
+
+
 def test_each_error_has_its_line() -> None:
     defined = [
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
@@ -238,6 +253,14 @@ def test_each_key_has_its_line() -> None:
     assert table == in_lua | in_python | shared
 
 
+def test_each_key_of_the_beat_has_its_line() -> None:
+    tag = keys.BeatKeys("n")
+    named = {getattr(tag, name).replace(tag.tag, "B") for name in keys.BeatKeys.__slots__} - {"B"}
+    assert set(rows("protocol.md", "key of the beat")) == named
+    lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
+    assert {f"B:{suffix}" for suffix in re.findall(r"B \.\. ':([a-z:]+)'", lua)} <= named
+
+
 # -- the access rights
 
 
@@ -266,7 +289,8 @@ def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None
     }
     path = os.pathsep.join(part for part in sys.path if part)
     environment = {**os.environ, "RSQ_URL": url["worker"], tasks.JOURNAL: str(tmp_path / "journal"), "PYTHONPATH": path}
-    worker = Worker("-A", tasks.__name__, "worker", "-c", "1", "--lease", "1", env=environment, log=tmp_path / "log")
+    arguments = ("-A", tasks.__name__, "worker", "-c", "1", "--lease", "1", "-B")
+    worker = Worker(*arguments, env=environment, log=tmp_path / "log")
     try:
         produce_as(url["producer"])
         operate_as(url["operator"])
@@ -317,6 +341,10 @@ def operate_as(url: str) -> None:
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--wait") == "3\n"
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600")
     assert "dropped" in rsq("purge", "default", "--yes")
+    rsq("schedule", "add", "often", f"{tasks.__name__}.add", "1", "2", "--every", "1s")
+    wait_until(lambda: "SUCCESS" in rsq("schedule", "list"), 30, "a beat to fire")
+    for act in ("pause", "resume", "trigger", "remove"):
+        assert rsq("schedule", act, "often")
 
 
 # -- the promises

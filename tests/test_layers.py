@@ -18,12 +18,12 @@ from rsq.states import TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock"},
+    {"errors", "states", "keys", "clock", "signals"},
     {"codec", "settings"},
     {"remote"},
-    {"message", "outcome", "retry"},
+    {"message", "outcome", "progress", "retry"},
     {"broker"},
-    {"options", "request", "asyncresult", "task", "app", "loader"},
+    {"limits", "options", "request", "routes", "asyncresult", "task", "app", "loader"},
     {"worker", "beat"},
     {"__init__"},
     {"testing", "demo", "bench", "contrib"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsq import App
+from rsq import App, crontab
 
 app = App("example")
 
@@ -10,3 +10,8 @@ app = App("example")
 @app.task
 def greet(name: str) -> str:
     return f"hello, {name}"
+
+
+app.schedule = {
+    "every minute": {"task": "tasks.greet", "schedule": crontab("* * * * *", tz="Europe/Paris"), "args": ("clock",)},
+}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rsq.app import App
+from rsq.beat.due import MISSED_MS
 from rsq.beat.entry import Record, record_of, slot_id, unpack_record
 from rsq.beat.store import Fired, LastRun, Store
 from rsq.beat.sync import sync
@@ -44,10 +45,20 @@ AGAIN_S = 0.5
 
 @dataclass
 class _Planned:
-    """A schedule that is due within the time that the last look covers."""
+    """A schedule that is due within the time that the last look covers.
+
+    next_ms  the slot after `due_ms`: worked out ahead, so that it takes no time when that one is due
+    """
 
     record: Record
     due_ms: int
+    next_ms: int
+
+    def slots(self, now_ms: int) -> list[int]:
+        """What is to be fired now: nearly always the one slot that has just come."""
+        if self.next_ms > now_ms and now_ms - self.due_ms <= MISSED_MS:
+            return [self.due_ms]
+        return self.record.slots(self.due_ms, now_ms)
 
 
 class Beat:
@@ -82,9 +93,9 @@ class Beat:
                 log.warning("schedule %r calls %s, a task that this app does not have", entry.name, entry.task)
             self._wanted[entry.name] = record_of(app, entry, app.name, now_ms)
         self._id = f"{now_ms} {os.urandom(3).hex()} {socket.gethostname()}-{os.getpid()} {app.name}"
-        _, version, _ = self._store.check_in(self._id, now_ms + BEAT_TTL_MS, now_ms)
+        self._store.check_in(self._id, now_ms + BEAT_TTL_MS, now_ms)
         number = sync(self._store, app.name, self._wanted, now_ms)
-        self._verified = (version, time.monotonic())
+        self._verified = (-1, time.monotonic())
         return (
             f"rsq beat {socket.gethostname()}-{os.getpid()}: app {app.name}, schedules: {len(self._wanted)} in its "
             f"code, {number} in all; server: {server}"
@@ -144,7 +155,7 @@ class Beat:
         for (name, due_ms), kept in zip(rows, self._store.raw([name for name, _ in rows]), strict=True):
             record = self._record(name, kept)
             if record is not None:
-                self._plan[name] = _Planned(record, due_ms)
+                self._plan[name] = _Planned(record, due_ms, record.schedule.next_after(due_ms))
 
     def _record(self, name: str, kept: bytes | None) -> Record | None:
         """The record, ready to be fired; None when there is none."""
@@ -171,7 +182,8 @@ class Beat:
         now = time.monotonic()
         if version != verified and now - when >= VERIFY_EVERY_S:
             sync(self._store, self._app.name, self._wanted, now_ms)
-            self._verified = (version, now)
+            # No version: the schedules were lost, and may be lost again before this beat has seen a new one.
+            self._verified = (version or -1, now)
 
     # -- firing
 
@@ -180,8 +192,11 @@ class Beat:
         ready = [planned for planned in self._plan.values() if planned.due_ms <= now_ms]
         if not ready:
             return
-        slots = [(each.record, slot) for each in ready for slot in each.record.slots(each.due_ms, now_ms)]
-        dues = {each.record.name: each.record.schedule.next_after(now_ms) for each in ready}
+        slots = [(each.record, slot) for each in ready for slot in each.slots(now_ms)]
+        dues = {
+            each.record.name: each.next_ms if each.next_ms > now_ms else each.record.schedule.next_after(now_ms)
+            for each in ready
+        }
         last: dict[str, LastRun] = {}
         for fired in self._store.fire(slots, now_ms):
             self._take_in(fired, dues, last)
@@ -191,7 +206,7 @@ class Beat:
             due_ms = dues.get(name)
             rows.append((each.record, due_ms, last.get(name)))
             if due_ms is not None and due_ms <= self._horizon_ms:
-                each.due_ms = due_ms
+                each.due_ms, each.next_ms = due_ms, each.record.schedule.next_after(due_ms)
             else:
                 del self._plan[name]
         self._store.advance(rows)
@@ -209,8 +224,12 @@ class Beat:
                     last[record.name] = LastRun(slot_ms, record.queue, slot_id(record.name, slot_ms))
             case "early":
                 dues[record.name] = min(slot_ms, dues.get(record.name, slot_ms))
-            case "duplicate" | "full":
-                why = "its dedupe key is taken by" if fired.verdict == "duplicate" else "the queue is full, it holds"
+            case "duplicate" | "full" | "paused":
+                why = {
+                    "duplicate": "its dedupe key is taken by",
+                    "full": "the queue is full, it holds",
+                    "paused": "the queue is paused and refuses",
+                }[fired.verdict]
                 log.warning("schedule %r passes a slot over: %s %s", record.name, why, fired.detail)
             case _:
                 # A newer definition, or a server that refuses: the next look tells.

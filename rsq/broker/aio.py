@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, translated
-from rsq.broker.producer import PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up
+from rsq.broker.producer import OPEN_S, PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up
 from rsq.broker.queue import PLAIN, Placement, Queue
 from rsq.broker.results import RECONNECT_S, SILENCE_S
 from rsq.broker.stragglers import Exchange, Identity
@@ -127,6 +127,7 @@ class AsyncProducer:
         self._replicas = replicas
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncLink] = WeakKeyDictionary()
         self._introduced: set[str] = set()
+        self._open_until: dict[str, float] = {}
         self._unsure = Unsure()
 
     async def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
@@ -140,11 +141,13 @@ class AsyncProducer:
         if first_try is not None:
             return await self._repeat(queue, message, placement, first_try, began, None)
         try:
-            if placement is PLAIN and not self._replicas:
+            is_open = began < self._open_until.get(queue.name, 0.0)
+            if placement is PLAIN and is_open and not self._replicas:
                 await link.call_packed(queue.plain_enqueue(message))
                 accepted = Accepted(message.id)
             else:
                 accepted = await self._run(link, queue, message, placement, began, None)
+                self._open_until[queue.name] = began + OPEN_S
             if queue.name not in self._introduced:
                 await link.call_packed(queue.introduce())
                 self._introduced.add(queue.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -13,16 +13,22 @@ import msgpack
 
 from rsq import keys
 from rsq.broker.aio import AsyncProducer, AsyncResultListener
-from rsq.broker.connection import Endpoint, Link, LinkPool
+from rsq.broker.connection import Endpoint, Link, LinkPool, ScriptCall
 from rsq.broker.producer import PAUSE_S, Producer
 from rsq.broker.queue import Queue
+from rsq.broker.reporter import Reporter
 from rsq.broker.results import ResultListener, first_value
 from rsq.broker.wire import Command
 from rsq.clock import ServerClock
 from rsq.errors import BrokerError, BrokerUnavailable
-from rsq.message import unpack_meta
+from rsq.message import check_id, unpack_meta
 from rsq.settings import Settings
 from rsq.states import State
+
+REVOKE_STEP = 500
+"""Calls that one script revokes, so that it does not hold the server up."""
+
+_REVOKED = ("done", "marked", "revoked")
 
 CLOCK_TTL_S = 60.0
 """How long the measured difference between our clock and the server's is used."""
@@ -37,6 +43,7 @@ class Client:
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
         self.producer = Producer(self.pool, settings.wait_replicas)
         self.listener = ResultListener(self.endpoint, self.pool)
+        self.reporter = Reporter(self.pool)
         self._queues: dict[str, Queue] = {}
         self._clock = ServerClock()
 
@@ -71,12 +78,19 @@ class Client:
         A borrowed connection may have died since it was used last: they are asked again until `broker_timeout_s` is
         over. Raises BrokerUnavailable then, and BrokerRefused.
         """
+        return self._insist(lambda link: link.pipeline(commands))
+
+    def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """`ask` for calls of scripts."""
+        return self._insist(lambda link: link.run_many(calls))
+
+    def _insist(self, ask: Callable[[Link], list[Any]]) -> list[Any]:
         deadline = time.monotonic() + self.settings.broker_timeout_s
         pause_s = PAUSE_S
         while True:
             with self.link() as link:
                 try:
-                    replies = link.pipeline(commands)
+                    replies = ask(link)
                 except BrokerUnavailable as error:
                     replies = [error]
             refusal = next((reply for reply in replies if isinstance(reply, BrokerError)), None)
@@ -117,8 +131,50 @@ class Client:
         return first_value(self.ask(*(("GET", key) for key in self.result_keys(task_id, queue))))
 
     def forget_result(self, task_id: str, queue: str | None) -> None:
-        """Delete the result, if there is one."""
-        self.ask(*(("DEL", key) for key in self.result_keys(task_id, queue)))
+        """Delete the result and the progress, if there are any."""
+        names = [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]
+        self.ask(*(("DEL", key) for key in names))
+
+    # -- revocation by id
+
+    def revoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
+        """Have these calls not run; see `App.revoke`."""
+        found = dict.fromkeys(ids, "done")
+        for first in range(0, len(ids), REVOKE_STEP):
+            some = [check_id(task_id) for task_id in ids[first : first + REVOKE_STEP]]
+            names = [queue] if queue else self._queues_of(some)
+            for replies in self.run([self.queue(name).revoke_call(some, terminate) for name in names]):
+                for task_id, reply in zip(some, replies, strict=True):
+                    # Where several queues are asked: what ended in one is marked in the others, for nothing.
+                    found[task_id] = max(found[task_id], reply.decode(), key=_REVOKED.index)
+        return found
+
+    def _queues_of(self, ids: Sequence[str]) -> list[str]:
+        """The one queue where all these are delayed or have a result, if there is one, else all that are known."""
+        names = self.queue_names()
+        for name in names:
+            k = self.queue(name).keys
+            looks: list[Command] = [("HEXISTS", k.messages, task_id) for task_id in ids]
+            looks += [("EXISTS", k.result(task_id)) for task_id in ids]
+            replies = self.ask(*looks)
+            if all(map(max, replies[: len(ids)], replies[len(ids) :])):
+                return [name]
+        return names
+
+    # -- progress by id
+
+    def progress_keys(self, task_id: str, queue: str | None) -> list[str]:
+        """Where the progress of a call may lie, as `result_keys`."""
+        names = [queue] if queue else self.queue_names()
+        return [self.queue(name).keys.progress_of(task_id) for name in names]
+
+    def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
+        """Have it written soon. Raises nothing, whatever the server does."""
+        self.reporter.report(self.queue(queue).keys.progress_of(task_id), packed)
+
+    def read_progress(self, task_id: str, queue: str | None) -> bytes | None:
+        """The packed progress that was written last, or None."""
+        return first_value(self.ask(*(("GET", key) for key in self.progress_keys(task_id, queue))))
 
     def unfinished_state(self, task_id: str, queue: str | None) -> State:
         """RETRY while the next attempt waits, STARTED when a worker reports it as running, else PENDING."""

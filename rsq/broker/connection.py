@@ -198,12 +198,19 @@ class Link:
         """Send many commands in one write; give their replies in order, a refused command as its exception."""
         return self.pipeline_packed([packed(*command) for command in commands])
 
-    def pipeline_packed(self, requests: Sequence[bytes], timeout_s: float | None = None) -> list[Any]:
-        """`pipeline` for commands that are packed already; each reply may take `timeout_s`."""
+    def pipeline_packed(
+        self,
+        requests: Sequence[bytes],
+        timeout_s: float | None = None,
+        on_late: tuple[float, Callable[[], None]] | None = None,
+    ) -> list[Any]:
+        """`pipeline` for commands that are packed already; each reply may take `timeout_s`. `on_late` as above."""
         wait = {} if timeout_s is None else {"timeout": timeout_s}
         try:
             connection = self._connected()
             connection.send_packed_command([b"".join(requests)], check_health=False)
+            if on_late is not None and not connection.can_read(on_late[0]):
+                on_late[1]()
             replies: list[Any] = []
             for _ in requests:
                 try:

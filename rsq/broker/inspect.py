@@ -9,7 +9,7 @@ from typing import Any
 from rsq import codec, keys
 from rsq.broker import scripts
 from rsq.broker.connection import Link
-from rsq.broker.queue import Queue
+from rsq.broker.queue import REFUSE, Queue
 from rsq.errors import BrokerError, DecodeError, RsqError
 from rsq.message import pack_meta, unpack_meta
 from rsq.settings import Settings
@@ -27,6 +27,7 @@ class QueueCounts:
     running  delivered to a live worker, fetched ahead or started
     delayed  waiting for their time, retries included
     dead     dead letters
+    paused   nothing is handed out; `refusing`: nothing is taken in, either
     """
 
     queue: str
@@ -35,6 +36,7 @@ class QueueCounts:
     delayed: int
     dead: int
     paused: bool
+    refusing: bool
     counters: dict[str, int]
 
 
@@ -95,7 +97,7 @@ def counts(link: Link, queue: Queue) -> QueueCounts:
         [
             ("ZCARD", k.delayed),
             ("XLEN", k.dead),
-            ("EXISTS", k.paused),
+            ("GET", k.paused),
             ("HGETALL", k.stats),
             ("SMEMBERS", k.orphans),
             *(("XLEN", stream) for stream in streams),
@@ -110,7 +112,8 @@ def counts(link: Link, queue: Queue) -> QueueCounts:
             continue  # no group yet, or nothing pending
         running += sum(int(number) for consumer, number in summary[3] if consumer not in orphans)
     counters = {name.decode(): int(value) for name, value in zip(stats[::2], stats[1::2], strict=True)}
-    return QueueCounts(queue.name, max(0, sum(lengths) - running), running, delayed, dead, bool(paused), counters)
+    ready = max(0, sum(lengths) - running)
+    return QueueCounts(queue.name, ready, running, delayed, dead, paused is not None, paused == REFUSE, counters)
 
 
 def workers(link: Link, settings: Settings) -> list[WorkerInfo]:

@@ -84,8 +84,8 @@ class Producer:
         """Enqueue many messages of one queue, a thousand in a write; answers in order.
 
         Each thousand has the deadline of one send. A refusal of one (QueueFull, QueuePaused) is raised after its
-        thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand, and no more after they were too
-        few: NotReplicated is raised when all is sent.
+        thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand, and no more
+        after they were too few: NotReplicated is raised when all is sent.
         """
         accepted: list[Accepted] = []
         short: NotReplicated | None = None

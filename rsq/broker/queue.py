@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class Placement:
     dedupe_until  what else ends the marker of the key: "done" or "started", of the call; "ttl" = nothing
     replaces    a duplicate gives the call that waits its arguments
     debounce_ms  and puts it off: it starts so long after the last one
+    raises      a duplicate is an error
     replicas    wait until so many replicas have it; None = as many as the setting `wait_replicas` says
     """
 
@@ -61,6 +62,7 @@ class Placement:
     dedupe_until: str = "ttl"
     replaces: bool = False
     debounce_ms: int | None = None
+    raises: bool = False
     replicas: int | None = None
 
 

@@ -12,10 +12,11 @@ from rsq.cli.beat import beat
 from rsq.cli.bench import bench
 from rsq.cli.calls import call, result
 from rsq.cli.common import Context
+from rsq.cli.control import revoke
 from rsq.cli.dead import dead
 from rsq.cli.demo import demo
 from rsq.cli.health import health
-from rsq.cli.queues import purge, status
+from rsq.cli.queues import pause, purge, resume, status
 from rsq.cli.schedule import schedule
 from rsq.cli.server import server
 from rsq.cli.worker import worker
@@ -63,5 +64,21 @@ def main(ctx: click.Context, app_name: str | None, url: str | None, namespace: s
     ctx.obj = Context(app_name, {name: value for name, value in given.items() if value is not None})
 
 
-for command in (worker, beat, schedule, call, result, status, purge, dead, health, server, demo, bench):
+for command in (
+    worker,
+    beat,
+    schedule,
+    call,
+    result,
+    status,
+    pause,
+    resume,
+    revoke,
+    purge,
+    dead,
+    health,
+    server,
+    demo,
+    bench,
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`rsq status` and `rsq purge`: what the queues hold, and emptying one."""
+"""`rsq status`, `rsq pause`, `rsq resume` and `rsq purge`: what the queues hold, and acts on whole queues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
         return
     rows = [
         (
-            q.queue + (" (paused)" if q.paused else ""),
+            q.queue + (" (paused, refuses calls)" if q.refusing else " (paused)" if q.paused else ""),
             q.ready,
             q.running,
             q.delayed,
@@ -61,6 +61,39 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
             for w in workers
         ],
     )
+
+
+@click.command()
+@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+@click.option("--refuse", is_flag=True, help="Refuse calls, too: sending one raises QueuePaused.")
+@pass_context
+def pause(context: Context, queues: tuple[str, ...], refuse: bool) -> None:
+    """Have workers take nothing more from each QUEUE, until rsq resume. What runs goes on.
+
+    It works within a second, on all workers, those that start later included.
+
+    \b
+    Example:
+      rsq pause mail
+      rsq pause mail newsletters --refuse
+    """
+    context.app_or_plain().pause(*queues, refuse=refuse)
+    click.echo(f"paused {', '.join(queues)}{' (refuses calls)' if refuse else ''}")
+
+
+@click.command()
+@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+@pass_context
+def resume(context: Context, queues: tuple[str, ...]) -> None:
+    """End the pause of each QUEUE.
+
+    \b
+    Example:
+      rsq resume mail
+    """
+    resumed = context.app_or_plain().resume(*queues)
+    for queue in queues:
+        click.echo(f"resumed {queue}" if queue in resumed else f"{queue} was not paused")
 
 
 @click.command()

@@ -13,19 +13,43 @@ from rsq.errors import SettingsError
 from rsq.worker.children import WorkerOptions
 from rsq.worker.solo import run_solo
 from rsq.worker.supervisor import Supervisor
+from rsq.worker.turns import parse_queues
 
 LEVELS = ("debug", "info", "warning", "error")
 
+COROUTINES = 100
+"""Tasks at once with -P asyncio, where -c says nothing: they wait more than they compute."""
+
 
 @click.command()
-@click.option("-Q", "--queues", help="Queues, the first first: critical,default. Default: all that the tasks name.")
 @click.option(
-    "-c", "--concurrency", type=click.IntRange(1, 1000), help="Child processes; default: the number of processors."
+    "-Q",
+    "--queues",
+    help="Queues: in strict order, critical,default, or by weights, critical:6,default:3. Default: all tasks name.",
 )
-@click.option("-P", "--pool", type=click.Choice(["prefork", "solo"]), default="prefork", show_default=True)
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 10_000),
+    help="Tasks at once; default: the number of processors, and 100 with -P asyncio.",
+)
+@click.option(
+    "-P",
+    "--pool",
+    type=click.Choice(["prefork", "threads", "asyncio", "solo"]),
+    default="prefork",
+    show_default=True,
+    help="How tasks run: each in a process of its own, or as threads or coroutines of one process.",
+)
 @click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 @click.option("-B", "--beat", is_flag=True, help="Run a beat beside the children, for small set-ups. See rsq beat.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after this many tasks.")
+@click.option(
+    "--max-memory-per-child", type=click.IntRange(1), help="Replace a child that has grown beyond so many MiB."
+)
+@click.option(
+    "--reload", is_flag=True, help="For development: load the code anew when a Python file in this directory changes."
+)
 @click.option("--shutdown-timeout", type=click.FloatRange(0), help="Seconds that running tasks have to end on SIGTERM.")
 @click.option(
     "--lease", type=click.FloatRange(0.5), help="Seconds of silence after which a worker's messages go to others."
@@ -40,6 +64,8 @@ def worker(
     loglevel: str,
     beat: bool,
     max_tasks_per_child: int | None,
+    max_memory_per_child: int | None,
+    reload: bool,
     shutdown_timeout: float | None,
     lease: float | None,
     log_arguments: bool | None,
@@ -52,6 +78,7 @@ def worker(
     \b
     Example:
       rsq -A shop.tasks:app worker -Q critical,default -c 4
+      rsq -A shop.tasks worker -Q critical:6,default:3,low:1
       RSQ_APP=shop.tasks rsq worker -Q default -l warning
     """
     logging.basicConfig(
@@ -59,11 +86,23 @@ def worker(
     )
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
     overrides = context.overrides | {name: value for name, value in given.items() if value is not None}
-    names = tuple(dict.fromkeys(name.strip() for name in queues.split(",") if name.strip())) if queues else ()
-    children = concurrency or os.cpu_count() or 1
-    options = WorkerOptions(context.app_name, names, children, overrides, max_tasks_per_child, beat)
+    weights = parse_queues(queues) if queues else {}
+    options = WorkerOptions(
+        app=context.app_name,
+        queues=tuple(weights),
+        weights={name: weight for name, weight in weights.items() if weight},
+        concurrency=concurrency or (COROUTINES if pool == "asyncio" else os.cpu_count() or 1),
+        overrides=overrides,
+        max_tasks=max_tasks_per_child,
+        beat=beat,
+        pool=pool,
+        max_memory_mib=max_memory_per_child,
+        reload=reload,
+    )
     if beat and pool == "solo":
-        raise SettingsError("-B needs -P prefork: beside -P solo run rsq beat")
+        raise SettingsError("-B needs a supervisor: beside -P solo run rsq beat")
+    if reload and pool == "solo":
+        raise SettingsError("--reload needs a supervisor: take another -P")
 
     def announce(text: str) -> None:
         click.echo(text, err=True)

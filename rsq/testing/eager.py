@@ -190,6 +190,12 @@ class MemoryClient(Client):
     def read_result(self, task_id: str, queue: str | None) -> bytes | None:
         return self.first_of(self.result_keys(task_id, queue))
 
+    def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
+        self.results[self.queue(queue).keys.progress_of(task_id)] = packed
+
+    def read_progress(self, task_id: str, queue: str | None) -> bytes | None:
+        return self.first_of(self.progress_keys(task_id, queue))
+
     def first_of(self, names: Sequence[str]) -> bytes | None:
         """The value at the first of these keys that has one."""
         return next((self.results[name] for name in names if name in self.results), None)
@@ -205,8 +211,11 @@ class MemoryClient(Client):
         return found
 
     def forget_result(self, task_id: str, queue: str | None) -> None:
-        for name in self.result_keys(task_id, queue):
+        for name in [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]:
             self.results.pop(name, None)
+
+    def revoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
+        return dict.fromkeys(ids, "done")  # in eager mode every call has ended when it was sent
 
     def unfinished_state(self, task_id: str, queue: str | None) -> State:
         return State.PENDING

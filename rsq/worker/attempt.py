@@ -12,14 +12,16 @@ from typing import Any
 from rsq import codec
 from rsq.app import unknown_task_text
 from rsq.clock import ServerClock
-from rsq.errors import DecodeError, UnknownTask
+from rsq.errors import DecodeError, TaskRevoked, UnknownTask
 from rsq.message import Delivery
-from rsq.outcome import RESULT_ERRORS, Completed, Retried, Verdict, pack_failure, pack_success
+from rsq.outcome import RESULT_ERRORS, Completed, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.request import current
 from rsq.retry import after_crashes, bury, decide
 from rsq.settings import Settings
+from rsq.signals import task_failure, task_postrun, task_prerun, task_success
 from rsq.states import State
 from rsq.task import Task
+from rsq.worker import tell
 from rsq.worker.interrupt import Interrupt
 
 UNKNOWN_TASK_TRIES = 10
@@ -30,37 +32,46 @@ _FOREIGN_TTL_MS = 86_400_000
 
 
 class Attempts:
-    """Runs deliveries of one app. One for each thread that runs bodies."""
+    """Runs deliveries of one app. One for each lane, for it runs one body at a time."""
 
-    def __init__(self, tasks: Mapping[str, Task[..., Any]], settings: Settings, clock: ServerClock) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any]],
+        settings: Settings,
+        clock: ServerClock,
+        interrupt: Interrupt | None = None,
+    ) -> None:
         self._tasks = tasks
         self._settings = settings
         self._clock = clock
         self._rng = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.interrupt = Interrupt()
+        self.interrupt = interrupt or Interrupt()
 
     def is_early(self, delivery: Delivery) -> bool:
         """Whether the delivery must be acknowledged before its body starts."""
         task = self._tasks.get(delivery.task)
         return task is not None and not task.options.acks_late
 
+    def is_async(self, delivery: Delivery) -> bool:
+        """Whether its body is a coroutine."""
+        task = self._tasks.get(delivery.task)
+        return task is not None and task.is_async
+
     def run(self, delivery: Delivery) -> Verdict:
         """Run the body, unless something speaks against it, and say what becomes of the message. Raises nothing."""
-        task = self._tasks.get(delivery.task)
-        if task is None or delivery.meta or delivery.deliveries > 1 or delivery.problem:
-            refused = self._refusal(delivery, task)
-            if refused is not None:
-                return refused
-            assert task is not None, "an unknown task is refused"
-        try:
-            args, kwargs = codec.decode_call(delivery.body)
-        except DecodeError as error:
-            return self._bury(delivery, "undecodable", error, task)
+        call = self._call_of(delivery)
+        if not isinstance(call, tuple):
+            return call
+        task, args, kwargs = call
         token = current.set(delivery)
+        if task_prerun.handlers:
+            task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
         started = time.perf_counter()
         try:
             self.interrupt.enter(delivery)
+            if delivery.revoked:  # just now: who revoked it could not reach the body yet
+                raise TaskRevoked
             value = task.run(*args, **kwargs)
             if task.is_async:
                 value = self._finish(value)
@@ -69,57 +80,118 @@ class Attempts:
         except BaseException as error:  # SystemExit of a body is its failure, not the worker's end
             self.interrupt.leave()
             delivery.runtime_s = time.perf_counter() - started
-            return self._failed(delivery, task, error, args, kwargs)
+            return self._failed(delivery, task, self.interrupt.meant(delivery, error), args, kwargs)
+        else:
+            return self._succeeded(delivery, task, value, args, kwargs)
         finally:
             current.reset(token)
-        return self._succeeded(delivery, task, value)
+
+    async def arun(self, delivery: Delivery) -> Verdict:
+        """`run` for a body that is a coroutine, on the running loop, as an asyncio task that runs nothing else."""
+        call = self._call_of(delivery)
+        if not isinstance(call, tuple):
+            return call
+        task, args, kwargs = call
+        current.set(delivery)  # in this asyncio task alone
+        if task_prerun.handlers:
+            task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
+        started = time.perf_counter()
+        try:
+            self.interrupt.enter_coroutine(delivery)
+            if delivery.revoked:  # see above
+                raise TaskRevoked
+            value = await task.run(*args, **kwargs)
+            self.interrupt.leave_coroutine()
+            delivery.runtime_s = time.perf_counter() - started
+        except BaseException as error:  # see above
+            self.interrupt.leave_coroutine()
+            delivery.runtime_s = time.perf_counter() - started
+            return self._failed(delivery, task, self.interrupt.meant(delivery, error), args, kwargs)
+        return self._succeeded(delivery, task, value, args, kwargs)
+
+    def _call_of(self, delivery: Delivery) -> tuple[Task[..., Any], list[Any], dict[str, Any]] | Verdict:
+        """What to call; or the verdict, where something speaks against it."""
+        task = self._tasks.get(delivery.task)
+        if task is None or delivery.meta or delivery.deliveries > 1 or delivery.problem or delivery.revoked:
+            refused = self._refusal(delivery, task)
+            if refused is not None:
+                tell.refused(task, delivery, refused)
+                return refused
+            assert task is not None, "an unknown task is refused"
+        try:
+            return task, *codec.decode_call(delivery.body)
+        except DecodeError as error:
+            refused = self._bury(delivery, "undecodable", error, task)
+            tell.refused(task, delivery, refused)
+            return refused
 
     def _finish(self, coroutine: Any) -> Any:
         """Run a coroutine on a loop that lives as long as this thread's work, so that clients may be kept on it."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        return self.interrupt.run(self._loop, self._loop.create_task(coroutine))
+        return self.interrupt.run(self._loop, coroutine)
 
     def close(self) -> None:
         """End the loop of `async def` tasks, if there is one."""
         if self._loop is not None:
-            for client in {task.app.client for task in self._tasks.values()}:
-                self._loop.run_until_complete(client.leave_loop())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+            self.close_loop(self._loop)
             self._loop = None
 
-    def _succeeded(self, delivery: Delivery, task: Task[..., Any], value: object) -> Verdict:
+    def close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End a loop on which bodies ran, and what they have left on it."""
+        for client in {task.app.client for task in self._tasks.values()}:
+            loop.run_until_complete(client.leave_loop())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    def _succeeded(
+        self, delivery: Delivery, task: Task[..., Any], value: object, args: list[Any], kwargs: dict[str, Any]
+    ) -> Verdict:
+        verdict: Verdict
         ttl_ms = self._result_ttl_ms(delivery, task)
-        if ttl_ms is None:
-            return Completed(delivery, "succeeded", b"", 0)
-        attempt = delivery.attempt if delivery.meta else 1
-        try:
-            result = pack_success(attempt, delivery.runtime_s, value, self._settings.max_message_bytes)
-        except RESULT_ERRORS as error:
-            # Running it again would not help: the same value would come out.
-            return self._bury(delivery, "result", error, task)
-        return Completed(delivery, "succeeded", result, ttl_ms)
+        if delivery.revoked:
+            verdict = revoked(delivery)  # whatever the body made of it
+        elif ttl_ms is None:
+            verdict = Completed(delivery, "succeeded", b"", 0)
+        else:
+            attempt = delivery.attempt if delivery.meta else 1
+            try:
+                result = pack_success(attempt, delivery.runtime_s, value, self._settings.max_message_bytes)
+                verdict = Completed(delivery, "succeeded", result, ttl_ms)
+            except RESULT_ERRORS as error:
+                # Running it again would not help: the same value would come out.
+                verdict = self._bury(delivery, "result", error, task)
+        if delivery.revoked or task_postrun.handlers or task_success.handlers or task_failure.handlers:
+            tell.ended(task, delivery, args, kwargs, verdict, value)
+        return verdict
 
     def _failed(
         self, delivery: Delivery, task: Task[..., Any], error: BaseException, args: list[Any], kwargs: dict[str, Any]
     ) -> Verdict:
-        if isinstance(error, TypeError) and not _fits(task, args, kwargs):
-            return self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
-        return decide(
-            delivery,
-            error,
-            task.policy,
-            runtime_s=delivery.runtime_s,
-            result_ttl_ms=self._result_ttl_ms(delivery, task),
-            rng=self._rng,
-        )
+        verdict: Verdict
+        if delivery.revoked:
+            verdict = revoked(delivery)
+        elif isinstance(error, TypeError) and not _fits(task, args, kwargs):
+            verdict = self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
+        else:
+            verdict = decide(
+                delivery,
+                error,
+                task.policy,
+                runtime_s=delivery.runtime_s,
+                result_ttl_ms=self._result_ttl_ms(delivery, task),
+                rng=self._rng,
+            )
+        tell.ended(task, delivery, args, kwargs, verdict, error)
+        return verdict
 
     def _refusal(self, delivery: Delivery, task: Task[..., Any] | None) -> Verdict | None:
         """A verdict without a run, or None."""
         if delivery.problem:
             return self._bury(delivery, "undecodable", DecodeError(delivery.problem), None)
+        if delivery.revoked:
+            return revoked(delivery)
         if task is None:
             return self._unknown(delivery)
         lost = after_crashes(delivery, task.policy, self._settings.max_deliveries)

@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -21,10 +21,12 @@ from rsq.broker.queue import Queue
 from rsq.errors import RsqError
 from rsq.loader import load_app
 from rsq.settings import Settings
+from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
 from rsq.worker.crew import Crew
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
+from rsq.worker.wear import Wear
 
 log = logging.getLogger("rsq.worker")
 
@@ -41,20 +43,27 @@ class ChildPlace:
     app          what -A named
     overrides    settings from the command line
     queues       names in order, or empty: those that the app's tasks name
+    weights      of the queues, or empty: their order is strict
     hello        file descriptor to which it writes its hello
-    go           file descriptor that brings one byte when its lease stands, and ends with the supervisor
+    go           file descriptor that brings one byte when its lease stands and another one when it is to end for a
+                 successor, and ends with the supervisor
+    pool         how bodies run
+    max_tasks, max_memory_mib  after how much it ends to be replaced; None = never
     """
 
     app: str | None
     overrides: dict[str, object]
     queues: Sequence[str]
+    weights: Mapping[str, int]
     worker_id: str
     index: int
     incarnation: int
     board: ChildBoard
     hello: int
     go: int
+    pool: str
     max_tasks: int | None
+    max_memory_mib: int | None
 
 
 def run(place: ChildPlace) -> NoReturn:
@@ -96,27 +105,48 @@ def _work(place: ChildPlace, stop_read: int) -> int:
     except RsqError as error:
         _say(place.hello, {"error": str(error)})
         return EXIT_CANNOT_LOAD
+    child_init.send(app, worker_id=place.worker_id, pid=os.getpid())
     _say(place.hello, {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)})
     if not os.read(place.go, 1):
         return EXIT_ORPHANED
     identity = Identity(place.worker_id, place.index, place.incarnation, place.board)
-    crew = Crew(app.tasks, settings, names, identity, place.board, place.max_tasks, lambda: os._exit(EXIT_FAILED))
-    crew.interrupt.install()
+    wear = Wear(place.max_tasks, place.max_memory_mib)
+    crew = Crew(
+        app.tasks,
+        settings,
+        names,
+        identity,
+        place.board,
+        place.pool,
+        wear,
+        lambda: os._exit(EXIT_FAILED),
+        place.weights,
+    )
+    crew.executor.install()
+    stopping = threading.Event()
 
     def watch() -> None:
         while True:
             ready, _, _ = select.select([stop_read, place.go], [], [])
-            if place.go in ready:
+            # Until the end: the supervisor may still vanish while the last body runs.
+            told = place.go in ready
+            if told and not os.read(place.go, 64):
                 _orphaned(identity, settings, names, place.board)
-            if signal.SIGTERM in os.read(stop_read, 4096):
-                break
-        crew.stop()
-        # The supervisor may still vanish while the last body runs.
-        select.select([place.go], [], [])
-        _orphaned(identity, settings, names, place.board)
+            if stop_read in ready and signal.SIGTERM in os.read(stop_read, 4096):
+                stopping.set()
+                told = True
+            if told:
+                crew.stop()
 
     threading.Thread(target=watch, name="rsq-watch", daemon=True).start()
-    return 0 if crew.serve() else EXIT_UNCOMMITTED
+    first = place.index == 0
+    if first and place.incarnation == 1:
+        worker_ready.send(app, worker_id=place.worker_id, queues=names)
+    code = 0 if crew.serve() else EXIT_UNCOMMITTED
+    if first and stopping.is_set():
+        worker_shutdown.send(app, worker_id=place.worker_id)
+    child_exit.send(app, worker_id=place.worker_id, pid=os.getpid(), exitcode=code)
+    return code
 
 
 def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], board: ChildBoard) -> NoReturn:

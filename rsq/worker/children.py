@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,18 +27,40 @@ class WorkerOptions:
 
     app          what -A named, or None for RSQ_APP
     queues       in order; empty: all that the app's tasks name
-    concurrency  number of children
+    weights      of the queues; empty: their order is strict
+    concurrency  bodies at once: each in a child of its own (prefork), or all in one child
     overrides    settings that the command line changes
     max_tasks    a child is replaced after this many; None = never
     beat         run a beat beside the children
+    pool         how bodies run: prefork, threads, asyncio or solo
+    max_memory_mib  a child that has grown beyond this is replaced; None = never
+    reload       replace the children when a file of Python code in the current directory changes
     """
 
     app: str | None = None
     queues: Sequence[str] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
     concurrency: int = 1
     overrides: dict[str, object] = field(default_factory=dict)
     max_tasks: int | None = None
     beat: bool = False
+    pool: str = "prefork"
+    max_memory_mib: int | None = None
+    reload: bool = False
+
+    @property
+    def children(self) -> int:
+        """Number of child processes."""
+        return self.concurrency if self.pool == "prefork" else 1
+
+    @property
+    def slots(self) -> int:
+        """Bodies at once in each of them."""
+        return 1 if self.pool == "prefork" else self.concurrency
+
+    def __str__(self) -> str:
+        """As the worker says it when it begins."""
+        return f"{self.children} ({self.pool}{f', {self.slots} tasks at once' if self.pool != 'prefork' else ''})"
 
 
 @dataclass(eq=False)
@@ -94,6 +116,13 @@ class Child:
         self.registered = True
         os.write(self.go, b"g")
 
+    def replace(self) -> None:
+        """Have it end for a successor: what runs in it ends in its own time, what has not begun goes to others."""
+        if self.registered:
+            os.write(self.go, b"r")
+        else:
+            self.cut()
+
     def signal(self, number: int) -> None:
         """Send a signal; one that is gone already is left to `reap`."""
         try:
@@ -113,9 +142,9 @@ class Children:
     def __init__(self, options: WorkerOptions, worker_id: str) -> None:
         self._options = options
         self._worker_id = worker_id
-        self._board = Board(options.concurrency, slots=1)
+        self._board = Board(options.children, options.slots)
         self._living: dict[int, Child] = {}
-        self._incarnations = [0] * options.concurrency
+        self._incarnations = [0] * options.children
 
     def __len__(self) -> int:
         return len(self._living)
@@ -134,24 +163,23 @@ class Children:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            # The other ends belong to the supervisor alone: they tell by closing that it is gone.
-            for fd in (hello_read, go_write, *(sibling.go for sibling in self)):
+            for fd in (hello_read, go_write, *self.own_pipes()):
                 os.close(fd)
-            for sibling in self:
-                if sibling.hello is not None:
-                    sibling.hang_up()
             child_module.run(
                 ChildPlace(
                     app=self._options.app,
                     overrides=self._options.overrides,
                     queues=self._options.queues,
+                    weights=self._options.weights,
                     worker_id=self._worker_id,
                     index=index,
                     incarnation=self._incarnations[index],
                     board=board,
                     hello=hello_write,
                     go=go_read,
+                    pool=self._options.pool,
                     max_tasks=self._options.max_tasks,
+                    max_memory_mib=self._options.max_memory_mib,
                 )
             )
         os.close(hello_write)
@@ -161,6 +189,10 @@ class Children:
         )
         self._living[pid] = child
         return child
+
+    def own_pipes(self) -> list[int]:
+        """The supervisor's ends of all pipes: they tell by closing that it is gone, so nobody else may keep them."""
+        return [fd for child in self for fd in (child.go, child.hello) if fd is not None]
 
     def reap(self) -> Iterator[tuple[Child, int]]:
         """Those that have died, with their exit codes (negative: the signal)."""

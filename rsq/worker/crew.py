@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from rsq.broker.connection import Endpoint, Link
+from rsq.broker.connection import Endpoint, Link, LinkPool
 from rsq.broker.queue import LONGEST_BLOCK_MS, Queue
 from rsq.clock import ServerClock
 from rsq.message import Delivery
@@ -15,11 +16,14 @@ from rsq.task import Task
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
 from rsq.worker.committer import Committer
-from rsq.worker.executors.serial import SerialExecutor
+from rsq.worker.executors import make_executor
+from rsq.worker.executors.lane import Surroundings
 from rsq.worker.fetcher import Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import Prefetch
+from rsq.worker.turns import Turns
+from rsq.worker.wear import Wear
 
 READ_MARGIN_S = 2.0
 """A blocking read that is this late has lost its peer."""
@@ -30,6 +34,9 @@ COMMIT_TIMEOUT_S = 5.0
 class Crew:
     """Everything that runs in one child beside the supervisor's work. Also what a solo worker consists of.
 
+    pool        how bodies run: a name of `-P`. As many at once as the board has slots
+    wear        after how much the crew begins nothing more; default: never
+    weights     of the queues; default: their order is strict
     on_failure  called when nothing can be committed any more; default: `serve` ends
     """
 
@@ -40,8 +47,10 @@ class Crew:
         queue_names: Sequence[str],
         identity: Identity,
         board: ChildBoard,
-        max_tasks: int | None = None,
+        pool: str = "prefork",
+        wear: Wear | None = None,
         on_failure: Callable[[], None] | None = None,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self._endpoint = Endpoint(settings.url)
         queues = [Queue(name, settings) for name in queue_names]
@@ -54,21 +63,21 @@ class Crew:
             on_failure=on_failure or self._inbox.close,
             log_arguments=settings.log_arguments,
         )
-        attempts = Attempts(tasks, settings, clock)
-        self.interrupt = attempts.interrupt
-        self.executor = SerialExecutor(
-            attempts,
-            self._inbox,
-            self._committer,
-            identity,
-            board,
-            queues,
-            self._make_link,
-            max_tasks,
+        surroundings = Surroundings(
+            inbox=self._inbox,
+            committer=self._committer,
+            identity=identity,
+            board=board,
+            queues={queue.name: (index, queue) for index, queue in enumerate(queues)},
+            links=LinkPool(self._endpoint, COMMIT_TIMEOUT_S),
+            attempts=partial(Attempts, tasks, settings, clock),
+            wear=wear or Wear(),
+            hand_back=self.stop,
         )
+        self.executor = make_executor(pool, surroundings)
         self._fetcher = Fetcher(
             Link(self._endpoint, LONGEST_BLOCK_MS / 1000 + READ_MARGIN_S),
-            queues,
+            Turns(queues, weights or {}),
             identity,
             board,
             self._inbox,
@@ -81,7 +90,7 @@ class Crew:
         self._stopping = threading.Lock()
 
     def serve(self) -> bool:
-        """Work in this thread until `stop` is called from another one, or `max_tasks` is reached.
+        """Work in this thread until `stop` is called from another one, or the crew has done enough.
 
         Returns False when outcomes could not be committed any more.
         """

@@ -1,7 +1,7 @@
 """Keeps the inbox filled: fetches, blocks when there is nothing, and puts things right after a fault.
 
-One step at a time; the thread around it owns the loop. An idle worker blocks in one read on all its streams. A busy one
-never blocks in Redis: what a blocked read is given would wait behind the running task.
+One step at a time; the thread around it owns the loop. While a slot is free it blocks in one read on all its streams.
+With none free it never blocks in Redis: what a blocked read is given would wait behind the running tasks.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from rsq.broker.connection import Link
-from rsq.broker.queue import LONGEST_BLOCK_MS, BlockingRead, Fetched, Queue, adopt
+from rsq.broker.queue import LONGEST_BLOCK_MS, Fetched, Queue
+from rsq.broker.reads import BlockingRead, adopt
 from rsq.clock import ServerClock
 from rsq.errors import BrokerError, LeaseLost
 from rsq.message import Delivery
@@ -23,6 +24,8 @@ from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import MOST_AHEAD, Prefetch
+from rsq.worker.revocations import Revocations
+from rsq.worker.turns import Turns
 
 log = logging.getLogger("rsq.worker")
 
@@ -30,7 +33,7 @@ PAUSE_S = (0.1, 2.0)
 """First and longest wait before the server is tried again."""
 
 PATIENCE_S = 0.1
-"""A task that runs longer than this keeps nobody waiting behind it: what waits is handed back."""
+"""Tasks that all run longer than this keep nobody waiting behind them: what waits is handed back."""
 
 MOST_UNCOMMITTED = 2 * MOST_AHEAD
 """With more outcomes than this still to be written nothing new is begun: each runs again if the lease is lost."""
@@ -49,8 +52,16 @@ class Workload(Protocol):
     """What the fetcher must know of the executor."""
 
     slots: int
-    done: int
-    busy_s: float
+
+    @property
+    def done(self) -> int:
+        """Bodies that ran to their end."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """How long they took, summed."""
+        ...
 
     def running(self) -> list[tuple[Delivery, float]]:
         """What runs now, and since when (monotonic)."""
@@ -67,7 +78,7 @@ class Fetcher:
     def __init__(
         self,
         link: Link,
-        queues: Sequence[Queue],
+        turns: Turns,
         identity: Identity,
         board: ChildBoard,
         inbox: Inbox,
@@ -80,15 +91,17 @@ class Fetcher:
         self._link = link
         self._make_link = make_link
         self._unblocker = make_link()
-        self._queues = queues
+        self._turns = turns
+        self._queues = turns.queues
         self._identity = identity
         self._board = board
         self._inbox = inbox
         self._workload = workload
         self._committer = committer
+        self._revocations = Revocations(turns.queues, inbox, workload.interrupt)
         self._prefetch = prefetch
         self._clock = clock
-        self._settings = queues[0].settings
+        self._settings = turns.queues[0].settings
         self._in_use: dict[str, list[int]] = {}
         self._sweep_at = 0.0
         self._plain_until = 0.0
@@ -152,19 +165,20 @@ class Fetcher:
             self._adopt_lost()
         now = self._board.beat = time.monotonic()
         running = self._workload.running()
+        self._revocations.listen(self._link, running, now)
         room = self._room(len(running))
         if room >= PLAIN_ROOM and self._more and now < min(self._plain_until, self._sweep_at):
             self._read(room)
         elif room > 0 and (self._more or now >= self._sweep_at):
             self._fetch(room)
-        elif running or len(self._inbox):
+        elif len(running) >= self._workload.slots or len(self._inbox):
             self._wait_while_busy(running, now)
         elif room <= 0:
             self._wait(PATIENCE_S)  # for the committer, which is behind
         elif self._paused:
             self._wait(self._sweep_at - now)
         else:
-            self._block(room, now)
+            self._block(room, now, bool(running))
 
     def _room(self, running: int) -> int:
         """How many messages may be fetched now; 0 while enough is there."""
@@ -176,30 +190,31 @@ class Fetcher:
         return self._workload.slots - running + ahead - held
 
     def _fetch(self, room: int) -> None:
-        """One fetch from each queue, the first first, as far as there is room."""
+        """One fetch from each queue whose turn it is, as far as there is room."""
         self._sweep_at = time.monotonic() + SWEEP_S
         self._more = self._paused = self._due = False
         paused = 0
-        for queue in self._queues:
-            fetched = queue.fetch(self._link, self._identity.consumer, room)
+        for queue, count in self._turns.share_out(room):
+            fetched = queue.fetch(self._link, self._identity.consumer, count)
             self._took(queue, fetched)
+            self._turns.gave(len(fetched.deliveries))
             paused += fetched.paused
             room -= len(fetched.deliveries)
-            if room <= 0:
-                self._more = True
-                break
+        self._more = room <= 0
         self._paused = paused == len(self._queues)
 
-        if self._more and self._in_use[self._queues[0].name] == [0]:
+        if self._more and all(self._in_use.get(queue.name) == [0] for queue in self._turns.first):
             self._plain_until = time.monotonic() + BUSY_SWEEP_S
 
     def _read(self, room: int) -> None:
-        """There is a backlog, and it is plain: the first queue may be read without a whole fetch for a while."""
-        queue = self._queues[0]
-        deliveries, wakes, plain = queue.read(self._link, self._identity.consumer, room)
-        self._accept(queue, deliveries, wakes, self._identity.consumer)
-        if not plain or len(deliveries) < room:
-            self._plain_until = 0.0
+        """There is a backlog, and it is plain: the queues may be read without whole fetches for a while."""
+        for queue, count in self._turns.share_out(room):
+            deliveries, wakes, plain = queue.read(self._link, self._identity.consumer, count)
+            self._accept(queue, deliveries, wakes, self._identity.consumer)
+            self._turns.gave(len(deliveries))
+            if not plain or len(deliveries) < count:
+                self._plain_until = 0.0
+                return
 
     def _took(self, queue: Queue, fetched: Fetched) -> None:
         self._clock.set(fetched.now_ms)
@@ -223,12 +238,14 @@ class Fetcher:
         else:
             self._inbox.put(deliveries)
 
-    def _block(self, room: int, now: float) -> None:
+    def _block(self, room: int, now: float, running: bool) -> None:
         """Idle: one blocking read on everything until the next sweep is due."""
         block_ms = int((self._sweep_at - now) * 1000)
         if block_ms <= 0:
             self._sweep_at = 0.0
             return
+        if running:
+            block_ms = int(self._revocations.wait_s(block_ms / 1000) * 1000) + 1
         if self._client_id is None or not self._link.connected:
             self._client_id = int(self._link.call("CLIENT", "ID"))
         read = BlockingRead(
@@ -257,7 +274,7 @@ class Fetcher:
         """Until the inbox wants more; meanwhile see to it that nothing waits behind a long task."""
         waiting = len(self._inbox)
         if waiting and len(running) >= self._workload.slots:
-            patience = min(started for _, started in running) + PATIENCE_S - now
+            patience = max(started for _, started in running) + PATIENCE_S - now
             if patience <= 0:
                 self._hand_back(self._inbox.drain())
                 return
@@ -269,7 +286,7 @@ class Fetcher:
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0 and not self._stop.is_set():
-            self._inbox.hungry.wait(seconds)
+            self._inbox.hungry.wait(self._revocations.wait_s(seconds))
         self._inbox.hungry.clear()
 
     def _hand_back(self, deliveries: list[Delivery]) -> None:

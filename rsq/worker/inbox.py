@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rsq.message import Delivery
 
 
 class Inbox:
-    """A queue between two threads that costs next to nothing while both are busy.
+    """A queue between two threads that costs next to nothing while both are busy. It has one reader at a time.
 
     `hungry` is set when the inbox has fallen to `low_water`, and when an executor finds it empty: the fetcher waits on
     it. Locks are only touched then.
@@ -22,6 +22,8 @@ class Inbox:
         self._closed = False
         self.low_water = 0
         self.hungry = threading.Event()
+        self.ring: Callable[[], None] = self._arrived.set
+        """Wakes the executor. One that does not wait in `peek` puts its own here, before the first message."""
         self.idle = False
         """An executor is waiting for work."""
 
@@ -32,7 +34,7 @@ class Inbox:
         """Add messages at the end."""
         self._waiting.extend(deliveries)
         if self.idle:
-            self._arrived.set()
+            self.ring()
 
     def peek(self) -> Delivery | None:
         """The next message, left in place; waits for one. None when the inbox is closed."""
@@ -51,6 +53,18 @@ class Inbox:
             if not waiting and not self._closed:
                 self._arrived.wait()
             self.idle = False
+
+    def poll(self) -> Delivery | None:
+        """`peek` without waiting. After None the executor is rung for when something comes."""
+        self.idle = False
+        if not self._waiting and not self._closed:
+            self.idle = True
+            self.hungry.set()
+        # What came before `idle` was set has not rung.
+        try:
+            return None if self._closed else self._waiting[0]
+        except IndexError:
+            return None
 
     def remove(self, delivery: Delivery) -> bool:
         """Take the message that `peek` showed. False: the fetcher has taken it back, it must not be started."""
@@ -74,12 +88,25 @@ class Inbox:
             except IndexError:
                 return drained[::-1]
 
+    def take_out(self, delivery: Delivery) -> bool:
+        """Take this one. False: it is not here, since it has been started or taken back."""
+        try:
+            self._waiting.remove(delivery)  # compares by identity, so no Python code runs meanwhile
+        except ValueError:
+            return False
+        return True
+
     def held(self) -> list[Delivery]:
         """What waits here now."""
         return list(self._waiting)
 
+    @property
+    def closed(self) -> bool:
+        """Nothing is handed out any more."""
+        return self._closed
+
     def close(self) -> None:
         """Nothing more is handed out; whoever waits gets None."""
         self._closed = True
-        self._arrived.set()
+        self.ring()
         self.hungry.set()

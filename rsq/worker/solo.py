@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 
 from rsq.app import App
@@ -23,12 +23,14 @@ from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
 from rsq.message import Delivery
+from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board
 from rsq.worker.children import WorkerOptions
 from rsq.worker.crew import Crew
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
 from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
+from rsq.worker.wear import Wear
 
 log = logging.getLogger("rsq.worker")
 
@@ -36,17 +38,25 @@ log = logging.getLogger("rsq.worker")
 class SoloWorker:
     """One crew, and the thread that keeps its lease."""
 
-    def __init__(self, app: App, queue_names: Sequence[str] = (), max_tasks: int | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        queue_names: Sequence[str] = (),
+        wear: Wear | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> None:
         self._app = app
         self._settings = app.settings
-        self._names = list(queue_names) or list(app.queues())
-        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        self.queue_names = list(queue_names) or list(app.queues())
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         self._board = Board(1, slots=1).child(0)
-        self._identity = Identity(self._worker_id, 0, 1, self._board)
+        self._identity = Identity(self.worker_id, 0, 1, self._board)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
-        self._queues = [Queue(name, self._settings) for name in self._names]
-        self._leases = Leases(self._link, self._queues, self._worker_id)
-        self._crew = Crew(app.tasks, self._settings, self._names, self._identity, self._board, max_tasks)
+        self._queues = [Queue(name, self._settings) for name in self.queue_names]
+        self._leases = Leases(self._link, self._queues, self.worker_id)
+        self._crew = Crew(
+            app.tasks, self._settings, self.queue_names, self._identity, self._board, "solo", wear, weights=weights
+        )
         self._ended = threading.Event()
         self._stopping = False
         self._started_ms = int(time.time() * 1000)
@@ -60,12 +70,16 @@ class SoloWorker:
         self._renew()
         self._keeper.start()
         return (
-            f"rsq worker {self._worker_id}\n"
+            f"rsq worker {self.worker_id}\n"
             f"  app       {self._app.name}, {len(self._app.tasks)} tasks\n"
-            f"  queues    {', '.join(self._names)}\n"
+            f"  queues    {', '.join(self.queue_names)}\n"
             f"  children  none (solo)\n"
             f"  server    {report}"
         )
+
+    def install(self) -> None:
+        """Let bodies be interrupted. Called in the main thread, where that is the one which will serve."""
+        self._crew.executor.install()
 
     def serve(self) -> bool:
         """Work in this thread until `stop`. False when outcomes could not be committed any more."""
@@ -111,7 +125,7 @@ class SoloWorker:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "app": self._app.name,
-            "queues": ",".join(self._names),
+            "queues": ",".join(self.queue_names),
             "executor": "solo",
             "children": 1,
             "started": self._started_ms,
@@ -127,7 +141,7 @@ class SoloWorker:
     def _sign_off(self, retirement: Retirement) -> None:
         link = Link(self._link.endpoint, LINK_TIMEOUT_S)
         try:
-            leases = Leases(link, self._queues, self._worker_id)
+            leases = Leases(link, self._queues, self.worker_id)
             leases.retire(retirement)
             leases.leave()
         except BrokerError as error:
@@ -141,7 +155,8 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     """`rsq worker -P solo`: until a signal. Returns the exit code; raises what `Supervisor.run` does."""
     app = load_app(options.app)
     app.configure(**options.overrides)
-    worker = SoloWorker(app, options.queues, options.max_tasks)
+    worker = SoloWorker(app, options.queues, Wear(options.max_tasks, options.max_memory_mib), options.weights)
+    child_init.send(app, worker_id=worker.worker_id, pid=os.getpid())
     while True:
         try:
             announce(worker.begin())
@@ -149,6 +164,7 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
         except BrokerUnavailable as error:
             log.warning("%s; trying again in %.1f s", error, AGAIN_S)
             time.sleep(AGAIN_S)
+    worker.install()
     signals: SimpleQueue[int] = SimpleQueue()
 
     def obey() -> None:
@@ -165,4 +181,9 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     threading.Thread(target=obey, name="rsq-signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: signals.put(number))
-    return 0 if worker.serve() else 1
+    whose = {"worker_id": worker.worker_id}
+    worker_ready.send(app, **whose, queues=worker.queue_names)
+    code = 0 if worker.serve() else 1
+    worker_shutdown.send(app, **whose)
+    child_exit.send(app, **whose, pid=os.getpid(), exitcode=code)
+    return code

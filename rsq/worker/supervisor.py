@@ -25,6 +25,7 @@ from rsq.worker.beside import BesideBeat
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
+from rsq.worker.reload import CodeWatch
 
 log = logging.getLogger("rsq.worker")
 
@@ -49,8 +50,9 @@ class Supervisor:
         self._announce = announce
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         self._children = Children(options, self._worker_id)
-        self._beat = BesideBeat(options, announce)
-        self._delays = [RESPAWN_S[0]] * options.concurrency
+        self._beat = BesideBeat(options, self._children, announce)
+        self._code: CodeWatch | None = None
+        self._delays = [RESPAWN_S[0]] * options.children
         self._respawn_at: dict[int, float] = {}
         self._retirements: list[Retirement] = []
         self._settings: Settings | None = None
@@ -69,7 +71,10 @@ class Supervisor:
     def run(self) -> int:
         """Until a signal says stop. Raises SettingsError, BrokerRefused and BrokerUnsuitable when it cannot begin."""
         self._catch_signals()
-        for index in range(self._options.concurrency):
+        if self._options.reload:
+            self._code = CodeWatch()
+            self._selector.register(self._code, selectors.EVENT_READ, self._code)
+        for index in range(self._options.children):
             self._spawn(index)
         while self._children or self._beat or self._respawn_at or (self._retirements and not self._gives_up()):
             self._step()
@@ -79,6 +84,8 @@ class Supervisor:
             except BrokerError as error:
                 log.warning("could not sign off: %s", error)
         self._health.remove()
+        if self._code is not None:
+            self._code.close()
         if self._failure is not None:
             raise self._failure
         return 0
@@ -87,6 +94,8 @@ class Supervisor:
         for key, _ in self._selector.select(self._patience()):
             if key.data is None:
                 self._read_signals()
+            elif isinstance(key.data, CodeWatch):
+                self._reload(key.data)
             else:
                 self._listen(key.data)
         self._beat.tend(time.monotonic())
@@ -151,7 +160,7 @@ class Supervisor:
             f"rsq worker {self._worker_id}\n"
             f"  app       {self._hello['app']}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
             f"  queues    {', '.join(names)}\n"
-            f"  children  {self._options.concurrency} (prefork)\n"
+            f"  children  {self._options}\n"
             f"  server    {report}"
         )
         self._beat.begin()
@@ -189,6 +198,25 @@ class Supervisor:
         delay = self._delays[child.index] if young else 0.0
         self._delays[child.index] = min(RESPAWN_S[1], delay * 2) if young else RESPAWN_S[0]
         self._respawn_at[child.index] = now + delay
+
+    def _reload(self, code: CodeWatch) -> None:
+        """The code has changed: all children make room for new ones, which load it as it is now."""
+        changed = code.changed()
+        if not changed:
+            log.error("nobody watches the code any more: it is not loaded anew when it changes")
+            self._selector.unregister(code)
+            return
+        if not changed[0]:
+            log.info("watching the code in %s", os.getcwd())
+        names = [name for name in changed if name]
+        if not names or self._stopping or self._settings is None:
+            return
+        log.info("%s changed: loading the code anew", ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""))
+        for index in self._respawn_at:
+            self._respawn_at[index] = time.monotonic()
+        for child in self._children:
+            child.replace()
+        self._beat.replace()
 
     # -- leases
 
@@ -258,7 +286,7 @@ class Supervisor:
             "pid": os.getpid(),
             "app": str(self._hello["app"]),
             "queues": ",".join(self._hello["queues"]),
-            "executor": "prefork",
+            "executor": self._options.pool,
             "children": len(self._children),
             "started": self._started_ms,
             "stopping": int(self._stopping),

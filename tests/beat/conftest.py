@@ -54,7 +54,8 @@ def store(app: App) -> Store:
 
 def record(app: App, name: str = "s", **given: Any) -> Record:
     """A schedule of a slot a second, whose slots began a minute ago."""
-    options = {key: given.pop(key) for key in ("queue", "countdown", "max_length", "dedupe_key") if key in given}
+    names = ("queue", "countdown", "max_length", "dedupe_key")
+    options: dict[str, Any] = {key: given.pop(key) for key in names if key in given}
     entry = Entry(name, "note", Every(SECOND_MS), (name,), options=options, **given)
     now_ms = app.client.now_ms()
     made = record_of(app, entry, "", now_ms - 60 * SECOND_MS)

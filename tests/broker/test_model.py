@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 
 from rsq import keys
 from rsq.broker import inspect, scripts
-from rsq.broker.queue import Placement, adopt
+from rsq.broker.queue import Placement
+from rsq.broker.reads import adopt
 from rsq.errors import LeaseLost
 from rsq.message import Delivery
 from rsq.outcome import Buried, Completed, Released, Retried, Verdict

@@ -86,6 +86,18 @@ def stubborn(self: Task[..., Any], path: str) -> str:
 
 
 @app.task
+def deaf(path: str) -> str:
+    """Swallows whatever is raised in it, as long as the file is not there."""
+    journal("began deaf")
+    while not os.path.exists(path):
+        try:
+            time.sleep(0.01)
+        except Exception as error:
+            journal("heard", type(error).__name__)
+    return "deaf"
+
+
+@app.task
 def hold_gil(seconds: int) -> str:
     """A C call that never lets the GIL go."""
     journal("began", "hold_gil")
@@ -157,6 +169,12 @@ def at_most_once(word: str) -> str:
     if word == "die":
         os._exit(1)
     return word
+
+
+@app.task(ignore_result=True)
+def word(text: str, seconds: float = 0) -> None:
+    time.sleep(seconds)
+    journal(text)
 
 
 @app.task(ignore_result=True)

@@ -1,0 +1,35 @@
+"""What people tell queues: pause and resume. What is told stays on the server, so it outlives workers and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rsq import keys
+from rsq.broker.queue import PAUSE, REFUSE
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
+    from rsq.broker.wire import Command
+
+
+def pause(client: Client, names: Iterable[str], refuse: bool = False) -> None:
+    """Have workers take nothing more from these queues, from a second later at most until `resume`.
+
+    refuse  calls are refused, too (QueuePaused)
+    Raises  SettingsError for what cannot name a queue, BrokerUnavailable, BrokerRefused
+    """
+    commands: list[Command] = []
+    for queue in [client.queue(name) for name in names]:
+        commands.append(("SET", queue.keys.paused, REFUSE if refuse else PAUSE))
+        # Known from now on, even if nobody has used it yet: `rsq status` has to show it.
+        commands.append(("SADD", keys.queues(client.settings.namespace), queue.name))
+    if commands:
+        client.ask(*commands)
+
+
+def resume(client: Client, names: Iterable[str]) -> list[str]:
+    """End the pause of these queues; gives those that were paused. Raises as `pause` does."""
+    queues = [client.queue(name) for name in names]
+    replies = client.ask(*(("DEL", queue.keys.paused) for queue in queues)) if queues else []
+    return [queue.name for queue, deleted in zip(queues, replies, strict=True) if deleted]

@@ -1,0 +1,72 @@
+"""Writes what running tasks tell of their progress, so that telling costs them nothing and cannot fail.
+
+A thread writes what is newest of each task, and then nothing for a while: however often tasks tell, a process writes
+twice a second at most, and the last report is always written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from rsq.broker.connection import LinkPool
+from rsq.broker.wire import Command
+from rsq.errors import BrokerError
+from rsq.progress import TTL_MS
+
+log = logging.getLogger("rsq.worker")
+
+EVERY_S = 0.5
+"""Pause between two writes."""
+
+MOST_WAITING = 10_000
+"""While the server is away, reports of no more tasks than this are kept."""
+
+
+class Reporter:
+    """For any number of threads. Its own thread starts with the first report, in a forked child anew."""
+
+    def __init__(self, pool: LinkPool) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._newest: dict[str, bytes] = {}
+        self._something = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def report(self, key: str, packed: bytes) -> None:
+        """Have this written soon, in place of what was told before. Raises nothing."""
+        with self._lock:
+            if key in self._newest or len(self._newest) < MOST_WAITING:
+                self._newest[key] = packed
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="rsq-progress", daemon=True)
+                self._thread.start()
+        self._something.set()
+
+    def _run(self) -> None:
+        while True:
+            self._something.wait()
+            self._something.clear()
+            with self._lock:
+                newest, self._newest = self._newest, {}
+            if not self._write(newest):
+                with self._lock:
+                    # What was told meanwhile is newer.
+                    self._newest = newest | self._newest
+                self._something.set()
+            time.sleep(EVERY_S)
+
+    def _write(self, reports: dict[str, bytes]) -> bool:
+        commands: list[Command] = [("SET", key, packed, "PX", TTL_MS) for key, packed in reports.items()]
+        link = self._pool.take()
+        try:
+            refused = [reply for reply in link.pipeline(commands) if isinstance(reply, BrokerError)]
+        except BrokerError as error:
+            log.debug("progress could not be written, again in %.1f s: %s", EVERY_S, error)
+            return False
+        finally:
+            self._pool.give_back(link)
+        if refused:
+            log.warning("the progress of %d tasks was refused: %s", len(refused), refused[0])
+        return True

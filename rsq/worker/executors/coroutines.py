@@ -1,0 +1,110 @@
+"""Many coroutines at once on one loop, and plain functions in threads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from rsq.message import Delivery
+from rsq.worker.executors.lane import Lane, Surroundings
+from rsq.worker.interrupt import ThreadInterrupt
+
+
+class AsyncioExecutor:
+    """The loop runs in the thread that serves. A lane is taken for each body and given back after it."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.slots = len(surroundings.board.slots)
+        self._inbox = surroundings.inbox
+        self._wear = surroundings.wear
+        self._links = surroundings.links
+        self._hand_back = surroundings.hand_back
+        self._lanes = [Lane(surroundings, number, ThreadInterrupt()) for number in range(self.slots)]
+        self._free = self._lanes[::-1]
+        self._begun = 0
+        self._failure: BaseException | None = None
+        self._pool = ThreadPoolExecutor(self.slots, "rsq-task")
+        self._loop = asyncio.new_event_loop()
+        self._bell = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inbox.ring = self._ring
+
+    @property
+    def done(self) -> int:
+        """Bodies that ran to their end."""
+        return sum(lane.done for lane in self._lanes)
+
+    @property
+    def busy_s(self) -> float:
+        """How long they took, summed."""
+        return sum(lane.busy_s for lane in self._lanes)
+
+    def install(self) -> None:
+        """Nothing is needed here for bodies to be interrupted."""
+
+    def running(self) -> list[tuple[Delivery, float]]:
+        """What runs now, and since when (monotonic)."""
+        return [running for lane in self._lanes if (running := lane.running) is not None]
+
+    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
+        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
+        for lane in self._lanes:
+            running = lane.running
+            if running is not None and running[0] is delivery:
+                lane.interrupt.throw(delivery, error)
+
+    def serve(self) -> None:
+        """Run what the inbox gives, until it is closed or the child has done enough."""
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._pool.shutdown()
+            self._lanes[0].attempts.close_loop(self._loop)
+            self._links.close()
+
+    async def _serve(self) -> None:
+        inbox, free, bell = self._inbox, self._free, self._bell
+        while not inbox.closed and not (self._wear.limited and self._wear.is_reached(self._begun)):
+            delivery = inbox.poll() if free else None
+            if delivery is None:
+                await bell.wait()
+                bell.clear()
+                continue
+            lane = free.pop()
+            # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
+            lane.running = (delivery, time.monotonic())
+            if inbox.remove(delivery):
+                self._begun += 1
+                task = self._loop.create_task(self._run(lane, *lane.running))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                lane.running = None
+                free.append(lane)
+        await self._loop.run_in_executor(None, self._hand_back)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run(self, lane: Lane, delivery: Delivery, now: float) -> None:
+        done = lane.done
+        try:
+            await lane.arun(delivery, now, self._pool)
+        except BaseException as error:
+            # What it ran is on the board still and in nobody's hands: only the end of the process frees it.
+            self._failure = error
+            self._inbox.close()
+            return
+        if lane.done == done:
+            self._begun -= 1  # it was not begun after all
+        lane.running = None
+        self._free.append(lane)
+        self._bell.set()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nothing is begun any more
+            self._loop.call_soon_threadsafe(self._bell.set)

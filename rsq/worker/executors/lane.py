@@ -1,0 +1,131 @@
+"""One lane of an executor: in it one delivery at a time goes from its start to its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor as Pool
+from contextvars import copy_context
+from dataclasses import dataclass
+
+from rsq.broker.connection import LinkPool
+from rsq.broker.queue import Queue
+from rsq.errors import BrokerError, LeaseLost
+from rsq.message import Delivery
+from rsq.outcome import Released
+from rsq.worker.attempt import Attempts
+from rsq.worker.board import ChildBoard
+from rsq.worker.committer import Committer
+from rsq.worker.identity import Identity
+from rsq.worker.inbox import Inbox
+from rsq.worker.interrupt import Interrupt
+from rsq.worker.wear import Wear
+
+log = logging.getLogger("rsq.worker")
+
+TAKE_PAUSE_S = 0.2
+"""Wait before an early acknowledgement is tried again."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the lanes of one child share.
+
+    queues     by name, with the place of each in the order of the child's queues
+    attempts   makes what runs bodies, with the way in which they are interrupted
+    hand_back  gives back what has not begun: called by an executor that ends by itself
+    """
+
+    inbox: Inbox
+    committer: Committer
+    identity: Identity
+    board: ChildBoard
+    queues: Mapping[str, tuple[int, Queue]]
+    links: LinkPool
+    attempts: Callable[[Interrupt], Attempts]
+    wear: Wear
+    hand_back: Callable[[], None]
+
+
+class Lane:
+    """A slot of the board, and what runs in it.
+
+    running   the delivery, and since when (monotonic); set by the executor before it leaves the inbox
+    done      bodies that ran to their end
+    busy_s    how long they took, summed
+    """
+
+    def __init__(self, surroundings: Surroundings, number: int, interrupt: Interrupt) -> None:
+        self.running: tuple[Delivery, float] | None = None
+        self.done = 0
+        self.busy_s = 0.0
+        self.interrupt = interrupt
+        self.attempts = surroundings.attempts(interrupt)
+        self._committer = surroundings.committer
+        self._identity = surroundings.identity
+        self._board = surroundings.board
+        self._slot = surroundings.board.slots[number]
+        self._queues = surroundings.queues
+        self._links = surroundings.links
+
+    def run(self, delivery: Delivery, now: float) -> None:
+        """Run it in this thread, unless it may not be started here."""
+        index, queue = self._queues[delivery.queue]
+        if not self._may_start(delivery, now):
+            return
+        if self.attempts.is_early(delivery) and not self._take(queue, delivery):
+            return
+        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
+        # In a context of its own: what a body sets there is not seen by the next one.
+        verdict = copy_context().run(self.attempts.run, delivery)
+        self._committer.put(verdict)
+        self._slot.end()
+        self.done += 1
+        self.busy_s += delivery.runtime_s
+
+    async def arun(self, delivery: Delivery, now: float, pool: Pool) -> None:
+        """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`."""
+        loop = asyncio.get_running_loop()
+        index, queue = self._queues[delivery.queue]
+        if not self._may_start(delivery, now):
+            return
+        if self.attempts.is_early(delivery) and not await loop.run_in_executor(pool, self._take, queue, delivery):
+            return
+        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
+        if self.attempts.is_async(delivery):
+            verdict = await self.attempts.arun(delivery)
+        else:
+            verdict = await loop.run_in_executor(pool, copy_context().run, self.attempts.run, delivery)
+        self._committer.put(verdict)
+        self._slot.end()
+        self.done += 1
+        self.busy_s += delivery.runtime_s
+
+    def _may_start(self, delivery: Delivery, now: float) -> bool:
+        if now < self._board.lease_until:
+            return True
+        # Others may have it by now; the fence decides whether it is still ours to hand back.
+        self._committer.put(Released(delivery))
+        return False
+
+    def _take(self, queue: Queue, delivery: Delivery) -> bool:
+        """Acknowledge before the start (`acks_late=False`). False: it must not be started here."""
+        link = self._links.take()
+        try:
+            while self._identity.lease_holds():
+                try:
+                    if not queue.take(link, delivery.consumer, delivery):
+                        return False
+                    delivery.entry_id = b""
+                    return True
+                except LeaseLost:
+                    return False
+                except BrokerError as error:
+                    # Repeated until there is an answer: the script knows by its token whether the first try arrived.
+                    log.warning("early acknowledgement of %s failed, trying again: %s", delivery.id, error)
+                    time.sleep(TAKE_PAUSE_S)
+            return False
+        finally:
+            self._links.give_back(link)

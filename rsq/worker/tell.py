@@ -1,0 +1,64 @@
+"""Tells the handlers of signals what became of a call. Reached only where somebody listens, or nothing was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rsq.message import Delivery
+from rsq.outcome import Buried, Completed, Retried, Verdict
+from rsq.remote import decode_error
+from rsq.request import Request
+from rsq.signals import task_failure, task_postrun, task_retry, task_revoked, task_success
+from rsq.states import State
+from rsq.task import Task
+
+
+def ended(
+    task: Task[..., Any],
+    delivery: Delivery,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    verdict: Verdict,
+    outcome: object,
+) -> None:
+    """A body has run; nothing of it is committed yet.
+
+    outcome  what it returned, or the error that it raised
+    """
+    state = "IGNORED"
+    if isinstance(verdict, Retried):
+        state = State.RETRY.value
+        task_retry.send(task, request=Request(delivery), reason=outcome)
+    elif isinstance(verdict, Buried):
+        state = State.FAILURE.value
+        # What was returned may be what could not be kept.
+        outcome = outcome if isinstance(outcome, BaseException) else decode_error(dict(verdict.error))
+        _failed(task, delivery, args, kwargs, outcome)
+    elif isinstance(verdict, Completed) and verdict.counter == "succeeded":
+        state = State.SUCCESS.value
+        task_success.send(task, result=outcome)
+    elif isinstance(verdict, Completed) and verdict.counter == "revoked":
+        state = State.REVOKED.value
+        task_revoked.send(task, request=Request(delivery), terminated=True, expired=False)
+    task_postrun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs, retval=outcome, state=state)
+
+
+def refused(task: Task[..., Any] | None, delivery: Delivery, verdict: Verdict) -> None:
+    """A call was settled without a run."""
+    if isinstance(verdict, Buried):
+        _failed(task, delivery, [], {}, decode_error(dict(verdict.error)))
+    elif isinstance(verdict, Completed):
+        expired = verdict.counter == "expired"
+        task_revoked.send(task, request=Request(delivery), terminated=False, expired=expired)
+
+
+def _failed(
+    task: Task[..., Any] | None,
+    delivery: Delivery,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    error: BaseException,
+) -> None:
+    trace = error.__traceback__
+    task_failure.send(task, task_id=delivery.id, exception=error, args=args, kwargs=kwargs, traceback=trace)
