@@ -16,7 +16,8 @@ RsqError
 ├── TaskError
 │   ├── InvalidTask         a function that cannot be a task, or an option that cannot be used
 │   ├── DuplicateTask       two functions under one name
-│   └── UnknownTask         nobody registered that name
+│   ├── UnknownTask         nobody registered that name
+│   └── DuplicateCall       a call with this id or dedupe key is there already, and `on_duplicate` is "raise"
 ├── LeaseLost               the worker that ran this no longer owns it
 └── ResultError
     ├── ResultTimeout       no result within the timeout (also a TimeoutError)
@@ -121,6 +122,17 @@ class DuplicateTask(TaskError):
 
 class UnknownTask(TaskError, LookupError):
     """No function is registered under this name."""
+
+
+class DuplicateCall(TaskError):
+    """A call with this task id or dedupe key stands already; nothing was enqueued.
+
+    task_id  the call that stands
+    """
+
+    def __init__(self, message: str, task_id: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
 
 
 class LeaseLost(RsqError):

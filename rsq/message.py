@@ -32,6 +32,9 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "headers": (dict,),
     "parent": (str,),
     "root": (str,),
+    "version": (list,),
+    "begin": (bool,),
+    "reserved": (bool,),
 }
 
 
@@ -73,7 +76,8 @@ class Message:
     meta      what differs from the default, by these keys:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires (seconds), deferred_since (ms since the epoch), parent and root (task ids),
-              headers (map of the user's own)
+              headers (map of the user's own), version (key, version, ms for which it is remembered),
+              begin (True: ask the server before each start), reserved (True: its turn under a rate limit has come)
     """
 
     id: str
@@ -102,6 +106,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             raise DecodeError(f"meta carries {name} {value!r}")
     if meta.get("attempt", 1) < 1:
         raise DecodeError(f"meta carries attempt {meta['attempt']}")
+    if "version" in meta and [type(part) for part in meta["version"]] != [str, int, int]:
+        raise DecodeError(f"meta carries version {meta['version']!r}, not a key, a version and milliseconds")
     return meta
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 from typing import Any
 
 from rsq import keys
@@ -13,6 +14,9 @@ from rsq.errors import InvalidTask, SettingsError
 from rsq.limits import interval_us
 from rsq.message import NO_META, check_id, check_priority
 from rsq.retry import RetryPolicy
+
+MOST_VERSION = 2**53
+"""Up to here Lua's numbers are exact."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class TaskOptions:
     max_concurrency  run so many at once over all workers; others wait, with no attempt
     max_concurrency_key  as dedupe_key: so many of each key
     max_length      refuse a call (QueueFull) when its queue holds this many messages; 0 = no bound
+    max_length_wait  seconds to wait for room before that
     """
 
     name: str | None = None
@@ -71,6 +76,7 @@ class TaskOptions:
     max_concurrency: int | None = None
     max_concurrency_key: str | Callable[..., str] | None = None
     max_length: int = 0
+    max_length_wait: float = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -82,7 +88,7 @@ class TaskOptions:
                 _require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
             for name in ("result_expires", "dedupe_ttl"):
                 _positive(name, getattr(self, name))
-            for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay"):
+            for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay", "max_length_wait"):
                 _require(name, getattr(self, name), int, float)
             if self.expires is not None:
                 _positive("expires", self.expires)
@@ -112,6 +118,11 @@ class TaskOptions:
     def limited(self) -> bool:
         """Whether a start must be asked for."""
         return self.rate_limit is not None or self.max_concurrency is not None
+
+    @cached_property
+    def rate(self) -> tuple[int, int] | None:
+        """(microseconds between two starts, how many may start at once), or None."""
+        return None if self.rate_limit is None else (interval_us(self.rate_limit), self.rate_burst)
 
     @property
     def result_ttl_ms(self) -> int:
@@ -154,7 +165,11 @@ class CallOptions:
     @classmethod
     def of(cls, options: TaskOptions) -> CallOptions:
         base = _on_duplicate(
-            Placement(max_length=options.max_length, dedupe_ttl_ms=int(options.dedupe_ttl * 1000)),
+            Placement(
+                max_length=options.max_length,
+                room_wait_s=options.max_length_wait,
+                dedupe_ttl_ms=int(options.dedupe_ttl * 1000),
+            ),
             options.dedupe_until,
             options.on_duplicate,
             options.debounce,
@@ -213,11 +228,21 @@ class CallOptions:
             expires,
             key,
             given.get("task_id"),
-            None if version is None else _require("version", version, int),
+            None if version is None else _check_version(version),
             until,
             on_duplicate,
             debounce,
         )
+
+
+def _check_version(version: Any) -> int:
+    number: int = _require("version", version, int)
+    if not 0 <= number <= MOST_VERSION:
+        raise SettingsError(
+            f"version must be from 0 to 2 ** 53, which the server counts exactly, not {number}: of a time take "
+            "milliseconds or microseconds"
+        )
+    return number
 
 
 def _on_duplicate(base: Placement, until: str, on_duplicate: str, debounce: float | None) -> Placement:
@@ -258,6 +283,8 @@ def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
         place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
     if "max_length" in given:
         place["max_length"] = _require("max_length", given["max_length"], int)
+    if "max_length_wait" in given:
+        place["room_wait_s"] = max(0.0, _seconds("max_length_wait", given["max_length_wait"]))
     if "wait_replicas" in given:
         place["replicas"] = _require("wait_replicas", given["wait_replicas"], int)
         if place["replicas"] < 0:
@@ -282,7 +309,7 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
     return carried
 
 
-_PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "task_id", "wait_replicas"}
+_PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "task_id", "wait_replicas"}
 _CARRIED = {"max_retries", "ignore_result", "result_expires", "headers"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
 _CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}

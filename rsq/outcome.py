@@ -34,8 +34,9 @@ class Completed:
 
 @dataclass(slots=True)
 class Retried:
-    """Another attempt after `delay_ms`; with counter ``deferred`` the same attempt once more. `why` is for the log.
+    """Another attempt after `delay_ms`; with counter ``deferred`` or ``limited`` the same attempt once more.
 
+    why   for the log
     slot  (name, how many there are) of the concurrency limit that it waits for: it comes back when one is free
     """
 

@@ -62,6 +62,7 @@ class Task(Generic[P, R]):
         self.name = name
         self.options = options
         self.policy = options.policy()
+        self.is_plain = options.acks_late and not options.limited
         self.function = function
         self.run: Callable[..., Any] = function.__get__(self) if options.bind else function
         self._signature = inspect.signature(self.run)
@@ -85,7 +86,7 @@ class Task(Generic[P, R]):
         """Enqueue a call with these arguments.
 
         Raises TypeError when they do not fit the function, EncodeError or MessageTooLarge when they cannot be carried,
-        BrokerUnavailable, BrokerRefused, QueueFull, NotReplicated.
+        BrokerUnavailable, BrokerRefused, QueueFull, QueuePaused, DuplicateCall, NotReplicated.
         """
         message, placement = self._message(args, kwargs, self._defaults)
         return self._send(message, placement)
@@ -98,8 +99,10 @@ class Task(Generic[P, R]):
         countdown    seconds to wait, by the server's clock
         eta          moment before which it does not start: a datetime (naive means UTC)
         expires      seconds from now, or a datetime: a call that has not started by then is dropped
-        queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, max_length
+        queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, dedupe_until,
+        on_duplicate, debounce, max_length, max_length_wait
                      as the task's options of these names
+        version      a number beside a dedupe_key: once a newer version of the key is done, older ones do not start
         task_id      an id of your own; a second call with the same id is not enqueued while the first is remembered
         wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
@@ -205,10 +208,16 @@ class Task(Generic[P, R]):
                 raise TypeError(f"{self.__name__}() {error}") from None
         settings = self.app.client.settings
         body = codec.encode_call(args, kwargs, settings.max_message_bytes)
-        placement = defaults.placement
+        placement, meta = defaults.placement, defaults.meta
         if defaults.dedupe_key is not None:
-            placement = replace(placement, dedupe_key=self._dedupe_key(defaults.dedupe_key, args, kwargs))
-        meta = defaults.meta
+            key = self.key_of("dedupe_key", defaults.dedupe_key, args, kwargs)
+            if defaults.version is not None:
+                # Each version is a call of its own: what makes older ones harmless is asked when they start.
+                meta = {**meta, "version": [key, defaults.version, placement.dedupe_ttl_ms]}
+                key = f"{key}@{defaults.version}"
+            elif placement.replaces or placement.dedupe_until == "started":
+                meta = {**meta, "begin": True}
+            placement = replace(placement, dedupe_key=key)
         if defaults.expires is not None:
             meta = {**meta, "expires": self._expires_ms(defaults.expires)}
         if (parent := current.get()) is not None:
@@ -227,7 +236,8 @@ class Task(Generic[P, R]):
         router = self.app.router
         return router.queue_of(self.name, args, kwargs, self) if router else None
 
-    def _dedupe_key(self, key: str | Callable[..., str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    def key_of(self, option: str, key: str | Callable[..., str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The key that an option such as `dedupe_key` makes of the arguments of a call. Raises SettingsError."""
         if callable(key):
             made = key(*args, **kwargs)
         else:
@@ -236,9 +246,9 @@ class Task(Generic[P, R]):
             try:
                 made = key.format(*args, **bound.arguments)
             except (LookupError, AttributeError, ValueError) as error:
-                raise SettingsError(f"dedupe_key {key!r} of {self.name} does not fit the arguments: {error}") from None
+                raise SettingsError(f"{option} {key!r} of {self.name} does not fit the arguments: {error}") from None
         if not isinstance(made, str) or not 0 < len(made) <= 500:
-            raise SettingsError(f"dedupe_key of {self.name} must give a text of 1 to 500 characters, not {made!r}")
+            raise SettingsError(f"{option} of {self.name} must give a text of 1 to 500 characters, not {made!r}")
         return made
 
     def _expires_ms(self, expires: float | datetime) -> int:

@@ -19,7 +19,7 @@ from rsq.beat.due import CATCHUPS, due_slots
 from rsq.beat.schedules import Crontab, Every
 from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall
-from rsq.broker.queue import Placement
+from rsq.broker.queue import Placement, ends_of
 from rsq.errors import DecodeError, SettingsError
 from rsq.keys import QueueKeys
 from rsq.message import Message, pack_meta
@@ -115,6 +115,7 @@ class Record:
     expires_ms     a call that has not started so long after its slot was fired is dropped; None = never
     delay_ms       each call waits so long after its slot
     dedupe_key     '' = none
+    dedupe_until   what ends its marker before its time: "done" or "started", of the call; "ttl" = nothing
     since_ms       slots up to this moment are not fired
     paused         no slots are fired
     removed        it is on its way out: only `before` is to be done
@@ -144,6 +145,7 @@ class Record:
     before: tuple[str, ...] = ()
     due_ms: int | None = None
     generation: int = 0
+    dedupe_until: str = "ttl"
 
     @property
     def pending(self) -> bool:
@@ -166,7 +168,13 @@ class Record:
 
     def placement(self) -> Placement:
         """Of a call that is sent by hand."""
-        return Placement(self.delay_ms or None, None, self.max_length, False, self.dedupe_key, self.dedupe_ttl_ms)
+        return Placement(
+            delay_ms=self.delay_ms or None,
+            max_length=self.max_length,
+            dedupe_key=self.dedupe_key,
+            dedupe_ttl_ms=self.dedupe_ttl_ms,
+            dedupe_until=self.dedupe_until,
+        )
 
     def fire_call(self, namespace: str, slot_ms: int, now_ms: int) -> ScriptCall:
         """The script call that fires one slot, unless that has been done."""
@@ -174,7 +182,7 @@ class Record:
         arguments = (
             *(self.name, self.generation, self.since_ms, slot_ms),
             *(message.id, message.task, message.body, pack_meta(message.meta), message.priority),
-            *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms),
+            *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms, ends_of(self.dedupe_until)),
         )
         return scripts.FIRE, QueueKeys(namespace, self.queue).tag, arguments
 
@@ -225,6 +233,7 @@ def record_of(app: App, entry: Entry, origin: str, now_ms: int) -> Record:
         catchup=entry.catchup,
         catchup_limit=entry.catchup_limit,
         since_ms=now_ms,
+        dedupe_until=placement.dedupe_until,
     )
 
 

@@ -12,12 +12,12 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, translated
-from rsq.broker.producer import OPEN_S, PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up
+from rsq.broker.producer import OPEN_S, PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up, room_pauses
 from rsq.broker.queue import PLAIN, Placement, Queue
 from rsq.broker.results import RECONNECT_S, SILENCE_S
 from rsq.broker.stragglers import Exchange, Identity
 from rsq.broker.wire import packed
-from rsq.errors import BrokerUnavailable
+from rsq.errors import BrokerUnavailable, QueueFull
 from rsq.message import Message
 
 
@@ -132,6 +132,15 @@ class AsyncProducer:
 
     async def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
         """Enqueue one message; see `Producer.send`."""
+        if placement.room_wait_s:
+            for pause_s in room_pauses(placement.room_wait_s):
+                try:
+                    return await self._send(queue, message, placement)
+                except QueueFull:
+                    await asyncio.sleep(pause_s)
+        return await self._send(queue, message, placement)
+
+    async def _send(self, queue: Queue, message: Message, placement: Placement) -> Accepted:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None:
@@ -175,7 +184,7 @@ class AsyncProducer:
         replicas = self._replicas if placement.replicas is None else placement.replicas
         then = [queue.introduce(), *queue.replication(replicas, link.timeout_s)] if replicas else []
         replies = await link.run(queue.enqueue_call(message, placement, since_ms), then)
-        accepted = answer(queue, message, replies[0])
+        accepted = answer(queue, message, placement, replies[0])
         if replicas:
             check_replicated([(message, placement)], [accepted], replies[-1], replicas, self._unsure, first_try)
         return accepted

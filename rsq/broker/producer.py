@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rsq.broker.connection import Link, LinkPool
 from rsq.broker.queue import PLAIN, REFUSE, Placement, Queue
-from rsq.errors import BrokerError, BrokerUnavailable, NotReplicated, QueueFull, QueuePaused
+from rsq.errors import BrokerError, BrokerUnavailable, DuplicateCall, NotReplicated, QueueFull, QueuePaused
 from rsq.message import Message
 
 PAUSE_S = 0.05
 """First wait before a send is repeated; it doubles with each further one."""
+
+ROOM_PAUSE_S = (0.02, 0.5)
+"""First and longest wait before a full queue is tried again."""
 
 CHUNK = 1000
 """Messages in one write of a bulk send."""
@@ -52,8 +55,17 @@ class Producer:
         the first try arrived.
 
         Raises BrokerUnavailable after `broker_timeout_s` in all, with the task id under which this process may send the
-        call again without doubling it; BrokerRefused; QueueFull; QueuePaused; NotReplicated.
+        call again without doubling it; BrokerRefused; QueueFull; QueuePaused; DuplicateCall; NotReplicated.
         """
+        if placement.room_wait_s:
+            for pause_s in room_pauses(placement.room_wait_s):
+                try:
+                    return self._send(queue, message, placement)
+                except QueueFull:
+                    time.sleep(pause_s)
+        return self._send(queue, message, placement)
+
+    def _send(self, queue: Queue, message: Message, placement: Placement) -> Accepted:
         began = time.monotonic()
         replicas = self._replicas if placement.replicas is None else placement.replicas
         first_try = self._unsure.pop(message.id) if placement.unique else None
@@ -68,7 +80,7 @@ class Producer:
                 accepted = Accepted(message.id)
             else:
                 # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
-                accepted = answer(queue, message, link.run_one(queue.enqueue_call(message, placement)))
+                accepted = answer(queue, message, placement, link.run_one(queue.enqueue_call(message, placement)))
                 self._open_until[queue.name] = began + OPEN_S
             if queue.name not in self._introduced:
                 link.call_packed(queue.introduce())
@@ -83,10 +95,13 @@ class Producer:
     def send_many(self, queue: Queue, sends: Sequence[Send]) -> list[Accepted]:
         """Enqueue many messages of one queue, a thousand in a write; answers in order.
 
-        Each thousand has the deadline of one send. A refusal of one (QueueFull, QueuePaused) is raised after its
-        thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand, and no more
-        after they were too few: NotReplicated is raised when all is sent.
+        Each thousand has the deadline of one send. A refusal of one (QueueFull, QueuePaused, DuplicateCall) is raised
+        after its thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand,
+        and no more after they were too few: NotReplicated is raised when all is sent. Where room is waited for they go
+        one by one.
         """
+        if any(placement.room_wait_s for _, placement in sends):
+            return [self.send(queue, message, placement) for message, placement in sends]
         accepted: list[Accepted] = []
         short: NotReplicated | None = None
         unconfirmed: list[str] = []
@@ -138,7 +153,9 @@ class Producer:
             elif isinstance(reply, BrokerError):
                 raise reply
             else:
-                accepted.append(Accepted(message.id) if placement is PLAIN else answer(queue, message, reply))
+                accepted.append(
+                    Accepted(message.id) if placement is PLAIN else answer(queue, message, placement, reply)
+                )
         if then and len(failed) < len(chunk):
             check_replicated(chunk, accepted, count, replicas, self._unsure, began)
         return accepted
@@ -165,7 +182,7 @@ class Producer:
                     message, placement = sends[len(accepted)]
                     since_ms = int((time.monotonic() - first_try) * 1000)
                     call = queue.enqueue_call(message, placement, since_ms)
-                    accepted.append(answer(queue, message, link.run_one(call)))
+                    accepted.append(answer(queue, message, placement, link.run_one(call)))
                 if replicas:
                     count = link.pipeline_packed(queue.replication(replicas, left_s))[-1]
                     check_replicated(sends, accepted, count, replicas, self._unsure, first_try)
@@ -200,8 +217,17 @@ class Unsure:
         return self._first_tries.pop(task_id, None)
 
 
-def answer(queue: Queue, message: Message, reply: Any) -> Accepted:
-    """What the reply of `enqueue.lua` says. Raises QueueFull, QueuePaused."""
+def room_pauses(seconds: float) -> Iterator[float]:
+    """Waits between tries to get into a full queue, until `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    pause_s, longest_s = ROOM_PAUSE_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        yield min(pause_s, left_s)
+        pause_s = min(longest_s, pause_s * 2)
+
+
+def answer(queue: Queue, message: Message, placement: Placement, reply: Any) -> Accepted:
+    """What the reply of `enqueue.lua` says. Raises QueueFull, QueuePaused, DuplicateCall."""
     verdict, value = reply
     if verdict == b"paused":
         check_open(queue, message, REFUSE)
@@ -209,6 +235,12 @@ def answer(queue: Queue, message: Message, reply: Any) -> Accepted:
         raise QueueFull(
             f"queue {queue.name!r} holds {value} messages, its max_length; {message.task}[{message.id}] was not "
             "enqueued: try again later"
+        )
+    if verdict == b"duplicate" and placement.raises:
+        raise DuplicateCall(
+            f"{message.task}[{value.decode()}] stands already under this "
+            f"{f'dedupe key {placement.dedupe_key!r}' if placement.dedupe_key else 'task id'}; nothing was enqueued",
+            value.decode(),
         )
     return Accepted(value.decode(), duplicate=verdict in (b"duplicate", b"replaced"))
 

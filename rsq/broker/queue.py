@@ -43,6 +43,7 @@ class Placement:
     delay_ms    wait this long, by the server's clock
     eta_ms      or until this moment, ms since the epoch
     max_length  refuse when the queue holds this many messages, running ones included; 0 = no bound
+    room_wait_s  wait so long for room in a full queue before that is an error
     unique      run this task id once while its marker lives
     dedupe_key  run one call with this key while its marker lives
     dedupe_ttl_ms  life of either marker
@@ -56,6 +57,7 @@ class Placement:
     delay_ms: int | None = None
     eta_ms: int | None = None
     max_length: int = 0
+    room_wait_s: float = 0.0
     unique: bool = False
     dedupe_key: str = ""
     dedupe_ttl_ms: int = 86_400_000
@@ -67,6 +69,11 @@ class Placement:
 
 
 PLAIN = Placement()
+
+
+def ends_of(dedupe_until: str) -> str:
+    """What ends a dedupe marker before its time, as scripts take it."""
+    return "" if dedupe_until == "ttl" else dedupe_until
 
 
 @dataclass
@@ -165,7 +172,7 @@ class Queue:
             placement.dedupe_key,
             placement.dedupe_ttl_ms,
             "" if since_ms is None else since_ms,
-            "" if placement.dedupe_until == "ttl" else placement.dedupe_until,
+            ends_of(placement.dedupe_until),
             int(placement.replaces),
             "" if placement.debounce_ms is None else placement.debounce_ms,
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from rsq import codec
 from rsq.app import unknown_task_text
+from rsq.broker.queue import Begin, Rules
 from rsq.clock import ServerClock
 from rsq.errors import DecodeError, TaskRevoked, UnknownTask
 from rsq.message import Delivery
@@ -23,6 +24,7 @@ from rsq.states import State
 from rsq.task import Task
 from rsq.worker import tell
 from rsq.worker.interrupt import Interrupt
+from rsq.worker.permits import grant, put_off, rules_of
 
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
@@ -47,6 +49,35 @@ class Attempts:
         self._rng = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.interrupt = interrupt or Interrupt()
+
+    def is_plain(self, delivery: Delivery) -> bool:
+        """Whether its body starts without a word to the server, as nearly all do."""
+        task = self._tasks.get(delivery.task)
+        return task is None or (task.is_plain and not delivery.meta)
+
+    def rules(self, delivery: Delivery) -> Rules | Verdict | None:
+        """What must be asked before its body starts; or the verdict, where that cannot be told; or None."""
+        task = self._tasks.get(delivery.task)
+        if task is None or self._refusal(delivery, task) is not None:
+            return None
+        try:
+            return rules_of(task, delivery)
+        except Exception as error:
+            refused = self._bury(delivery, "arguments", error, task)
+            tell.refused(task, delivery, refused)
+            return refused
+
+    def permission(self, delivery: Delivery, rules: Rules, answer: Begin) -> Verdict | None:
+        """What follows from the server's answer: a verdict without a run, or None: it starts."""
+        task = self._tasks[delivery.task]
+        if answer.word == "wait":
+            return put_off(delivery, rules, answer)
+        if answer.word == "superseded":
+            superseded = self._skipped(delivery, task, "superseded")
+            tell.refused(task, delivery, superseded)
+            return superseded
+        grant(delivery, answer)
+        return None
 
     def is_early(self, delivery: Delivery) -> bool:
         """Whether the delivery must be acknowledged before its body starts."""
@@ -200,10 +231,14 @@ class Attempts:
             return self._bury(delivery, reason, error, task)
         expires = delivery.meta.get("expires")
         if expires is not None and expires <= self._clock.now_ms():
-            ttl_ms = self._result_ttl_ms(delivery, task)
-            result = b"" if ttl_ms is None else pack_failure(State.REVOKED, delivery.attempt, 0.0, "expired")
-            return Completed(delivery, "expired", result, ttl_ms or 0)
+            return self._skipped(delivery, task, "expired")
         return None
+
+    def _skipped(self, delivery: Delivery, task: Task[..., Any], why: str) -> Verdict:
+        """It is not run any more; `why` is its counter, too."""
+        ttl_ms = self._result_ttl_ms(delivery, task)
+        result = b"" if ttl_ms is None else pack_failure(State.REVOKED, delivery.attempt, 0.0, why)
+        return Completed(delivery, why, result, ttl_ms or 0)
 
     def _unknown(self, delivery: Delivery) -> Verdict:
         """A rolling deploy may have sent what only newer workers know: put it off, and give it up after the grace."""

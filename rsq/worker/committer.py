@@ -176,7 +176,8 @@ class Committer:
                 if info:
                     log.info("%s %s in %.3f s %s", *_what(verdict.delivery, verdict.counter), self._where(verdict))
             elif type(verdict) is Retried:
-                log.warning(
+                log.log(
+                    logging.INFO if verdict.counter == "limited" else logging.WARNING,
                     "%s %s after %.3f s, again in %.3f s: %s %s",
                     *_what(verdict.delivery, verdict.counter),
                     verdict.delay_ms / 1000,

@@ -7,6 +7,11 @@ local function held_by(id)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
+-- A new call with a dedupe key: kept where the marker ends with it, or where others may replace its arguments.
+local function holds_key(id, key, ends, replaceable)
+  if ends ~= '' or replaceable then redis.call('HSET', HELD, id, cmsgpack.pack({ key = key, ends = ends })) end
+end
+
 local function slots_of(slot) return T .. ':slots:' .. slot end
 
 local function parked_for(slot) return T .. ':parked:' .. slot end

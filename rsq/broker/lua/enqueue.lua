@@ -73,7 +73,7 @@ if held then return { 'full', held } end
 
 if dedupe_key ~= '' then
   redis.call('SET', key_marker, id, 'PX', marker_ttl_ms)
-  if ends ~= '' or replace then redis.call('HSET', HELD, id, cmsgpack.pack({ key = dedupe_key, ends = ends })) end
+  holds_key(id, dedupe_key, ends, replace)
 end
 if unique then
   redis.call('SET', id_marker, id, 'PX', marker_ttl_ms)

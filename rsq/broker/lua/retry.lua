@@ -1,6 +1,6 @@
 -- retry: running or taken -> delayed, for a batch of entries of one stream; the next attempt, or the same one put off
 -- KEYS  T
--- ARGV  consumer, priority, counter ('retried' | 'deferred'),
+-- ARGV  consumer, priority, counter ('retried' | 'deferred' | 'limited'),
 --       then for each entry: entry id, task id, task, body, meta, delay_ms,
 --       slot that it waits for ('' = none), how many of it there are
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor as Pool
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import TypeVar
 
-from rsq.broker.connection import LinkPool
-from rsq.broker.queue import Queue
+from rsq.broker.connection import Link, LinkPool
+from rsq.broker.queue import Queue, Rules
 from rsq.errors import BrokerError, LeaseLost
 from rsq.message import Delivery
 from rsq.outcome import Released
@@ -23,10 +24,12 @@ from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.wear import Wear
 
+T = TypeVar("T")
+
 log = logging.getLogger("rsq.worker")
 
-TAKE_PAUSE_S = 0.2
-"""Wait before an early acknowledgement is tried again."""
+ASK_PAUSE_S = 0.2
+"""Wait before a question that has to be answered before the start is put again."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Lane:
         index, queue = self._queues[delivery.queue]
         if not self._may_start(delivery, now):
             return
-        if self.attempts.is_early(delivery) and not self._take(queue, delivery):
+        if not self.attempts.is_plain(delivery) and not self._prepare(queue, delivery):
             return
         self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
         # In a context of its own: what a body sets there is not seen by the next one.
@@ -91,7 +94,8 @@ class Lane:
         index, queue = self._queues[delivery.queue]
         if not self._may_start(delivery, now):
             return
-        if self.attempts.is_early(delivery) and not await loop.run_in_executor(pool, self._take, queue, delivery):
+        is_plain = self.attempts.is_plain(delivery)
+        if not is_plain and not await loop.run_in_executor(pool, self._prepare, queue, delivery):
             return
         self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
         if self.attempts.is_async(delivery):
@@ -110,22 +114,42 @@ class Lane:
         self._committer.put(Released(delivery))
         return False
 
+    def _prepare(self, queue: Queue, delivery: Delivery) -> bool:
+        """Ask the server what has to be asked before the start. False: it must not be started here."""
+        rules = self.attempts.rules(delivery)
+        if isinstance(rules, Rules):
+            asked = rules
+            answer = self._insist(delivery, lambda link: queue.begin(link, delivery.consumer, delivery.id, asked))
+            if answer is None:
+                return False
+            verdict = self.attempts.permission(delivery, rules, answer)
+        else:
+            verdict = rules
+        if verdict is not None:
+            self._committer.put(verdict)
+            return False
+        return not self.attempts.is_early(delivery) or self._take(queue, delivery)
+
     def _take(self, queue: Queue, delivery: Delivery) -> bool:
         """Acknowledge before the start (`acks_late=False`). False: it must not be started here."""
+        # Where the first try arrived and its reply did not, the script knows that by its token.
+        if not self._insist(delivery, lambda link: queue.take(link, delivery.consumer, delivery)):
+            return False
+        delivery.entry_id = b""
+        return True
+
+    def _insist(self, delivery: Delivery, ask: Callable[[Link], T]) -> T | None:
+        """Ask until there is an answer. None: the lease is lost, so nobody is to start it here."""
         link = self._links.take()
         try:
             while self._identity.lease_holds():
                 try:
-                    if not queue.take(link, delivery.consumer, delivery):
-                        return False
-                    delivery.entry_id = b""
-                    return True
+                    return ask(link)
                 except LeaseLost:
-                    return False
+                    return None
                 except BrokerError as error:
-                    # Repeated until there is an answer: the script knows by its token whether the first try arrived.
-                    log.warning("early acknowledgement of %s failed, trying again: %s", delivery.id, error)
-                    time.sleep(TAKE_PAUSE_S)
-            return False
+                    log.warning("the server must be asked before %s starts, trying again: %s", delivery.id, error)
+                    time.sleep(ASK_PAUSE_S)
+            return None
         finally:
             self._links.give_back(link)
