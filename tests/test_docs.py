@@ -312,6 +312,14 @@ def produce_as(url: str) -> None:
         assert app.send_task(f"{name}.add", (1, 2), priority=5, task_id="mine", max_length=99).get(timeout=30) == 3
         assert app.send_task(f"{name}.add", (1, 2), dedupe_key="once").get(timeout=30) == 3
         assert app.send_task(f"{name}.add", (1, 2), dedupe_key="once").duplicate
+        newest = [
+            app.send_task(
+                f"{name}.add", (1, number), dedupe_key="k", dedupe_until="done", on_duplicate="replace", countdown=1
+            )
+            for number in (2, 3)
+        ]
+        assert [handle.get(timeout=30) for handle in newest] == [4, 4]
+        assert app.send_task(f"{name}.add", (1, 2), dedupe_key="v", version=1).get(timeout=30) == 3
         assert app.send_task(f"{name}.flaky", (1,)).get(timeout=30) == 2
         assert app.send_task(f"{name}.spawns", (3,)).get(timeout=30) == "sent"
         with pytest.raises(ValueError, match="attempt 3"):
@@ -340,6 +348,10 @@ def operate_as(url: str) -> None:
     assert "deleted 1 dead letter" in rsq("dead", "purge", "--reason", "worker-lost", "--yes")
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--wait") == "3\n"
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600")
+    revoked = rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600").split()[-1]
+    assert "revoked" in rsq("revoke", revoked)
+    assert "paused" in rsq("pause", "default", "--refuse")
+    assert "resumed" in rsq("resume", "default")
     assert "dropped" in rsq("purge", "default", "--yes")
     rsq("schedule", "add", "often", f"{tasks.__name__}.add", "1", "2", "--every", "1s")
     wait_until(lambda: "SUCCESS" in rsq("schedule", "list"), 30, "a beat to fire")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import runpy
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,28 @@ def test_one_name_is_one_function() -> None:
 
 
 def test_options_are_checked_where_they_are_given() -> None:
-    for options in ({"max_retry": 1}, {"priority": 11}, {"queue": "a b"}, {"result_expires": 0}, {"max_length": -1}):
+    wrong: list[dict[str, Any]] = [
+        {"max_retry": 1},
+        {"priority": 11},
+        {"queue": "a b"},
+        {"result_expires": 0},
+        {"max_length": -1},
+        {"max_length_wait": "long"},
+        {"rate_limit": "often"},
+        {"rate_limit": "0/s"},
+        {"rate_limit": 5},
+        {"rate_limit": "5/s", "rate_burst": 0},
+        {"rate_limit_key": "{a}"},
+        {"max_concurrency": 0},
+        {"max_concurrency_key": "{a}"},
+        {"max_concurrency": 1, "max_concurrency_key": 1},
+        {"dedupe_until": "done"},
+        {"dedupe_key": "{a}", "dedupe_until": "later"},
+        {"dedupe_key": "{a}", "on_duplicate": "drop"},
+        {"debounce": 1},
+        {"dedupe_key": "{a}", "debounce": 0},
+    ]
+    for options in wrong:
         with pytest.raises((InvalidTask, SettingsError)):
             app.task(**options)
         with pytest.raises((InvalidTask, SettingsError)):
@@ -124,6 +146,30 @@ def test_a_dedupe_key_that_does_not_fit_the_arguments() -> None:
         plain.apply_async((1,), dedupe_key="{nothing}")
     with pytest.raises(SettingsError, match="1 to 500 characters"):
         plain.apply_async((1,), dedupe_key=lambda *_, **__: "")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"version": 1}, "needs a dedupe_key"),
+        ({"version": -1, "dedupe_key": "k"}, "from 0 to 2"),
+        ({"version": time.time_ns(), "dedupe_key": "k"}, "take milliseconds"),
+        ({"version": "1", "dedupe_key": "k"}, "takes int"),
+        ({"debounce": 1, "dedupe_key": "k", "countdown": 1}, "no countdown or eta"),
+        ({"on_duplicate": "replace"}, "need a dedupe_key"),
+    ],
+)
+def test_options_of_a_call_that_do_not_fit(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        plain.apply_async((1,), **options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "microseconds"),
+    [("10/s", 100_000), ("100/m", 600_000), ("5/30s", 6_000_000), (" 1.5 / 3 s ", 2_000_000), ("24/d", 3_600_000_000)],
+)
+def test_rates(rate: str, microseconds: int) -> None:
+    assert TaskOptions(rate_limit=rate, rate_burst=3).rate == (microseconds, 3)
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "x" * 101, "é", "a\n"])

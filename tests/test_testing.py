@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rsq import App, Ignore, Reject, State, Task
+from rsq import App, DuplicateCall, Ignore, Reject, State, Task
 from rsq.asyncresult import AsyncResult
 from rsq.broker.embedded import from_url
 from rsq.errors import (
@@ -190,6 +190,12 @@ async def sends_from_its_loop(a: int) -> str:
 def once(a: int) -> int:
     noted.append(a)
     return a
+
+
+@app.task(dedupe_key="{key}")
+def counts(key: str, number: int) -> int:
+    noted.append(number)
+    return number
 
 
 @app.task
@@ -386,6 +392,23 @@ class TestEager:
         assert once.apply_async((1,), task_id="a", dedupe_key="x").duplicate is False
         assert once.apply_async((3,), task_id="a", dedupe_key="y").duplicate is True
         assert runs == [1, 2, 1]
+
+    def test_what_frees_a_key(self, runs: list[Any]) -> None:
+        for until, duplicate in (("ttl", True), ("done", False), ("started", False)):
+            first = counts.apply_async((until, 1), dedupe_until=until)
+            second = counts.apply_async((until, 2), dedupe_until=until)
+            assert (first.duplicate, second.duplicate) == (False, duplicate), until
+        with pytest.raises(DuplicateCall):
+            counts.apply_async(("ttl", 3), on_duplicate="raise")
+        assert runs == [1, 1, 2, 1, 2]
+
+    def test_an_older_version_is_superseded(self, runs: list[Any]) -> None:
+        handles = [counts.apply_async(("k", version), version=version) for version in (2, 1, 3)]
+        assert [handle.state for handle in handles] == [State.SUCCESS, State.REVOKED, State.SUCCESS]
+        with pytest.raises(TaskRevoked, match="superseded"):
+            handles[1].get()
+        assert counts.apply_async(("k", 3), version=3).duplicate
+        assert runs == [2, 3]
 
     def test_results_are_found_by_id(self) -> None:
         handle = calls.delay("add", 1)

@@ -14,13 +14,13 @@ from rsq.app import App
 from rsq.asyncresult import AsyncResult
 from rsq.broker.aio import AsyncResultListener
 from rsq.broker.client import Client
-from rsq.broker.producer import Accepted
+from rsq.broker.producer import Accepted, answer
 from rsq.broker.queue import Placement
 from rsq.broker.results import ResultListener
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout
 from rsq.message import Delivery, Message, pack_meta
-from rsq.outcome import Buried, Completed, Retried, Verdict
+from rsq.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.remote import decode_error
 from rsq.settings import Settings
 from rsq.states import State
@@ -57,6 +57,7 @@ class Eager:
         self._app = app
         self._lock = threading.Lock()
         self._markers: dict[tuple[str, str, str], str] = {}
+        self._versions: dict[tuple[str, str], int] = {}
         self._idle: list[_Runner] = []
         self._replaced = vars(app).get("client")
         self._client = app.client = MemoryClient(app.settings)
@@ -77,6 +78,8 @@ class Eager:
                 error = self._follow(message)
             finally:
                 _level.reset(token)
+            if placement.dedupe_until == "done":
+                self._markers.pop((message.queue, "key", placement.dedupe_key), None)
             if propagate and error is not None:
                 level.errors.insert(0 if outer is None else len(level.errors), error)
             if outer is None and level.errors:
@@ -97,15 +100,31 @@ class Eager:
         key = (message.queue, "key", placement.dedupe_key)
         own = (message.queue, "id", message.id)
         with self._lock:
-            if placement.dedupe_key and key in self._markers:
-                return Accepted(self._markers[key], duplicate=True)
-            if placement.unique and own in self._markers:
-                return Accepted(message.id, duplicate=True)
-            self._markers[key] = self._markers[own] = message.id
-        return Accepted(message.id)
+            winner = self._markers.get(key) if placement.dedupe_key else None
+            if winner is None and placement.unique:
+                winner = self._markers.get(own)
+            if winner is None:
+                self._markers[own] = message.id
+                if placement.dedupe_until != "started":
+                    self._markers[key] = message.id
+                return Accepted(message.id)
+        return answer(self._client.queue(message.queue), message, placement, (b"duplicate", winner.encode()))
+
+    def _is_superseded(self, message: Message) -> bool:
+        key, version, _ = message.meta.get("version", ("", 0, 0))
+        return bool(version < self._versions.get((message.queue, key), 0))
+
+    def _note_version(self, message: Message) -> None:
+        if "version" in message.meta:
+            key, version, _ = message.meta["version"]
+            self._versions[message.queue, key] = max(version, self._versions.get((message.queue, key), 0))
 
     def _follow(self, message: Message) -> Exception | None:
         """Run a call until a worker would be done with it. Gives its error if it ended as a dead letter."""
+        if self._is_superseded(message):
+            result = pack_failure(State.REVOKED, 1, 0.0, "superseded")
+            self._client.results[self._client.queue(message.queue).keys.result(message.id)] = result
+            return None
         with self._lock:
             runner = self._idle.pop() if self._idle else _Runner(self._app)
         verdict = runner.follow(message)
@@ -117,6 +136,8 @@ class Eager:
             )
         if isinstance(verdict, (Completed, Buried)) and verdict.result:
             self._client.results[self._client.queue(message.queue).keys.result(message.id)] = verdict.result
+        if isinstance(verdict, Completed) and verdict.counter == "succeeded":
+            self._note_version(message)
         if not isinstance(verdict, Buried):
             return None
         if verdict.error["type"] == "builtins.KeyboardInterrupt":

@@ -54,7 +54,7 @@ def store(app: App) -> Store:
 
 def record(app: App, name: str = "s", **given: Any) -> Record:
     """A schedule of a slot a second, whose slots began a minute ago."""
-    names = ("queue", "countdown", "max_length", "dedupe_key")
+    names = ("queue", "countdown", "max_length", "dedupe_key", "dedupe_until")
     options: dict[str, Any] = {key: given.pop(key) for key in names if key in given}
     entry = Entry(name, "note", Every(SECOND_MS), (name,), options=options, **given)
     now_ms = app.client.now_ms()

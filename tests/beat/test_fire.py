@@ -11,6 +11,7 @@ from rsq import App
 from rsq.beat.entry import Record, slot_id
 from rsq.beat.store import LastRun, Store
 from rsq.broker import scripts
+from rsq.broker.inspect import purge
 from rsq.errors import DecodeError
 from tests.beat.conftest import SECOND_MS, MakeApp, calls, record, written
 
@@ -93,6 +94,18 @@ def test_a_full_queue_and_a_taken_key_pass_a_slot_over(app: App, store: Store) -
     assert verdicts(store, app, (keyed, first), (keyed, second), (keyed, second)) == ["fired", "duplicate", "done"]
     assert calls(app) == [f"bounded:{first}"]
     assert calls(app, "other") == [f"keyed:{first}"]
+
+
+def test_a_key_that_ends_with_its_call_is_held_for_it(app: App, store: Store) -> None:
+    kept = written(store, record(app, dedupe_key="k", dedupe_until="done"))
+    assert kept.dedupe_until == "done"
+    assert verdicts(store, app, (kept, slot_of(app, 2)), (kept, slot_of(app, 1))) == ["fired", "duplicate"]
+    assert store.read("s") == kept, "it is kept on the server, too"
+    (task_id,) = calls(app)
+    with app.client.link() as link:
+        assert link.call("HKEYS", f"{app.client.queue(None).keys.tag}:held") == [task_id.encode()]
+        assert purge(link, app.client.queue(None)) == 1
+    assert verdicts(store, app, (kept, slot_of(app))) == ["fired"]
 
 
 def test_it_wakes_a_worker_that_blocks(app: App, store: Store) -> None:
