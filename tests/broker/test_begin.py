@@ -181,10 +181,21 @@ def test_a_burst_starts_at_once(rig: Rig) -> None:
 
 def test_who_was_put_off_goes_before_who_comes_new(rig: Rig) -> None:
     running(rig, "a")
-    rig.redis.set(f"{rig.keys.tag}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000}", px=HOUR_MS)
+    rig.redis.set(f"{rig.keys.tag}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000} 0", px=HOUR_MS)
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1))).word == "wait"
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)) == GO
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)).word == "wait"
+
+
+def test_who_finds_one_late_before_it_waits_for_that_one_alone(rig: Rig) -> None:
+    running(rig, "a")
+    rules = Rules(rate=("r", MINUTE_US, 1), reserved=True)
+    # A hundred have their turns already, and the one whose turn it was a moment ago was late.
+    now_us = rig.now_ms() * 1000
+    rig.redis.set(f"{rig.keys.tag}:rate:r", f"{now_us + MINUTE_US // 2} {now_us + 100 * MINUTE_US} 0", px=HOUR_MS)
+    waits = [begin(rig, "a", rules).wait_ms for _ in range(2)]
+    assert 25_000 < waits[0] <= 30_000
+    assert 85_000 < waits[1] <= 90_000, "and the next one for that"
 
 
 def test_who_waits_for_the_rate_holds_no_slot(rig: Rig) -> None:

@@ -32,27 +32,32 @@ local function slot_is_free()
   return redis.call('HLEN', slots) < most
 end
 
--- How long until the rate limit allows it, 0 = now. Two clocks in microseconds: when the next one may start, and when the
--- next one to be put off is to look again, so that each gets a time of its own and they start in their order.
+-- How long until the rate limit allows it, 0 = now. Three clocks in microseconds: when the next one may start; when the
+-- next newcomer that is put off is to look again, so that each has a turn of its own and they start in their order; and the
+-- same for those that come at their turn and find that one before them was late.
 local function rate_wait_ms()
   local name, interval, now_us = T .. ':rate:' .. rate, tonumber(ARGV[9]), now * 1000
-  local reserved, state = ARGV[11] == '1', redis.call('GET', name)
-  local start, turn = 0, 0
+  local reserved, start, turn, late = ARGV[11] == '1', 0, 0, 0
+  local state = redis.call('GET', name)
   if state then
-    start, turn = string.match(state, '^(%d+) (%d+)$')
-    start, turn = tonumber(start), tonumber(turn)
+    local parts = string.gmatch(state, '%d+')
+    start, turn, late = tonumber(parts()), tonumber(parts()), tonumber(parts())
   end
   start = math.max(start, now_us - (tonumber(ARGV[10]) - 1) * interval)
   local wait_us = 0
   if start <= now_us and (reserved or turn <= now_us) then
     start = start + interval
+  elseif reserved then
+    late = math.max(late, start)
+    wait_us = late - now_us
+    late = late + interval
   else
     turn = math.max(turn, start)
     wait_us = turn - now_us
     turn = turn + interval
   end
-  local forget_ms = math.ceil((math.max(start, turn) - now_us + tonumber(ARGV[10]) * interval) / 1000)
-  redis.call('SET', name, string.format('%.0f %.0f', start, turn), 'PX', math.max(1, forget_ms))
+  local forget_ms = math.ceil((math.max(start, turn, late) - now_us + tonumber(ARGV[10]) * interval) / 1000)
+  redis.call('SET', name, string.format('%.0f %.0f %.0f', start, turn, late), 'PX', math.max(1, forget_ms))
   return math.ceil(wait_us / 1000)
 end
 
