@@ -131,16 +131,21 @@ def keys_without_ttl(client: Any) -> list[str]:
 
 def dangling_ids(client: Any) -> Iterator[str]:
     """Task ids that a queue still keeps something of, though it has lost the rest."""
-    tags = {
-        key.rpartition(":")[0] for kind in ("delayed", "messages", "crashes") for key in client.keys(f"{{*}}:{kind}")
-    }
-    for tag in tags:
+    for tag in {key.rpartition("}:")[0] + "}" for key in client.keys("{*}:*")}:
         messages = {*client.hkeys(f"{tag}:messages")}
         for task_id in messages ^ {*client.zrange(f"{tag}:delayed", 0, -1)}:
             yield f"{task_id} in only one of {tag}:messages and {tag}:delayed"
-        if crashes := {*client.hkeys(f"{tag}:crashes")}:
-            ready = {
-                fields.get("id") for stream in client.keys(f"{tag}:stream*") for _, fields in client.xrange(stream)
-            }
-            for task_id in crashes - messages - ready:
-                yield f"{task_id} in {tag}:crashes, but no message of it"
+        kept = {
+            key: {*client.hkeys(key)}
+            for kind in ("crashes", "held", "latest", "slots:*")
+            for key in client.keys(f"{tag}:{kind}")
+        }
+        kept |= {key: {*client.zrange(key, 0, -1)} for key in client.keys(f"{tag}:parked:*")}
+        if not kept:
+            continue
+        alive = messages | {key.removeprefix(f"{tag}:taken:") for key in client.keys(f"{tag}:taken:*")}
+        for stream in client.keys(f"{tag}:stream*"):
+            alive |= {fields.get("id") for _, fields in client.xrange(stream)}
+        for key, task_ids in kept.items():
+            for task_id in task_ids - alive:
+                yield f"{task_id} in {key}, but no message of it"

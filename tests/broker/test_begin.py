@@ -136,14 +136,14 @@ def test_a_slot_that_was_freed_before_the_call_was_put_off(rig: Rig) -> None:
     assert ids(rig.get("alice")) == ["b"]
 
 
-def test_those_that_wait_may_be_gone(rig: Rig) -> None:
+def test_the_first_that_waits_may_be_looking_by_itself(rig: Rig) -> None:
     calls = running(rig, "a", "b", "c")
     one = Rules(slot=("s", 1))
     begin(rig, "a", one)
     for each in "bc":
         rig.commit("alice", put_off(calls[each], 60_000, one.slot))
-    rig.redis.zrem(rig.keys.delayed, "b")
-    rig.redis.hdel(rig.keys.messages, "b")
+    rig.ripen("b")
+    assert ids(rig.get("alice")) == ["b"]
     rig.commit("alice", completed(calls["a"]))
     assert ids(rig.get("alice")) == ["c"]
 
@@ -156,6 +156,57 @@ def test_a_slot_of_a_worker_that_is_gone_is_free(rig: Rig) -> None:
     assert begin(rig, "b", one, "carol").word == "wait"
     rig.retire("alice", calls["a"])
     assert begin(rig, "b", one, "carol") == GO
+
+
+def parked(rig: Rig, *task_ids: str) -> None:
+    """All of them wait for the slot `s`, which nobody holds."""
+    calls = running(rig, "holder", *task_ids)
+    begin(rig, "holder", Rules(slot=("s", 1)))
+    rig.commit("alice", *(put_off(calls[each], HOUR_MS, ("s", 1)) for each in task_ids))
+    # The holder's worker is lost, and so is the turn of those that wait: its end calls nobody.
+    rig.redis.delete(f"{rig.keys.tag}:slots:s")
+    rig.commit("alice", completed(calls["holder"]))
+
+
+@pytest.mark.parametrize("way", ["purge", "revoke"])
+def test_those_that_end_while_they_wait_leave_the_line(rig: Rig, way: str) -> None:
+    parked(rig, "a", "b")
+    assert set(rig.snapshot()["parked:s"]) == {"a", "b"}
+    if way == "purge":
+        purge(rig.link, rig.queue)
+    else:
+        rig.link.run_one(rig.queue.revoke_call(["a", "b"], False))
+    assert not {"parked:s", "held", "delayed", "messages"} & rig.snapshot().keys()
+
+
+def test_a_turn_that_was_not_taken_goes_to_the_next(rig: Rig) -> None:
+    calls = running(rig, "a", "b", "c")
+    begin(rig, "a", Rules(slot=("s", 1)))
+    rig.commit("alice", *(put_off(calls[each], HOUR_MS, ("s", 1)) for each in "bc"))
+    rig.commit("alice", completed(calls["a"]))
+    assert rig.snapshot()["delayed"]["b"] <= rig.now_ms()
+    rig.link.run_one(rig.queue.revoke_call(["b"], False))
+    assert ids(rig.get("alice")) == ["c"]
+
+
+def test_who_began_by_its_own_look_is_not_called_out_of_its_backoff(rig: Rig) -> None:
+    parked(rig, "a", "b")
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    assert begin(rig, "a", Rules(slot=("s", 1))) == GO
+    rig.commit("alice", Retried(a, "retried", {"attempt": 2}, HOUR_MS, "failed"))
+    delayed = rig.snapshot()["delayed"]
+    assert delayed["a"] > rig.now_ms() + HOUR_MS - 60_000
+    assert delayed["b"] <= rig.now_ms()
+
+
+def test_what_was_put_off_may_lose_its_limit(rig: Rig) -> None:
+    parked(rig, "a")
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    assert begin(rig, "a") == GO, "a new release has no limit"
+    rig.commit("alice", completed(a))
+    assert not {"parked:s", "held"} & rig.snapshot().keys()
 
 
 # -- rates
@@ -237,8 +288,9 @@ def test_a_marker_ends_when_its_call_begins(rig: Rig) -> None:
     assert rig.enqueue("c", rule) == ("duplicate", "b"), "the marker is that of another call now"
 
 
-def test_a_purge_ends_markers(rig: Rig) -> None:
-    rule = Placement(dedupe_key="k", dedupe_until="done")
+@pytest.mark.parametrize("until", ["done", "started"])
+def test_a_purge_ends_markers(rig: Rig, until: str) -> None:
+    rule = Placement(dedupe_key="k", dedupe_until=until)
     rig.enqueue("a", rule)
     assert purge(rig.link, rig.queue) == 1
     assert rig.enqueue("b", rule) == ("accepted", "b")
@@ -260,6 +312,21 @@ def test_a_duplicate_brings_newer_arguments(rig: Rig, delay_ms: int | None) -> N
     assert (begin(rig, "a").body or a.body) == b"newest", "after a crash, too"
     rig.commit("alice", completed(a))
     assert not {"held", "latest"} & rig.snapshot().keys()
+
+
+def test_newer_arguments_for_a_call_that_was_put_off_before_it_began(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True)
+    rig.enqueue("a", rule, body=b"old")
+    rig.enqueue("b", rule, body=b"newer")
+    (a,) = rig.get("alice")
+    begin(rig, "x", Rules(rate=("r", MINUTE_US, 1)))
+    wait = begin(rig, "a", Rules(rate=("r", MINUTE_US, 1)))
+    rig.commit("alice", put_off(a, wait.wait_ms))
+    assert rig.enqueue("c", rule, body=b"newest") == ("replaced", "a")
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    assert (begin(rig, "a").body or a.body) == b"newest"
 
 
 def test_a_dead_letter_has_the_newest_arguments(rig: Rig) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Placement, Queue
+from rsq.broker.queue import Placement, Queue, Rules
 from rsq.errors import BrokerRefused
 from rsq.outcome import Buried, Completed, Released, Retried
 from rsq.settings import Settings
@@ -323,6 +323,8 @@ def test_a_full_server_takes_nothing_more_and_is_worked_empty(own_server: MakeSe
         deliveries = rig.get("bob")
         assert sorted(ids(deliveries)) == ["a0", "a1", "a2", "a3", "a4", "due", "of old", "of older", "urgent"]
         urgent, first, second, third, fourth, *rest = deliveries
+        limited = Rules(version=("v", 1, HOUR_MS), slot=("s", 1), rate=("r", 1, 1))
+        assert rig.queue.begin(link, "bob", first.id, limited).word == "go"
         assert rig.take("bob", third)
         rig.commit(
             "bob",

@@ -10,7 +10,7 @@ from rsq.broker.queue import Placement
 from rsq.errors import DecodeError
 from rsq.message import pack_meta
 from rsq.outcome import Buried
-from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, entry, ids, text
+from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids, text
 
 
 def bury(rig: Rig, *task_ids: str, priority: int = 0, body: bytes = b"body") -> list[DeadLetter]:
@@ -81,6 +81,34 @@ def test_markers_are_left_alone(rig: Rig) -> None:
     assert inspect.redrive(rig.link, rig.queue, letter)
     assert rig.enqueue("a", Placement(unique=True)) == ("duplicate", "a")
     assert rig.enqueue("b", Placement(dedupe_key="k")) == ("duplicate", "a")
+
+
+def test_a_revocation_of_what_was_dead_already_is_forgotten(rig: Rig) -> None:
+    rig.hire("alice")
+    rig.add("a")
+    rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
+    rig.link.run_one(rig.queue.revoke_call(["a"], True))
+    (letter,) = inspect.dead_letters(rig.link, rig.queue)
+    assert inspect.redrive(rig.link, rig.queue, letter)
+    (delivery,) = rig.get("alice")
+    assert not delivery.revoked
+    assert not {"revoked", "terminate"} & rig.snapshot().keys()
+
+
+@pytest.mark.parametrize("until", ["done", "started"])
+def test_a_call_whose_marker_had_gone_leaves_the_next_ones_alone(rig: Rig, until: str) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until=until)
+    rig.enqueue("a", rule)
+    rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
+    assert rig.enqueue("b", rule) == ("accepted", "b"), "it ended with the first one"
+    (letter,) = inspect.dead_letters(rig.link, rig.queue)
+    assert inspect.redrive(rig.link, rig.queue, letter)
+    by_id = {delivery.id: delivery for delivery in rig.get("alice")}
+    rig.commit("alice", completed(by_id["a"]))
+    assert rig.enqueue("c", rule) == ("duplicate", "b")
+    rig.commit("alice", completed(by_id["b"]))
+    assert rig.enqueue("c", rule) == ("accepted", "c")
 
 
 def test_what_was_no_message_stays(rig: Rig) -> None:

@@ -29,11 +29,19 @@ local function call_next(slot, now)
   end
 end
 
+local function keep(id, held) redis.call('HSET', HELD, id, cmsgpack.pack(held)) end
+
 -- It waits for a slot from now on; where one became free meanwhile, its turn is now.
 local function park(id, slot, most, now)
+  local held = held_by(id)
+  held.parked = slot
+  keep(id, held)
   redis.call('ZADD', parked_for(slot), 'NX', now, id)
   if redis.call('HLEN', slots_of(slot)) < most then call_next(slot, now) end
 end
+
+-- It waits no more. False where it had been called already.
+local function unpark(id, slot) return redis.call('ZREM', parked_for(slot), id) == 1 end
 
 local function free_slot(id, slot, now)
   if slot and redis.call('HDEL', slots_of(slot), id) == 1 then call_next(slot, now) end
@@ -53,7 +61,7 @@ local function let_go(ids, now)
     if held.slot then
       free_slot(id, held.slot, now)
       held.slot = nil
-      redis.call('HSET', HELD, id, cmsgpack.pack(held))
+      keep(id, held)
     end
   end
 end
@@ -64,7 +72,10 @@ local function give_up(ids, now, succeeded)
   for _, id in ipairs(ids) do
     local held = held_by(id)
     free_slot(id, held.slot, now)
-    if held.ends == 'done' then drop_marker(id, held.key) end
+    -- A turn that it was given and never took goes to the next.
+    if held.parked and not unpark(id, held.parked) then call_next(held.parked, now) end
+    -- One that was to go with the start goes now at the latest: not every call that ends has started.
+    if held.ends and held.ends ~= '' then drop_marker(id, held.key) end
     if succeeded and held.versioned then
       local name = T .. ':version:' .. held.versioned
       local newest = redis.call('GET', name)

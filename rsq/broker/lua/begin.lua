@@ -13,6 +13,8 @@ local consumer, id, versioned, version = ARGV[1], ARGV[2], ARGV[3], tonumber(ARG
 local slot, most, rate = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 if not holds_lease(consumer) then return -1 end
 local now, held = now_ms(), held_by(id)
+local holds_something = next(held)
+go_on_when_full()
 -- One that waits for a slot is called when one is free. It also looks by itself: its turn can get lost with a crash.
 local LOOK_MS, LOOKS_PER_S = 5000, 50
 
@@ -74,10 +76,14 @@ if slot ~= '' then
   redis.call('HSET', slots_of(slot), id, consumer)
   held.slot = slot
 end
+if held.parked then
+  unpark(id, held.parked)
+  held.parked = nil
+end
 if versioned ~= '' then held.versioned, held.version, held.ttl_ms = versioned, version, ARGV[5] end
 if held.key then
   held.begun = 1
   if held.ends == 'started' then drop_marker(id, held.key) end
 end
-if next(held) then redis.call('HSET', HELD, id, cmsgpack.pack(held)) end
+if holds_something or next(held) then keep(id, held) end
 return { 'go', redis.call('HGET', LATEST, id) or '' }

@@ -48,6 +48,8 @@ local function brings_newer(winner)
     local message = cmsgpack.unpack(packed)
     message[3] = body
     redis.call('HSET', T .. ':messages', winner, cmsgpack.pack(message))
+    -- What replaced them while it was in the stream, before it was put off, is older.
+    redis.call('HDEL', LATEST, winner)
     if debounce_ms ~= '' then redis.call('ZADD', T .. ':delayed', 'XX', now + tonumber(debounce_ms), winner) end
   else
     redis.call('HSET', LATEST, winner, body)
