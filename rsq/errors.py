@@ -34,6 +34,7 @@ Signal                      raised inside a task; never an error of rsq
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -193,6 +194,9 @@ class Retry(Signal):
         max_retries: int | None = None,
     ) -> None:
         super().__init__(message)
+        # Said in the body, whose failure it then is: nobody could tell its user later.
+        if countdown is not None and not (isinstance(countdown, (int, float)) and math.isfinite(countdown)):
+            raise ValueError(f"countdown takes seconds to wait, not {countdown!r}")
         self.exc = exc
         self.countdown = countdown
         self.max_retries = max_retries

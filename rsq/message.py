@@ -21,6 +21,9 @@ WAKE = b"wake"
 
 NO_META: Mapping[str, Any] = {}
 
+LONGEST_S = 100 * 365 * 86_400
+"""No time that a message or an option carries is longer: Redis refuses what does not fit into its own numbers."""
+
 # What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
 _META_KINDS: dict[str, tuple[type, ...]] = {
     "attempt": (int,),
@@ -108,6 +111,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
         raise DecodeError(f"meta carries attempt {meta['attempt']}")
     if "version" in meta and [type(part) for part in meta["version"]] != [str, int, int]:
         raise DecodeError(f"meta carries version {meta['version']!r}, not a key, a version and milliseconds")
+    if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
+        raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
 
 

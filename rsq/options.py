@@ -12,7 +12,7 @@ from rsq import keys
 from rsq.broker.queue import PLAIN, Placement
 from rsq.errors import InvalidTask, SettingsError
 from rsq.limits import interval_us
-from rsq.message import NO_META, check_id, check_priority
+from rsq.message import LONGEST_S, NO_META, check_id, check_priority
 from rsq.retry import RetryPolicy
 
 MOST_VERSION = 2**53
@@ -87,7 +87,7 @@ class TaskOptions:
             for name in ("max_retries", "max_crashes", "max_length", "rate_burst", "max_concurrency"):
                 _require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
             for name in ("result_expires", "dedupe_ttl"):
-                _positive(name, getattr(self, name))
+                object.__setattr__(self, name, _positive(name, getattr(self, name)))  # a timedelta, too, is seconds
             for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay", "max_length_wait"):
                 _require(name, getattr(self, name), int, float)
             if self.expires is not None:
@@ -126,7 +126,7 @@ class TaskOptions:
 
     @property
     def result_ttl_ms(self) -> int:
-        return int(self.result_expires * 1000)
+        return max(1, int(self.result_expires * 1000))
 
     def policy(self) -> RetryPolicy:
         return RetryPolicy(**{field.name: getattr(self, field.name) for field in fields(RetryPolicy)})
@@ -168,7 +168,7 @@ class CallOptions:
             Placement(
                 max_length=options.max_length,
                 room_wait_s=options.max_length_wait,
-                dedupe_ttl_ms=int(options.dedupe_ttl * 1000),
+                dedupe_ttl_ms=max(1, int(options.dedupe_ttl * 1000)),
             ),
             options.dedupe_until,
             options.on_duplicate,
@@ -203,10 +203,8 @@ class CallOptions:
         if "max_retries" in options and options["max_retries"] is None:
             meta["max_retries"] = None  # here None says something: without end
         expires = given.get("expires", self.expires)
-        if isinstance(expires, timedelta):
-            expires = expires.total_seconds()
-        elif "expires" in given and not isinstance(expires, datetime):
-            _seconds("expires", expires)
+        if expires is not None and not isinstance(expires, datetime):
+            expires = _seconds("expires", expires)
         key = given.get("dedupe_key", self.dedupe_key)
         _check_key("dedupe_key", key)
         until = given.get("dedupe_until", self.dedupe_until)
@@ -338,9 +336,11 @@ def _check_key(name: str, key: Any) -> None:
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, timedelta):
-        return value.total_seconds()
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SettingsError(f"{name} takes seconds (a number or a timedelta), not {value!r}")
+    if not -LONGEST_S <= value <= LONGEST_S:
+        raise SettingsError(f"{name} takes seconds, a hundred years of them at most, not {value!r}")
     return float(value)
 
 

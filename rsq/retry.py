@@ -12,7 +12,7 @@ from typing import Any
 
 from rsq import codec
 from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
-from rsq.message import Delivery
+from rsq.message import LONGEST_S, Delivery
 from rsq.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.remote import encode_error
 from rsq.states import State
@@ -56,8 +56,8 @@ class RetryPolicy:
         if self.max_crashes < 1:
             raise InvalidTask(f"max_crashes must be at least 1, not {self.max_crashes}")
         for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay"):
-            if getattr(self, name) < 0:
-                raise InvalidTask(f"{name} must not be negative, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= LONGEST_S:
+                raise InvalidTask(f"{name} must be 0 seconds to a hundred years, not {getattr(self, name)}")
 
     def delay_ms(self, attempt: int, rng: random.Random) -> int:
         """Wait before the attempt after this one: exponential, full jitter.

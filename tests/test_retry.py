@@ -137,6 +137,8 @@ def test_crashes_and_deliveries_are_bounded_apart() -> None:
         {"max_crashes": 0},
         {"retry_backoff": -1},
         {"default_retry_delay": -0.1},
+        {"default_retry_delay": float("inf")},
+        {"retry_backoff_max": float("nan")},
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:

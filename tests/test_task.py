@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import runpy
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rsq import App, SettingsError, Task
-from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
+from rsq.errors import DuplicateTask, InvalidTask, Retry, UnknownTask
 from rsq.loader import load_app
 from rsq.options import TaskOptions
 from rsq.task import name_of
@@ -113,6 +115,24 @@ def test_options_are_checked_where_they_are_given() -> None:
             app.task(**options)
         with pytest.raises((InvalidTask, SettingsError)):
             App("x", task_defaults=options)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e300, 4e9, timedelta(days=99_999), True, "1"])
+def test_times_that_cannot_be_kept(seconds: Any) -> None:
+    for name in ("result_expires", "dedupe_ttl", "expires"):
+        with pytest.raises(InvalidTask, match=name):
+            TaskOptions(**{name: seconds})
+    for name in ("result_expires", "dedupe_ttl", "expires", "countdown"):
+        with pytest.raises(SettingsError, match=name):
+            plain.message((1,), **{name: seconds})
+    with pytest.raises(ValueError, match="countdown takes seconds"):
+        raise Retry("again", countdown="soon" if seconds == "1" else math.nan)  # type: ignore[arg-type]
+
+
+def test_times_may_be_timedeltas_and_tiny() -> None:
+    hour = TaskOptions(result_expires=timedelta(hours=1), dedupe_ttl=timedelta(hours=1))  # type: ignore[arg-type]
+    assert (hour.result_ttl_ms, hour.dedupe_ttl) == (3_600_000, 3600.0)
+    assert TaskOptions(result_expires=0.0001).result_ttl_ms == 1, "Redis takes no 0"
 
 
 def test_app_wide_defaults() -> None:

@@ -22,6 +22,7 @@ from rsq import (
     codec,
 )
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge, Reject, UnknownTask
+from rsq.message import pack_meta
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
@@ -262,8 +263,12 @@ def test_garbage_in_the_stream_stops_nobody(app: App, redis: Any) -> None:
     redis.xadd(stream, {"id": "x1", "task": tasks.add.name, "body": b"\xc1", "meta": b""})
     redis.xadd(stream, {"id": "x2", "task": tasks.add.name, "body": b"\x92\x90\x80", "meta": b"\x01"})
     redis.xadd(stream, {"id": b"\xff", "task": tasks.add.name, "body": b"", "meta": b""})
+    # A time that Redis refuses must not take along the outcomes that are committed with it.
+    for number, seconds in enumerate((0, 1e300, float("inf"), float("nan"))):
+        meta = pack_meta({"result_expires": seconds})
+        redis.xadd(stream, {"id": f"y{number}", "task": tasks.add.name, "body": b"\x92\x92\x01\x01\x80", "meta": meta})
     assert tasks.add.delay(1, 1).get(timeout=10) == 2
-    wait_until(lambda: totals(app).dead == 4, what="all four to be dead letters")
+    wait_until(lambda: totals(app).dead == 8, what="all of them to be dead letters")
     wait_until(lambda: settled(app), what="them to be settled")
 
 
