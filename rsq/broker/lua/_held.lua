@@ -7,9 +7,11 @@ local function held_by(id)
   return packed and cmsgpack.unpack(packed) or {}
 end
 
+local function keep(id, held) redis.call('HSET', HELD, id, cmsgpack.pack(held)) end
+
 -- A new call with a dedupe key: kept where the marker ends with it, or where others may replace its arguments.
 local function holds_key(id, key, ends, replaceable)
-  if ends ~= '' or replaceable then redis.call('HSET', HELD, id, cmsgpack.pack({ key = key, ends = ends })) end
+  if ends ~= '' or replaceable then keep(id, { key = key, ends = ends }) end
 end
 
 local function slots_of(slot) return T .. ':slots:' .. slot end
@@ -28,8 +30,6 @@ local function call_next(slot, now)
     end
   end
 end
-
-local function keep(id, held) redis.call('HSET', HELD, id, cmsgpack.pack(held)) end
 
 -- It waits for a slot from now on; where one became free meanwhile, its turn is now.
 local function park(id, slot, most, now)
