@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
 from rsq import keys
 from rsq.broker.queue import PLAIN, Placement
+from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
 from rsq.limits import interval_us
 from rsq.message import LONGEST_S, NO_META, check_id, check_priority
@@ -188,8 +189,11 @@ class CallOptions:
             dedupe_until=options.dedupe_until,
         )
 
-    def changed(self, options: Mapping[str, Any]) -> CallOptions:
-        """With the options of one call; None leaves one as it is. Raises SettingsError for what does not fit."""
+    def changed(self, options: Mapping[str, Any], zone: str = "UTC") -> CallOptions:
+        """With the options of one call; None leaves one as it is. Raises SettingsError for what does not fit.
+
+        zone  time zone of an eta without an offset
+        """
         if not options:
             return self
         for name in options:
@@ -198,7 +202,7 @@ class CallOptions:
                     f"no option of a call is named {name!r}; there are: {', '.join(sorted(_CALL_OPTIONS))}"
                 )
         given = {name: value for name, value in options.items() if value is not None}
-        place = _placed(given)
+        place = _placed(given, zone)
         meta = {**self.meta, **_carried(given)}
         if "max_retries" in options and options["max_retries"] is None:
             meta["max_retries"] = None  # here None says something: without end
@@ -266,7 +270,7 @@ def _check_duplicates(until: Any, on_duplicate: Any, debounce: Any, key: Any) ->
         raise SettingsError("dedupe_until, on_duplicate='replace' and debounce need a dedupe_key")
 
 
-def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
+def _placed(given: Mapping[str, Any], zone: str) -> dict[str, Any]:
     """The fields of a Placement that the options of a call change."""
     place: dict[str, Any] = {}
     if "countdown" in given and "eta" in given:
@@ -276,7 +280,7 @@ def _placed(given: Mapping[str, Any]) -> dict[str, Any]:
     if "eta" in given:
         if not isinstance(given["eta"], datetime):
             raise SettingsError(f"eta takes a datetime, not {given['eta']!r}; for seconds from now there is countdown")
-        place["eta_ms"] = epoch_ms(given["eta"])
+        place["eta_ms"] = epoch_ms(given["eta"], zone)
     if "dedupe_ttl" in given:
         place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
     if "max_length" in given:
@@ -342,9 +346,3 @@ def _seconds(name: str, value: Any) -> float:
     if not -LONGEST_S <= value <= LONGEST_S:
         raise SettingsError(f"{name} takes seconds, a hundred years of them at most, not {value!r}")
     return float(value)
-
-
-def epoch_ms(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return int(moment.timestamp() * 1000)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any
 
 from rsq import keys
+from rsq.clock import zone_of
 from rsq.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "RSQ_"
@@ -25,6 +26,8 @@ class Settings:
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""
     default_queue: str = "default"
+    timezone: str = "UTC"
+    """What a datetime without an offset means, and a `crontab` without `tz`: a name such as ``Europe/Paris``."""
     lease_s: float = 10.0
     """How long a worker that fell silent keeps its messages before others take over."""
     broker_timeout_s: float = 5.0
@@ -55,6 +58,7 @@ class Settings:
     def __post_init__(self) -> None:
         keys.check_namespace(self.namespace)
         keys.check_queue(self.default_queue)
+        zone_of(self.timezone)
         for name in ("lease_s", "broker_timeout_s", "dead_max_age_s", "watchdog_s"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} must be above 0, not {getattr(self, name)}")

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 from rsq import asyncresult, codec
 from rsq.asyncresult import AsyncResult
 from rsq.broker.queue import Placement, Queue
+from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, Retry, SettingsError
 from rsq.message import Message, new_id
-from rsq.options import CallOptions, TaskOptions, epoch_ms
+from rsq.options import CallOptions, TaskOptions
 from rsq.progress import Progress, pack_progress
 from rsq.request import Request, current
 from rsq.routes import Router
@@ -97,7 +98,7 @@ class Task(Generic[P, R]):
         """Enqueue a call with options for this call alone.
 
         countdown    seconds to wait, by the server's clock
-        eta          moment before which it does not start: a datetime (naive means UTC)
+        eta          moment before which it does not start: a datetime (naive means the setting `timezone`)
         expires      seconds from now, or a datetime: a call that has not started by then is dropped
         queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, dedupe_until,
         on_duplicate, debounce, max_length, max_length_wait
@@ -108,7 +109,7 @@ class Task(Generic[P, R]):
         headers      a map that travels along, readable as `self.request.headers`
         Raises       what `delay` raises, and SettingsError for an option that does not fit
         """
-        message, placement = self._message(args, kwargs or {}, self._defaults.changed(options))
+        message, placement = self._message(args, kwargs or {}, self._changed(options))
         return self._send(message, placement)
 
     def map_async(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[R]]:
@@ -119,7 +120,7 @@ class Task(Generic[P, R]):
         """
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
-        defaults = self._defaults.changed(options) if options else self._defaults
+        defaults = self._changed(options)
         pairs = [self._message(args, {}, defaults) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
@@ -147,7 +148,7 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
-        message, placement = self._message(args, kwargs or {}, self._defaults.changed(options))
+        message, placement = self._message(args, kwargs or {}, self._changed(options))
         return await self._asend(message, placement)
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:
@@ -196,7 +197,10 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> tuple[Message, Placement]:
         """What `apply_async` would send, unsent."""
-        return self._message(args, kwargs or {}, self._defaults.changed(options))
+        return self._message(args, kwargs or {}, self._changed(options))
+
+    def _changed(self, options: Mapping[str, Any]) -> CallOptions:
+        return self._defaults.changed(options, self.app.client.settings.timezone) if options else self._defaults
 
     def _message(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions
@@ -253,7 +257,7 @@ class Task(Generic[P, R]):
 
     def _expires_ms(self, expires: float | datetime) -> int:
         if isinstance(expires, datetime):
-            return epoch_ms(expires)
+            return epoch_ms(expires, self.app.client.settings.timezone)
         return self.app.client.now_ms() + int(expires * 1000)
 
     def _send(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:

@@ -27,6 +27,8 @@ def test_code_wins_over_environment_wins_over_defaults() -> None:
         ({"prefetch_ms": -1}, "prefetch_ms"),
         ({"namespace": "{x}"}, "namespace"),
         ({"default_queue": "a:b"}, "queue name"),
+        ({"timezone": "Europe/Atlantis"}, "no time zone 'Europe/Atlantis'"),
+        ({"timezone": "/etc/passwd"}, "no time zone '/etc/passwd'"),
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, object], text: str) -> None:

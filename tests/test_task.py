@@ -7,7 +7,7 @@ import math
 import runpy
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,25 @@ def test_a_task_is_still_the_function() -> None:
     assert plain.__doc__ == "What it does."
     assert plain.__name__ == "plain"
     assert bound.request.called_directly
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment", "hour"),
+    [
+        ("UTC", datetime(2030, 7, 1, 12), 12),
+        ("Europe/Paris", datetime(2030, 7, 1, 12), 10),
+        ("Europe/Paris", datetime(2030, 1, 1, 12), 11),
+        ("Asia/Tokyo", datetime(2030, 1, 1, 12), 3),
+        ("Asia/Tokyo", datetime(2030, 1, 1, 12, tzinfo=timezone.utc), 12),
+        ("Asia/Tokyo", datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=-5))), 17),
+    ],
+)
+def test_a_time_without_an_offset_is_in_the_zone_of_the_app(zone: str, moment: datetime, hour: int) -> None:
+    expected_ms = int(moment.replace(hour=hour, tzinfo=timezone.utc).timestamp() * 1000)
+    with app.configured(timezone=zone):
+        message, placement = plain.message((1,), eta=moment, expires=moment)
+        assert placement.eta_ms == expected_ms
+        assert message.meta["expires"] == expected_ms
 
 
 def test_names() -> None:

@@ -75,6 +75,7 @@ class Entry:
         for option in _OF_ONE_CALL:
             if option in self.options:
                 raise SettingsError(f"{said}: {option} is for one call, a schedule makes many")
+        _ms(name, self.options.get("expires"))
         try:
             CallOptions.of(TaskOptions()).changed(self.options)
         except SettingsError as error:
@@ -220,7 +221,7 @@ def record_of(app: App, entry: Entry, origin: str, now_ms: int) -> Record:
         name=entry.name,
         origin=origin,
         task=message.task,
-        schedule=entry.schedule,
+        schedule=schedules.in_zone(entry.schedule, app.settings.timezone),
         body=message.body,
         queue=message.queue,
         priority=message.priority,

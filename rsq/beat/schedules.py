@@ -13,24 +13,39 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 
+from rsq.clock import zone_of
 from rsq.errors import SettingsError
 
 SHORTEST_MS = 100
 """No interval is shorter: below it a worker that loops does better than a schedule."""
 
-FIELDS = ("minute", "hour", "day of month", "month", "day of week", "second")
+FIELDS = (
+    ("minute", 59, "0 to 59"),
+    ("hour", 23, "0 to 23"),
+    ("day of month", 31, "1 to 31, L for the last one"),
+    ("month", 12, "1 to 12, jan to dec"),
+    ("day of week", 7, "0 to 7, sun to sat, 5#2 for the second Friday, L5 for the last one"),
+    ("second", 59, "0 to 59"),
+)
+"""Name of each field, its largest number, and what it takes."""
+
 ALIASES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 
 # `H` and `R` of croniter stand for numbers drawn by chance: each beat would draw its own.
 _DRAWN = re.compile(r"(?:^|,)[hr](?![a-z])", re.IGNORECASE)
+# Celery takes the names of days and months in full; croniter knows their first three letters.
+_DAYS = "(?:sun|mon|tues|wednes|thurs|fri|satur)day"
+_MONTHS = "january|february|march|april|june|july|august|september|october|november|december"
+_LONG_NAME = re.compile(rf"\b(?=(?:{_DAYS}|{_MONTHS})\b)(...)\w+", re.IGNORECASE)
+
 _LEAP_YEAR = datetime(2024, 1, 1)
 _SECOND = timedelta(seconds=1)
 
@@ -76,41 +91,48 @@ class Crontab:
     """A cron expression on the wall clock of a time zone. Made by `crontab`.
 
     expression  5 fields, or 6 with the seconds last; names, ranges, steps, ``L``, ``#``; or ``@daily`` and the like
-    tz          name of the zone, such as ``Europe/Paris``
+    tz          name of the zone, such as ``Europe/Paris``; "" = that of the app, see `in_zone`
+    both_days   where day of month and day of week are given, both must fit, as in Celery; False: either, as in cron
     """
 
     expression: str
-    tz: str = "UTC"
+    tz: str = ""
+    both_days: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.expression)
-        _zone(self.tz)
+        _check(self.expression, self.both_days)
+        zone_of(self.tz or "UTC")
 
     def __str__(self) -> str:
-        return f"{self.expression} ({self.tz})"
+        return f"{self.expression}{', both days' if self.both_days else ''} ({self.tz or 'zone of the app'})"
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of its wall clock."""
+        return zone_of(self.tz or "UTC")
 
     def next_after(self, moment_ms: int) -> int:
-        zone = _zone(self.tz)
+        zone = self.zone
         wall = datetime.fromtimestamp(moment_ms // 1000, zone).replace(tzinfo=None, fold=0)
         while True:
-            wall = _step(self.expression, wall, forward=True)
+            wall = _step(self.expression, self.both_days, wall, forward=True)
             # In the second pass of a repeated hour the wall times ahead have been: their moments lie behind.
             if (found_ms := _moment_ms(wall, zone)) > moment_ms:
                 return found_ms
 
     def latest_at(self, moment_ms: int) -> int:
-        zone = _zone(self.tz)
+        zone = self.zone
         local = datetime.fromtimestamp(moment_ms // 1000, zone)
         wall = local.replace(tzinfo=None, fold=0) + _SECOND
         if local.fold:  # the first pass went on beyond this wall time
             wall += (_offset(local, fold=0)) - (_offset(local, fold=1))
         while True:
-            wall = _step(self.expression, wall, forward=False)
+            wall = _step(self.expression, self.both_days, wall, forward=False)
             if (found_ms := _moment_ms(wall, zone)) <= moment_ms:
                 return found_ms
 
     def pack(self) -> dict[str, Any]:
-        return {"cron": self.expression, "tz": self.tz}
+        return {"cron": self.expression, "tz": self.tz} | ({"both_days": True} if self.both_days else {})
 
 
 Scheduled: TypeAlias = "Every | Crontab | timedelta | float | int"
@@ -125,7 +147,7 @@ def every(*, seconds: float = 0, minutes: float = 0, hours: float = 0, days: flo
 def crontab(
     expression: str | None = None,
     *,
-    tz: str | ZoneInfo = "UTC",
+    tz: str | ZoneInfo | None = None,
     minute: Any = "*",
     hour: Any = "*",
     day_of_week: Any = "*",
@@ -134,16 +156,22 @@ def crontab(
 ) -> Crontab:
     """A cron schedule: ``crontab("*/5 * * * *", tz="Europe/Paris")``, or its fields by name, as in Celery.
 
-    minute ...  a number, a text, or several numbers
+    tz          a time zone; default: that of the app, its setting `timezone`
+    minute ...  a number, a text, or several numbers. A day of month and a day of week must both fit then, as in Celery;
+                in an expression either is enough, as in cron
     Raises      SettingsError, which names the field that is wrong
     """
-    fields = (minute, hour, day_of_month, month_of_year, day_of_week)
+    fields = [_text(field) for field in (minute, hour, day_of_month, month_of_year, day_of_week)]
+    both_days = False
     if expression is None:
-        expression = " ".join(_text(field) for field in fields)
-    elif any(field != "*" for field in fields):
+        expression = " ".join(fields)
+        both_days = "*" not in (fields[2], fields[4])
+    elif fields != ["*"] * 5:
         raise SettingsError("crontab takes one expression or its fields by name, not both")
-    name = tz.key if isinstance(tz, ZoneInfo) else tz
-    return Crontab(expression if not isinstance(expression, str) else " ".join(expression.split()), name)
+    name = str(tz) if isinstance(tz, ZoneInfo) else "" if tz is None else tz
+    if isinstance(expression, str):
+        expression = _LONG_NAME.sub(r"\1", " ".join(expression.split()))
+    return Crontab(expression, name, both_days)
 
 
 def schedule_of(value: object) -> Every | Crontab:
@@ -154,13 +182,20 @@ def schedule_of(value: object) -> Every | Crontab:
         return Every(round(value.total_seconds() * 1000))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Every(round(value * 1000))
+    if type(value).__module__ == "celery.schedules":
+        raise SettingsError(f"{value!r} is Celery's: import crontab from rsq, it takes the same")
     raise SettingsError(f"a schedule is crontab(...), every(...), a timedelta or a number of seconds, not {value!r}")
+
+
+def in_zone(schedule: Every | Crontab, zone: str) -> Every | Crontab:
+    """The same; one that names no time zone is in this one."""
+    return replace(schedule, tz=zone) if isinstance(schedule, Crontab) and not schedule.tz else schedule
 
 
 def unpack(kept: Mapping[str, Any]) -> Every | Crontab:
     """The inverse of `Schedule.pack`. Raises SettingsError."""
     if "cron" in kept:
-        return Crontab(str(kept["cron"]), str(kept.get("tz", "UTC")))
+        return Crontab(str(kept["cron"]), str(kept.get("tz", "UTC")), bool(kept.get("both_days")))
     return Every(int(kept.get("every_ms", 0)))
 
 
@@ -176,7 +211,7 @@ def _text(field: object) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _check(expression: str) -> None:
+def _check(expression: str, both_days: bool) -> None:
     """Raises SettingsError, which names the field that is wrong."""
     if not isinstance(expression, str):
         raise SettingsError(f"a cron expression is a text such as '*/5 * * * *', not {expression!r}")
@@ -193,16 +228,21 @@ def _check(expression: str) -> None:
         )
     for place, field in enumerate(fields):
         # Alone among stars, so that what is wrong is this one.
+        name, largest, takes = FIELDS[place]
         alone = ["*"] * len(fields)
         alone[place] = field
         try:
             if _DRAWN.search(field):
-                raise CroniterError("H and R are not known here")
+                raise CroniterError("drawn by chance")
+            if any(int(step) > largest for step in re.findall(r"/(\d+)", field)):
+                raise CroniterError("a step over its end")
             croniter.expand(" ".join(alone))
-        except (CroniterError, ValueError, KeyError, IndexError) as error:
-            raise SettingsError(f"{said}: {FIELDS[place]} {field!r} cannot be used ({error})") from None
+        except (CroniterError, ValueError, KeyError, IndexError):
+            raise SettingsError(
+                f"{said}: {name} {field!r} cannot be used; it takes {takes}, and *, ranges, lists and steps of these"
+            ) from None
     try:
-        _step(expression, _LEAP_YEAR, forward=True)
+        _step(expression, both_days, _LEAP_YEAR, forward=True)
     except CroniterBadDateError:
         raise SettingsError(
             f"{said} is never due: its day of month {fields[2]!r} is in no month {fields[3]!r}"
@@ -212,18 +252,18 @@ def _check(expression: str) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _iterator(expression: str) -> croniter:
+def _iterator(expression: str, both_days: bool) -> croniter:
     """Half a millisecond to make, so made once; `_step` winds it to where it is wanted."""
-    return croniter(expression, _LEAP_YEAR)
+    return croniter(expression, _LEAP_YEAR, day_or=not both_days)
 
 
 _winding = threading.Lock()
 
 
-def _step(expression: str, wall: datetime, *, forward: bool) -> datetime:
+def _step(expression: str, both_days: bool, wall: datetime, *, forward: bool) -> datetime:
     """The next wall time of an expression after `wall`, or the one before it. Knows no zone: naive in, naive out."""
     with _winding:
-        iterator = _iterator(expression)
+        iterator = _iterator(expression, both_days)
         iterator.set_current(wall, force=True)
         found: datetime = iterator.get_next(datetime) if forward else iterator.get_prev(datetime)
         return found
@@ -232,21 +272,13 @@ def _step(expression: str, wall: datetime, *, forward: bool) -> datetime:
 # -- the clock on the wall
 
 
-@lru_cache(maxsize=1024)
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (LookupError, ValueError, TypeError, OSError):
-        raise SettingsError(f"there is no time zone {name!r}: take a name such as Europe/Paris") from None
-
-
 def _offset(wall: datetime, *, fold: int) -> timedelta:
     offset = wall.replace(fold=fold).utcoffset()
     assert offset is not None, "a time in a zone has one"
     return offset
 
 
-def _moment_ms(wall: datetime, zone: ZoneInfo) -> int:
+def _moment_ms(wall: datetime, zone: tzinfo) -> int:
     """When the clock of `zone` first shows `wall`; where it never does, the moment at which it jumps over it."""
     local = wall.replace(tzinfo=zone)
     before, after = _offset(local, fold=0), _offset(local, fold=1)

@@ -76,7 +76,7 @@ def _next(each: ScheduleInfo) -> str:
 @click.argument("task")
 @click.argument("arguments", nargs=-1)
 @click.option("--cron", help='Cron expression, such as "*/5 * * * *".')
-@click.option("--tz", help="Time zone of the expression, such as Europe/Paris; default: UTC.")
+@click.option("--tz", help="Time zone of the expression, such as Europe/Paris; default: the setting timezone.")
 @click.option("--every", metavar="DURATION", help="Interval in place of --cron: 30, 30s, 5m, 2h, 1d or 1w.")
 @click.option("-Q", "--queue", help="Queue; default: the task's.")
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
@@ -188,7 +188,7 @@ def _when(cron: str | None, tz: str | None, every: str | None) -> Scheduled:
     if (cron is None) == (every is None):
         raise SettingsError("give one of --cron and --every")
     if cron is not None:
-        return crontab(cron, tz=tz or "UTC")
+        return crontab(cron, tz=tz)
     if tz is not None:
         raise SettingsError("--tz goes with --cron: an interval is the same everywhere")
     assert every is not None

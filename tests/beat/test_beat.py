@@ -254,6 +254,18 @@ def test_expires_counts_from_the_moment_it_is_fired(app: App) -> None:
     assert there.message("id", 1_000_000).meta == {"expires": 1_060_000}
 
 
+def test_a_crontab_without_a_zone_is_in_that_of_the_app(make_app: MakeApp) -> None:
+    app = make_app(a={"schedule": crontab("0 12 * * *")}, b={"schedule": crontab("0 12 * * *", tz="Asia/Tokyo")})
+    app.configure(timezone="Europe/Paris")
+    started(app)
+    app.schedules.add("mine", crontab("0 12 * * *"), "note", ("x",))
+    assert [each.schedule for each in app.schedules] == [
+        "0 12 * * * (Europe/Paris)",
+        "0 12 * * * (Asia/Tokyo)",
+        "0 12 * * * (Europe/Paris)",
+    ]
+
+
 def test_the_youngest_beat() -> None:
     beats = ["9 ff host-1 shop", "10 aa host-2 shop", "11 aa host-3 my bank"]
     assert youngest(beats, "shop") == "10 aa host-2 shop"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rsq import App, crontab, every
 from rsq.beat.due import MISSED_MS, due_slots
 from rsq.beat.entry import Entry, entry_of, slot_id
-from rsq.beat.schedules import Crontab, Every, schedule_of, unpack
+from rsq.beat.schedules import Crontab, Every, in_zone, schedule_of, unpack
 from rsq.errors import SettingsError
 from rsq.message import check_id
 
@@ -30,8 +30,8 @@ def ms(text: str, tz: str = "UTC") -> int:
 
 def slots(schedule: Crontab, after: str, number: int) -> list[str]:
     """The slots after a wall time, as the clock of the schedule's zone shows them."""
-    zone = ZoneInfo(schedule.tz)
-    found, moment_ms = [], ms(after, schedule.tz)
+    zone = ZoneInfo(schedule.tz or "UTC")
+    found, moment_ms = [], ms(after, schedule.tz or "UTC")
     for _ in range(number):
         moment_ms = schedule.next_after(moment_ms)
         found.append(datetime.fromtimestamp(moment_ms / 1000, zone).strftime("%Y-%m-%dT%H:%M:%S%z"))
@@ -84,6 +84,9 @@ def test_times_of_the_day(expression: str, after: str, expected: list[str]) -> N
         ("0 0 * * L5", ["2026-01-30", "2026-02-27", "2026-03-27"]),
         ("0 0 1 jan,mar *", ["2026-03-01", "2027-01-01", "2027-03-01"]),
         ("0 0 * * mon-tue", ["2026-01-05", "2026-01-06", "2026-01-12"]),
+        ("0 0 * * Monday-tuesday", ["2026-01-05", "2026-01-06", "2026-01-12"]),
+        ("0 0 1 january,march *", ["2026-03-01", "2027-01-01", "2027-03-01"]),
+        ("0 0 1-7 * mon", ["2026-01-02", "2026-01-03", "2026-01-04"]),
         ("0 0 29 2 *", ["2028-02-29", "2032-02-29", "2036-02-29"]),
         ("@daily", ["2026-01-02", "2026-01-03", "2026-01-04"]),
     ],
@@ -103,6 +106,9 @@ def test_days(expression: str, expected: list[str]) -> None:
         ("* * * * 5#9", "day of week '5#9'"),
         ("* * * * * 60", "second '60'"),
         ("*/0 * * * *", "minute '*/0'"),
+        ("*/70 * * * *", "minute '*/70'"),
+        ("0 5-2/x * * *", "hour '5-2/x'"),
+        ("0 0 5L * *", "day of month '5L'"),
         ("1,,2 * * * *", "minute '1,,2'"),
         ("R * * * *", "minute 'R'"),
         ("H(0-9) * * * *", "minute 'H(0-9)'"),
@@ -119,6 +125,11 @@ def test_a_wrong_expression_is_refused_with_its_field(expression: str, field: st
     assert field in str(caught.value)
 
 
+def test_it_says_what_the_field_takes() -> None:
+    with pytest.raises(SettingsError, match=r"minute '61' cannot be used; it takes 0 to 59, and \*, ranges, lists"):
+        crontab("61 * * * *")
+
+
 def test_a_wrong_zone() -> None:
     with pytest.raises(SettingsError, match="Europe/Atlantis"):
         crontab("@daily", tz="Europe/Atlantis")
@@ -127,8 +138,31 @@ def test_a_wrong_zone() -> None:
 def test_fields_by_name_as_in_celery() -> None:
     assert crontab(minute=0, hour="*/3", day_of_week="mon, fri") == Crontab("0 */3 * * mon,fri")
     assert crontab(minute=[0, 30], day_of_month=1, month_of_year=2) == Crontab("0,30 * 1 2 *")
+    assert crontab(minute=0, hour=0, day_of_week="sunday") == Crontab("0 0 * * sun")
     with pytest.raises(SettingsError):
         crontab("* * * * *", minute=1)
+
+
+def test_by_name_both_days_must_fit_as_in_celery() -> None:
+    first_monday = crontab(minute=0, hour=0, day_of_month="1-7", day_of_week="mon")
+    assert [slot[:10] for slot in slots(first_monday, "2026-01-01T00:00:00", 3)] == [
+        "2026-01-05",
+        "2026-02-02",
+        "2026-03-02",
+    ]
+    assert "both days" in str(first_monday)
+    assert first_monday != crontab("0 0 1-7 * mon")
+    with pytest.raises(SettingsError, match="is never due"):
+        crontab(day_of_month=31, month_of_year=2, day_of_week=1)
+
+
+def test_without_a_zone_it_is_in_that_of_the_app() -> None:
+    noon = in_zone(crontab("0 12 * * *"), "Europe/Paris")
+    assert noon == crontab("0 12 * * *", tz="Europe/Paris")
+    assert noon.next_after(ms("2026-01-01T00:00:00")) == ms("2026-01-01T11:00:00")
+    elsewhere = crontab("0 12 * * *", tz="UTC")
+    assert in_zone(elsewhere, "Europe/Paris") is elsewhere
+    assert in_zone(every(seconds=5), "Europe/Paris") == every(seconds=5)
 
 
 # -- the clock is put forward and back
@@ -216,7 +250,17 @@ def test_in_the_second_pass_the_latest_slot_is_of_the_first() -> None:
 
 
 expressions = st.sampled_from(
-    ["*/7 * * * *", "30 2 * * *", "15,45 1-3 * * *", "0 0 L * *", "0 */5 * * sun", "59 23 * * *", "5 2 * 3,4,10,11 *"]
+    [
+        "*/7 * * * *",
+        "30 2 * * *",
+        "15,45 1-3 * * *",
+        "0 0 L * *",
+        "0 */5 * * sun",
+        "59 23 * * *",
+        "5 2 * 3,4,10,11 *",
+        "30 2 20-31 * sun",
+        "0 0 1-7 * tue#1",
+    ]
 )
 zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"])
 near_a_jump = st.one_of(
@@ -226,9 +270,9 @@ near_a_jump = st.one_of(
 )
 
 
-@given(expressions, zones, near_a_jump)
-def test_both_directions_give_the_same_slots(expression: str, tz: str, moment_ms: int) -> None:
-    schedule = crontab(expression, tz=tz)
+@given(expressions, st.booleans(), zones, near_a_jump)
+def test_both_directions_give_the_same_slots(expression: str, both_days: bool, tz: str, moment_ms: int) -> None:
+    schedule = Crontab(expression, tz, both_days)
     row = [schedule.latest_at(moment_ms)]
     while len(row) < 5:
         row.append(schedule.next_after(row[-1]))
@@ -248,7 +292,10 @@ def test_both_directions_of_an_interval(interval_ms: int, moment_ms: int) -> Non
     assert latest <= moment_ms < following == latest + interval_ms
 
 
-@pytest.mark.parametrize("schedule", [every(seconds=5), crontab("*/5 * * * *", tz="Europe/Paris")])
+@pytest.mark.parametrize(
+    "schedule",
+    [every(seconds=5), crontab("*/5 * * * *", tz="Europe/Paris"), crontab(day_of_month="1-7", day_of_week=1)],
+)
 def test_a_schedule_survives_its_packing(schedule: Every | Crontab) -> None:
     assert unpack(schedule.pack()) == schedule
 
@@ -327,6 +374,7 @@ def test_the_shape_of_celery() -> None:
         ({"task": "t", "schedule": 5, "options": {"que": "x"}}, "no option of a call is named 'que'"),
         ({"task": "t", "schedule": 5, "options": {"priority": 11}}, "priority"),
         ({"task": "t", "schedule": 5, "options": {"task_id": "x"}}, "task_id is for one call"),
+        ({"task": "t", "schedule": 5, "options": {"expires": datetime(2030, 1, 1)}}, "expires takes seconds here"),
         ({"task": "t", "schedule": 5, "catchup": "some"}, "catchup takes"),
         ({"task": "t", "schedule": 5, "catchup_limit": 0}, "catchup_limit takes"),
         ({"task": "", "schedule": 5}, "task takes"),
