@@ -115,8 +115,7 @@ class Record:
     meta           as in a message
     expires_ms     a call that has not started so long after its slot was fired is dropped; None = never
     delay_ms       each call waits so long after its slot
-    dedupe_key     '' = none
-    dedupe_until   what ends its marker before its time: "done" or "started", of the call; "ttl" = nothing
+    dedupe_key     '' = none; this and what follows of duplicates as in a Placement
     since_ms       slots up to this moment are not fired
     paused         no slots are fired
     removed        it is on its way out: only `before` is to be done
@@ -138,6 +137,8 @@ class Record:
     max_length: int
     dedupe_key: str
     dedupe_ttl_ms: int
+    dedupe_until: str
+    replaces: bool
     catchup: str
     catchup_limit: int
     since_ms: int
@@ -146,7 +147,6 @@ class Record:
     before: tuple[str, ...] = ()
     due_ms: int | None = None
     generation: int = 0
-    dedupe_until: str = "ttl"
 
     @property
     def pending(self) -> bool:
@@ -175,6 +175,7 @@ class Record:
             dedupe_key=self.dedupe_key,
             dedupe_ttl_ms=self.dedupe_ttl_ms,
             dedupe_until=self.dedupe_until,
+            replaces=self.replaces,
         )
 
     def fire_call(self, namespace: str, slot_ms: int, now_ms: int) -> ScriptCall:
@@ -183,7 +184,8 @@ class Record:
         arguments = (
             *(self.name, self.generation, self.since_ms, slot_ms),
             *(message.id, message.task, message.body, pack_meta(message.meta), message.priority),
-            *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms, ends_of(self.dedupe_until)),
+            *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms),
+            *(ends_of(self.dedupe_until), int(self.replaces)),
         )
         return scripts.FIRE, QueueKeys(namespace, self.queue).tag, arguments
 
@@ -231,10 +233,11 @@ def record_of(app: App, entry: Entry, origin: str, now_ms: int) -> Record:
         max_length=placement.max_length,
         dedupe_key=placement.dedupe_key,
         dedupe_ttl_ms=placement.dedupe_ttl_ms,
+        dedupe_until=placement.dedupe_until,
+        replaces=placement.replaces,
         catchup=entry.catchup,
         catchup_limit=entry.catchup_limit,
         since_ms=now_ms,
-        dedupe_until=placement.dedupe_until,
     )
 
 

@@ -11,7 +11,6 @@ from rsq import App
 from rsq.beat.entry import Record, slot_id
 from rsq.beat.store import LastRun, Store
 from rsq.broker import scripts
-from rsq.broker.inspect import purge
 from rsq.errors import DecodeError
 from tests.beat.conftest import SECOND_MS, MakeApp, calls, record, written
 
@@ -96,16 +95,26 @@ def test_a_full_queue_and_a_taken_key_pass_a_slot_over(app: App, store: Store) -
     assert calls(app, "other") == [f"keyed:{first}"]
 
 
-def test_a_key_that_ends_with_its_call_is_held_for_it(app: App, store: Store) -> None:
-    kept = written(store, record(app, dedupe_key="k", dedupe_until="done"))
-    assert kept.dedupe_until == "done"
-    assert verdicts(store, app, (kept, slot_of(app, 2)), (kept, slot_of(app, 1))) == ["fired", "duplicate"]
-    assert store.read("s") == kept, "it is kept on the server, too"
-    (task_id,) = calls(app)
-    with app.client.link() as link:
-        assert link.call("HKEYS", f"{app.client.queue(None).keys.tag}:held") == [task_id.encode()]
-        assert purge(link, app.client.queue(None)) == 1
-    assert verdicts(store, app, (kept, slot_of(app))) == ["fired"]
+def test_a_key_that_is_kept_until_the_call_is_done_passes_over_no_more_than_that(app: App, url: str) -> None:
+    """A schedule whose calls must not overlap: without a release it would rest for a day after its first one."""
+    with app.testing.isolated(url):
+        store = Store(app.client)
+        kept = written(store, record(app, dedupe_key="one", dedupe_until="done"))
+        first = slot_of(app, 3)
+        assert verdicts(store, app, (kept, first), (kept, first + SECOND_MS)) == ["fired", "duplicate"]
+        with app.testing.worker():
+            assert app.AsyncResult(slot_id("s", first), "default").get(timeout=30) == "s"
+        assert verdicts(store, app, (kept, first + 2 * SECOND_MS)) == ["fired"]
+
+
+def test_a_trigger_keeps_the_key_as_a_slot_does(app: App, url: str) -> None:
+    with app.testing.isolated(url):
+        app.schedules.add("mine", 3600, "note", ("x",), dedupe_key="one", dedupe_until="done")
+        sent = app.schedules.trigger("mine")
+        assert app.schedules.trigger("mine").id == sent.id
+        with app.testing.worker():
+            assert sent.get(timeout=30) == "x"
+        assert app.schedules.trigger("mine").id != sent.id
 
 
 def test_it_wakes_a_worker_that_blocks(app: App, store: Store) -> None:

@@ -9,11 +9,6 @@ end
 
 local function keep(id, held) redis.call('HSET', HELD, id, cmsgpack.pack(held)) end
 
--- A new call with a dedupe key: kept where the marker ends with it, or where others may replace its arguments.
-local function holds_key(id, key, ends, replaceable)
-  if ends ~= '' or replaceable then keep(id, { key = key, ends = ends }) end
-end
-
 local function slots_of(slot) return T .. ':slots:' .. slot end
 
 local function parked_for(slot) return T .. ':parked:' .. slot end
@@ -45,6 +40,12 @@ local function unpark(id, slot) return redis.call('ZREM', parked_for(slot), id) 
 
 local function free_slot(id, slot, now)
   if slot and redis.call('HDEL', slots_of(slot), id) == 1 then call_next(slot, now) end
+end
+
+-- From now on a call with this key is a duplicate of this one.
+local function mark(key, id, ttl_ms, ends, replace)
+  redis.call('SET', T .. ':dedupe:key:' .. key, id, 'PX', ttl_ms)
+  if ends ~= '' or replace then keep(id, { key = key, ends = ends }) end
 end
 
 -- A dedupe marker that lives only until the call begins or ends; a later call with the key may have set it anew.

@@ -73,10 +73,7 @@ if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
 
-if dedupe_key ~= '' then
-  redis.call('SET', key_marker, id, 'PX', marker_ttl_ms)
-  holds_key(id, dedupe_key, ends, replace)
-end
+if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace) end
 if unique then
   redis.call('SET', id_marker, id, 'PX', marker_ttl_ms)
   -- The marker of an earlier call with this id is gone; its result is not an answer to this one.

@@ -2,7 +2,7 @@
 -- KEYS  T
 -- ARGV  schedule, generation (of its definition), since_ms (earlier slots are not fired), slot_ms,
 --       id, task, body, meta, priority, delay_ms, max_length (0 = no bound), dedupe_key ('' = none), marker_ttl_ms,
---       ends (what ends the marker: '' = its ttl, 'done' or 'started' = the call)
+--       ends, replace (1 = it may be given newer arguments by a duplicate), both as in enqueue
 -- out   'fired', id | 'done', last slot fired | 'stale', generation of a newer definition | 'early', ms to wait
 --       | 'duplicate', id that won | 'full', messages held | 'paused', id (the queue refuses calls); with these three the
 --       slot is passed over: it counts as fired
@@ -14,7 +14,7 @@ local fired = T .. ':fired:' .. ARGV[1]
 local generation, last, slot = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local id, task, body, meta, priority = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local delay_ms, max_length, dedupe_key, marker_ttl_ms = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12], ARGV[13]
-local ends = ARGV[14]
+local ends, replace = ARGV[14], ARGV[15] == '1'
 local key_marker = T .. ':dedupe:key:' .. dedupe_key
 local now = now_ms()
 
@@ -33,9 +33,6 @@ if winner then return { 'duplicate', winner } end
 if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
-if dedupe_key ~= '' then
-  redis.call('SET', key_marker, id, 'PX', marker_ttl_ms)
-  holds_key(id, dedupe_key, ends, false)
-end
+if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace) end
 place(now, slot + delay_ms, priority, id, task, body, meta)
 return { 'fired', id }
