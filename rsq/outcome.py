@@ -61,7 +61,7 @@ class Buried:
 
 @dataclass(slots=True)
 class Released:
-    """Handed back as if it had never been fetched."""
+    """Handed back as if it had never been fetched. One that was acknowledged early cannot be: nothing becomes of it."""
 
     delivery: Delivery
 

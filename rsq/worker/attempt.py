@@ -15,7 +15,7 @@ from rsq.broker.queue import Begin, Rules
 from rsq.clock import ServerClock
 from rsq.errors import DecodeError, TaskRevoked, UnknownTask
 from rsq.message import Delivery
-from rsq.outcome import RESULT_ERRORS, Completed, Retried, Verdict, pack_failure, pack_success, revoked
+from rsq.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.request import current
 from rsq.retry import after_crashes, bury, decide
 from rsq.settings import Settings
@@ -203,6 +203,10 @@ class Attempts:
         verdict: Verdict
         if delivery.revoked:
             verdict = revoked(delivery)
+        elif delivery.lease_lost:
+            # It was told to stop, so it has not failed. The lease may be lost on another queue alone, and this outcome
+            # be accepted: so it counts no attempt, and what was acknowledged early does not begin again.
+            verdict = Released(delivery)
         elif isinstance(error, TypeError) and not _fits(task, args, kwargs):
             verdict = self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
         else:

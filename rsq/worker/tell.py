@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Retried, Verdict
+from rsq.outcome import Buried, Completed, Released, Retried, Verdict
 from rsq.remote import decode_error
 from rsq.request import Request
 from rsq.signals import task_failure, task_postrun, task_retry, task_revoked, task_success
@@ -30,6 +30,8 @@ def ended(
     if isinstance(verdict, Retried):
         state = State.RETRY.value
         task_retry.send(task, request=Request(delivery), reason=outcome)
+    elif isinstance(verdict, Released):
+        state = State.RETRY.value  # by whoever has it now; this run was none
     elif isinstance(verdict, Buried):
         state = State.FAILURE.value
         # What was returned may be what could not be kept.

@@ -61,6 +61,12 @@ def gate(path: str, word: str = "gate") -> str:
     return word
 
 
+@app.task(acks_late=False)
+def once_gate(path: str) -> str:
+    """The same, acknowledged early."""
+    return str(gate.run(path, "once_gate"))
+
+
 @app.task
 async def agate(path: str) -> str:
     """The same as a coroutine."""

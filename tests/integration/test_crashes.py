@@ -174,6 +174,28 @@ def test_a_frozen_worker_is_fenced_and_its_body_told(
     assert consumers(redis, app) == []
 
 
+@pytest.mark.parametrize("task", [tasks.gate, tasks.once_gate], ids=lambda task: task.__name__)
+def test_a_lease_lost_on_one_queue_counts_no_attempt_on_another(
+    app: App, start_worker: StartWorker, journal: Journal, tmp_path: Path, redis: Any, task: Any
+) -> None:
+    worker = start_worker("-Q", "default,single", concurrency=1, lease=2)
+    name = task.__name__
+    handle = task.delay(str(tmp_path / "open"))
+    wait_until(lambda: journal.count(f"began {name}") == 1, what="the body to begin")
+    redis.delete(app.client.queue("single").keys.consumers)
+    wait_until(lambda: journal.count(f"interrupted {name}") == 1, 20, "the body to be told")
+    wait_until(lambda: "going on as" in worker.log(), 20, "the child to take a new name")
+    (tmp_path / "open").touch()
+    if task is tasks.gate:
+        assert handle.get(timeout=20) == name
+    assert tasks.add.delay(1, 1).get(timeout=20) == 2
+    wait_until(lambda: settled(app), 20, "all to be settled")
+    assert journal.count(f"began {name}") == (2 if task is tasks.gate else 1)
+    counters = totals(app).counters
+    assert (counters["succeeded"], counters.get("retried", 0)) == (2 if task is tasks.gate else 1, 0)
+    assert worker.stop() == 0
+
+
 def test_a_body_that_holds_the_gil_keeps_its_lease(app: App, start_worker: StartWorker, journal: Journal) -> None:
     start_worker(concurrency=1, lease=1)
     start_worker(concurrency=1, lease=1)
