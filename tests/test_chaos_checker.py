@@ -6,19 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import (
-    EVERYBODY,
-    SLOW_S,
-    History,
-    Outcome,
-    Sample,
-    ServerState,
-    check,
-    history_of,
-    percentile,
-    recoveries,
-)
+from tests.chaos.checker import SLOW_S, check
+from tests.chaos.history import EVERYBODY, History, Outcome, ServerState, history_of, tick_serial
 from tests.chaos.journal import Journal, Record, read
+from tests.chaos.recovery import Sample, percentile, recoveries
 
 LEASES = ("w1.0", "w1.1", "w2.0")
 
@@ -481,6 +472,198 @@ def test_a_call_that_waited_too_long_for_another_worker(story: Story) -> None:
 def test_what_the_driver_saw_itself(story: Story) -> None:
     story.add("problem", 5.0, text="a worker ended by itself")
     assert story.found() == ["problem"]
+
+
+# -- revoked
+
+
+def take_back(story: Story, answer: str | None, *, at: float = 30.0, terminate: bool = False) -> None:
+    story.accept(9, "x", "revocable", at=20.0)
+    story.add("revoked", at, until=at + 0.1, id="x", terminate=terminate, answer=answer)
+
+
+def end_revoked(story: Story) -> None:
+    story.state.results["x"] = Outcome("REVOKED", "revoked")
+    story.state.published["x"] = ["REVOKED"]
+    story.count("revoked")
+
+
+@pytest.mark.parametrize("answer", ["revoked", "marked", "done", None])
+def test_a_revoked_call_that_never_began_is_clean(story: Story, answer: str | None) -> None:
+    take_back(story, answer)
+    end_revoked(story)
+    assert story.found() == []
+
+
+def test_a_revoked_call_may_have_run_before(story: Story) -> None:
+    take_back(story, "revoked")
+    story.start(9, "x", 25.0, kind="revocable", entry="9-9")
+    story.finish("x", 25.1, how="raised")
+    end_revoked(story)
+    story.count("retried")
+    assert story.found() == []
+
+
+def test_a_revoked_call_without_an_outcome_is_lost(story: Story) -> None:
+    take_back(story, "marked")
+    assert story.found() == ["lost"]
+
+
+@pytest.mark.parametrize("answer", ["revoked", "done"])
+def test_a_call_that_began_after_it_had_ended(story: Story, answer: str) -> None:
+    take_back(story, answer)
+    story.start(9, "x", 30.2, kind="revocable", entry="9-9")
+    end_revoked(story)
+    assert story.found() == ["revoked"]
+
+
+def test_one_that_woke_up_fenced_may_begin_then(story: Story) -> None:
+    take_back(story, "revoked")
+    story.start(9, "x", 30.2, kind="revocable", entry="9-9", leases=("w2.0",))
+    end_revoked(story)
+    assert story.found() == []
+
+
+def test_a_revoked_call_with_another_outcome(story: Story) -> None:
+    take_back(story, "revoked")
+    story.start(9, "x", 30.0, kind="revocable", entry="9-9")
+    story.finish("x", 30.1)
+    story.succeed("x", 9, "w1.0")
+    assert story.found() == ["revoked"]
+
+
+def test_two_outcomes_of_a_revoked_call(story: Story) -> None:
+    take_back(story, "revoked")
+    end_revoked(story)
+    story.state.published["x"].append("REVOKED")
+    story.count("revoked")
+    assert story.found() == ["double"]
+    assert len(check(story.history, story.state)) == 2
+
+
+def test_a_call_is_revoked_that_nobody_revoked(story: Story) -> None:
+    story.accept(9, "x", "revocable", at=20.0)
+    end_revoked(story)
+    assert story.found() == ["wrong"]
+
+
+@pytest.mark.parametrize(
+    ("at", "entry_ms", "found"), [(30.9, 29_000, []), (30.9, 30_500, ["revoked"]), (36.0, 29_000, ["revoked"])]
+)
+def test_a_marked_call_may_begin_only_where_it_was_fetched_before(
+    story: Story, at: float, entry_ms: int, found: list[str]
+) -> None:
+    story.add("ticked", 50.0, kind="tick", now_ms=50_000, since=50_000, until=49_000)
+    take_back(story, "marked")
+    story.start(9, "x", at, kind="revocable", entry=f"default/0/{entry_ms}-0")
+    story.finish("x", at + 0.1)
+    story.succeed("x", 9, "w1.0")
+    assert story.found() == found
+
+
+def test_a_machine_that_stood_still_explains_a_late_start(story: Story) -> None:
+    take_back(story, "marked")
+    story.strike("stall", 31.0, 35.0, workers=(EVERYBODY,))
+    story.start(9, "x", 36.0, kind="revocable", entry="9-9")
+    story.finish("x", 36.1)
+    story.succeed("x", 9, "w1.0")
+    assert story.found() == []
+
+
+@pytest.mark.parametrize(
+    ("terminate", "ended", "cut", "found"),
+    [
+        (True, 31.0, False, []),
+        (True, 37.0, False, ["revoked"]),
+        (True, 37.0, True, []),
+        (False, 37.0, False, []),
+    ],
+)
+def test_a_body_that_is_not_interrupted(
+    story: Story, terminate: bool, ended: float, cut: bool, found: list[str]
+) -> None:
+    take_back(story, "marked", terminate=terminate)
+    story.start(9, "x", 29.0, kind="revocable", entry="9-9")
+    story.finish("x", ended)
+    story.succeed("x", 9, "w1.0")
+    if cut:
+        story.strike("partition", 30.0, 33.0)
+    assert story.found() == found
+
+
+def test_a_caller_who_does_not_hear_that_it_was_revoked(story: Story) -> None:
+    take_back(story, "revoked")
+    end_revoked(story)
+    story.add("waited", 29.0, id="x", until=44.0, heard=False)
+    assert story.found() == ["deaf"]
+
+
+def test_a_mark_that_outlives_its_call(story: Story) -> None:
+    take_back(story, "marked")
+    end_revoked(story)
+    story.state.left.marks.append("x in {rsq:default}:revoked")
+    assert story.found() == ["leak"]
+
+
+# -- slots of schedules
+
+
+def tick(story: Story, second: int, kind: str = "tick", at: float | None = None, pid: int = 11) -> str:
+    task_id = f"{kind}:{second}000"
+    serial, at = tick_serial(task_id), second + 0.1 if at is None else at
+    story.start(serial, task_id, at, kind=kind, entry=f"{int(at * 1000)}-0", pid=pid)
+    story.finish(task_id, at + 0.05, pid)
+    return task_id
+
+
+def ticking(story: Story, kind: str, *seconds: int, until: int = 105) -> None:
+    for second in seconds:
+        task_id = tick(story, second, kind)
+        story.succeed(task_id, tick_serial(task_id), "w1.0")
+    story.add("ticked", 200.0, kind=kind, now_ms=200_000, since=101_000, until=until * 1000)
+
+
+@pytest.mark.parametrize("kind", ["tick", "tock"])
+def test_each_slot_once_is_clean(story: Story, kind: str) -> None:
+    ticking(story, kind, 100, 101, 102, 103, 104, 105)
+    assert story.found() == []
+
+
+def test_a_slot_that_was_passed_over(story: Story) -> None:
+    ticking(story, "tick", 101, 102, 104, 105)
+    assert story.found() == ["skipped"]
+
+
+def test_the_last_slot_that_was_passed_over(story: Story) -> None:
+    ticking(story, "tick", 101, 102, 103, 104)
+    assert story.found() == ["skipped"]
+
+
+def test_slots_that_were_missed_while_nothing_beat(story: Story) -> None:
+    ticking(story, "tick", 101, 102, 115, until=115)
+    # The last that were missed were less than ten seconds late.
+    seconds = [int(violation.text.split()[1]) for violation in check(story.history, story.state)]
+    assert sorted(seconds) == [*range(106, 115)]
+
+
+def test_a_slot_that_had_to_be_caught_up_with_is_lost(story: Story) -> None:
+    ticking(story, "tock", 101, 102, 115, until=115)
+    violations = check(story.history, story.state)
+    assert [violation.kind for violation in violations] == ["lost"] * 12
+
+
+@pytest.mark.parametrize("kind", ["tick", "tock"])
+def test_a_slot_that_was_fired_twice(story: Story, kind: str) -> None:
+    ticking(story, kind, 101, 102, 103, 104, 105)
+    tick(story, 103, kind, at=103.3, pid=21)
+    story.state.published[f"{kind}:103000"].append("SUCCESS")
+    story.count("succeeded")
+    assert story.found() == ["double"]
+
+
+def test_a_slot_that_nobody_fired(story: Story) -> None:
+    ticking(story, "tick", 101, 102, 103, 104, 105, 106)
+    assert story.found() == ["phantom"]
 
 
 # -- recovery

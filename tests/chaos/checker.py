@@ -23,20 +23,34 @@ What is not
     phantom    A body ran for a call that nobody sent.
     leak       Something that finished work left on the server, or a process that outlived its worker.
     deaf       A caller gave up waiting for a result that had been there for long.
+    revoked    A call began after it was revoked: after the answer that it had ended, or, where it was marked, from an
+               entry that is younger than the mark, or HEARD_S later. One that was revoked has another outcome. A body
+               that was to be interrupted went on for HEARD_S.
+    skipped    A slot of a schedule never became a call, though a beat was at work before it counted as missed. (One
+               that was fired twice is a call that ran twice: a double.)
     slow       With nothing else going wrong, a call of a struck worker began elsewhere only after SLOW_S.
     problem    What the driver saw with its own eyes: a worker that ended by itself, an exit code, a drain that hangs.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from tests.chaos.journal import Record
+from tests.chaos.history import (
+    EARLY,
+    FAILS,
+    KEEPS_RESULT,
+    REVOCABLE,
+    Call,
+    Fault,
+    History,
+    Revocation,
+    Run,
+    ServerState,
+)
+from tests.chaos.recovery import recoveries
 
 SLOW_S = 15.0
 """An entry that is pending with no live consumer for longer than this breaks the design."""
@@ -44,157 +58,17 @@ SLOW_S = 15.0
 AFTERMATH_S = 5.0
 """So long after its end a fault may still be the reason why an entry is begun again."""
 
-CALM_S = 1.0
-"""So long after its end a fault does not disturb the recovery from the next one any more."""
-
 DEAF_S = 5.0
 """A waiting caller must hear of a result within this time after it was made, faults of its connection included."""
 
-KEEPS_RESULT = frozenset({"plain", "bulk", "recovers", "fails", "once"})
-EARLY = frozenset({"once", "once_quiet"})
-FAILS = frozenset({"fails"})
+HEARD_S = 5.0
+"""By then every worker has heard of a mark, or has lost its lease."""
 
-EVERYBODY = -1
-"""In the `workers` of a fault: it strikes all."""
+SKEW_S = 0.05
+"""How well the moments of the journal are known on the server's clock."""
 
-
-@dataclass
-class Call:
-    """A call that was sent. `id` is None as long as its producer does not know whether it arrived."""
-
-    serial: int
-    kind: str
-    at: float
-    id: str | None = None
-    queue: str = ""
-
-
-@dataclass
-class Run:
-    """One run of a body. `ended` is None where it was cut off; `leases` None where the server did not answer."""
-
-    id: str
-    serial: int
-    kind: str
-    attempt: int
-    entry: str
-    consumer: str
-    pid: int
-    worker: int
-    started: float
-    leases: frozenset[str] | None
-    ended: float | None = None
-    how: str = ""
-
-    @property
-    def fenced(self) -> bool:
-        """Whether its own lease was known to be lost when it began."""
-        return self.leases is not None and self.consumer not in self.leases
-
-    def open_at(self, moment: float) -> bool:
-        return self.started <= moment and (self.ended is None or self.ended > moment)
-
-    def __str__(self) -> str:
-        return f"{self.consumer} (pid {self.pid}, attempt {self.attempt}, entry {self.entry or 'taken'})"
-
-
-@dataclass
-class Fault:
-    """What struck. `until` is its end: the thaw, the healed network, the answering server."""
-
-    number: int
-    kind: str
-    at: float
-    until: float
-    workers: frozenset[int]
-    pids: frozenset[int]
-    held: frozenset[str] = frozenset()
-
-    def touches(self, run: Run) -> bool:
-        """Whether it struck the process of this run, its supervisor, or everybody."""
-        if EVERYBODY in self.workers:
-            return True
-        return run.pid in self.pids if self.pids else run.worker in self.workers
-
-
-@dataclass
-class Wait:
-    """A caller that waited for a result."""
-
-    id: str
-    since: float
-    until: float
-    heard: bool
-
-
-@dataclass
-class History:
-    """A journal, put in order."""
-
-    calls: dict[int, Call] = field(default_factory=dict)
-    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    faults: list[Fault] = field(default_factory=list)
-    waits: list[Wait] = field(default_factory=list)
-    doubles: list[tuple[int, str, str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def all_runs(self) -> Iterator[Run]:
-        for runs in self.runs.values():
-            yield from runs
-
-
-@dataclass
-class Outcome:
-    """A result as it lies on the server, with the consumer whose run it came from."""
-
-    state: str
-    value: Any = None
-    consumer: str = ""
-
-
-@dataclass
-class Leftovers:
-    """What the server of a drained, stopped system still holds; each a text that tells where, and all must be empty.
-
-    entries     in streams, task id -> where
-    delayed     in the zset or the hash of messages, task id -> where
-    pending     in a group's pending list
-    consumers   in a group
-    leases, orphans, crashes   entries of these keys
-    for_ever    keys without a TTL that should have one, and ids that only half of a queue's keys know
-    processes   of workers that have ended
-    """
-
-    entries: dict[str, str] = field(default_factory=dict)
-    delayed: dict[str, str] = field(default_factory=dict)
-    pending: list[str] = field(default_factory=list)
-    consumers: list[str] = field(default_factory=list)
-    leases: list[str] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
-    crashes: list[str] = field(default_factory=list)
-    for_ever: list[str] = field(default_factory=list)
-    processes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class ServerState:
-    """The server after the run, and what it published meanwhile.
-
-    counters   T:stats, by queue
-    results    by task id
-    dead       task ids of the dead letters, by queue, as often as they stand there
-    taken      task ids whose token of an early acknowledgement is still there
-    published  states of the final results that were published, by task id
-    gaps       how often the subscription broke: what was published then was missed
-    """
-
-    counters: dict[str, dict[str, int]] = field(default_factory=dict)
-    results: dict[str, Outcome] = field(default_factory=dict)
-    dead: dict[str, list[str]] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-    published: dict[str, list[str]] = field(default_factory=dict)
-    gaps: int = 0
-    left: Leftovers = field(default_factory=Leftovers)
+MISSED_S = 9.5
+"""A slot that is up to ten seconds late must be fired by whatever beat runs."""
 
 
 @dataclass(frozen=True)
@@ -204,77 +78,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """How long it took from fault `number` until a call went on elsewhere. `alone`: nothing else was wrong then."""
-
-    number: int
-    kind: str
-    seconds: float
-    alone: bool
-
-
-# -- from records to history
-
-
-def history_of(records: Iterable[Record]) -> History:
-    """Put a journal in order. Records come by time."""
-    history = History()
-    running: dict[int, Run] = {}
-    open_faults: dict[int, Fault] = {}
-    for record in records:
-        what, at, pid = record["what"], float(record["at"]), int(record["pid"])
-        if what == "sent":
-            for serial in record["serials"]:
-                history.calls[serial] = Call(serial, record["kind"], at)
-        elif what == "accepted":
-            call = history.calls[record["serial"]]
-            if call.id is not None and call.id != record["id"]:
-                history.doubles.append((call.serial, call.id, record["id"]))
-            call.id, call.queue = record["id"], record["queue"]
-        elif what == "started":
-            seen = record["leases"]
-            run = running[pid] = Run(
-                id=record["id"],
-                serial=record["serial"],
-                kind=record["kind"],
-                attempt=record["attempt"],
-                entry=record["entry"],
-                consumer=record["consumer"],
-                pid=pid,
-                worker=record["worker"],
-                started=at,
-                leases=None if seen is None else frozenset(seen),
-            )
-            history.runs[run.id].append(run)
-        elif what == "finished":
-            ending = running.get(pid)
-            if ending is not None and ending.id == record["id"] and not ending.how:
-                ending.ended, ending.how = at, record["how"]
-        elif what == "waited":
-            history.waits.append(Wait(record["id"], at, record["until"], record["heard"]))
-        elif what == "fault":
-            fault = Fault(
-                record["number"],
-                record["kind"],
-                at,
-                math.inf,
-                frozenset(record["workers"]),
-                frozenset(record["pids"]),
-                frozenset(record.get("held", ())),
-            )
-            open_faults[fault.number] = fault
-            history.faults.append(fault)
-        elif what == "over":
-            open_faults.pop(record["number"]).until = at
-        elif what == "problem":
-            history.problems.append(record["text"])
-    return history
-
-
-# -- violations
 
 
 def check(history: History, state: ServerState) -> list[Violation]:
@@ -290,6 +93,8 @@ def check(history: History, state: ServerState) -> list[Violation]:
         *begun_twice(history),
         *phantoms(history),
         *leaks(state),
+        *revoked(history, state),
+        *skipped(history),
         *deaf(history),
         *slow(history),
     ]
@@ -356,6 +161,7 @@ def double(history: History, state: ServerState) -> Iterator[Violation]:
 def _counters(history: History, state: ServerState) -> Iterator[Violation]:
     """Each counter against the number of distinct calls that have that outcome."""
     expected: dict[str, Counter[str]] = defaultdict(Counter)
+    maybe_retried = Counter[str]()
     queue_of = {call.id: call.queue for call in history.calls.values() if call.id is not None}
     for task_id, runs in history.runs.items():
         kind = runs[0].kind
@@ -370,17 +176,23 @@ def _counters(history: History, state: ServerState) -> Iterator[Violation]:
             counters["lost"] += 1
         elif any(run.how == "returned" for run in runs) and task_id not in state.taken:
             counters["succeeded"] += 1
-        counters["retried"] += max(run.attempt for run in runs) - 1
+        retries = max(run.attempt for run in runs) - 1
+        counters["retried"] += retries
+        if kind in REVOCABLE and outcome is not None and outcome.state == "REVOKED" and retries == 0:
+            maybe_retried[queue_of.get(task_id) or _queue_of_kind(kind)] += 1  # and revoked while it waited
     for task_id, outcome in state.results.items():
         if outcome.state == "FAILURE" and task_id not in history.runs:  # taken early, struck before the body began
             expected[queue_of.get(task_id, "default")]["lost"] += 1
+        elif outcome.state == "REVOKED":
+            expected[queue_of.get(task_id, "default")]["revoked"] += 1
     kills = sum(fault.kind == "kill_child" for fault in history.faults)
     for queue in {*expected, *state.counters}:
         counted = state.counters.get(queue, {})
         wanted = expected[queue]
         wanted["dead"] = len(set(state.dead.get(queue, ())))
-        for name in ("succeeded", "dead", "retried", "lost"):
-            if counted.get(name, 0) != wanted[name]:
+        for name in ("succeeded", "dead", "retried", "lost", "revoked"):
+            more = counted.get(name, 0) - wanted[name]
+            if not 0 <= more <= (maybe_retried[queue] if name == "retried" else 0):
                 text = f"{queue}: {counted.get(name, 0)} counted as {name}, but there are {wanted[name]}"
                 yield Violation("double", text)
         if counted.get("crashed", 0) > kills:
@@ -397,6 +209,7 @@ def wrong(history: History, state: ServerState) -> Iterator[Violation]:
     serials = {run.id: run.serial for run in history.all_runs()} | {
         call.id: call.serial for call in history.calls.values() if call.id is not None
     }
+    taken_back = {revocation.id for revocation in history.revocations}
     for task_id, outcome in state.results.items():
         if task_id not in serials:
             yield Violation("wrong", f"{task_id} has a result, but nobody sent it")
@@ -406,6 +219,8 @@ def wrong(history: History, state: ServerState) -> Iterator[Violation]:
         if outcome.state == "SUCCESS" and outcome.value != serial:
             yield Violation("wrong", f"{kind} {task_id} gave {outcome.value!r} and not {serial}")
         expected = {"FAILURE"} if kind in FAILS else {"SUCCESS", "FAILURE"} if kind in EARLY else {"SUCCESS"}
+        if task_id in taken_back:
+            expected.add("REVOKED")
         if outcome.state not in expected:
             yield Violation("wrong", f"{kind} {task_id} ended as {outcome.state}: {outcome.value}")
     for letters in state.dead.values():
@@ -493,6 +308,7 @@ def leaks(state: ServerState) -> Iterator[Violation]:
         ("lease without a worker", left.leases),
         ("orphan", left.orphans),
         ("crash mark", left.crashes),
+        ("mark of a revocation", left.marks),
         ("kept for ever", left.for_ever),
         ("process", left.processes),
     ):
@@ -500,9 +316,70 @@ def leaks(state: ServerState) -> Iterator[Violation]:
             yield Violation("leak", f"{where}: {text}")
 
 
+def revoked(history: History, state: ServerState) -> Iterator[Violation]:
+    """Calls that went on though they were revoked."""
+    for each in history.revocations:
+        outcome = state.results.get(each.id)
+        if each.answer == "revoked" and outcome is not None and outcome.state != "REVOKED":
+            yield Violation("revoked", f"{each.id} was revoked at {each.until:.3f} and ended as {outcome.state}")
+        for run in history.runs.get(each.id, []):
+            if _had_to_know(run, each, history):
+                yield Violation("revoked", f"{each.id}: {run} began though it was {each.answer} at {each.until:.3f}")
+            if each.answer == "marked" and each.terminate and _went_on(run, each, history):
+                yield Violation("revoked", f"{each.id}: {run} went on though it was to end at {each.until:.3f}")
+
+
+def _had_to_know(run: Run, mark: Revocation, history: History) -> bool:
+    """Whether it may not begin: it had ended, was fetched after the mark was there, or had the time to hear of it."""
+    # One that is fenced changes nothing, and cannot know.
+    if run.started <= mark.until or run.leases is None or run.fenced:
+        return False
+    if mark.answer != "marked":
+        return mark.answer is not None
+    ticked = next(iter(history.ticked.values()), None)
+    if ticked is not None and run.entry:
+        entered = ticked.zero + int(run.entry.rpartition("/")[2].partition("-")[0]) / 1000
+        if entered > mark.until + SKEW_S:
+            return True
+    return run.started > mark.until + HEARD_S and not any(
+        fault.kind == "stall" and fault.at <= run.started and fault.until >= mark.until for fault in history.faults
+    )
+
+
+def _went_on(run: Run, mark: Revocation, history: History) -> bool:
+    if not run.open_at(mark.until) or run.how != "returned" or run.ended is None:
+        return False
+    return run.ended > mark.until + HEARD_S and not any(
+        fault.touches(run) and fault.at <= run.ended and fault.until + AFTERMATH_S >= mark.until
+        for fault in history.faults
+    )
+
+
+def skipped(history: History) -> Iterator[Violation]:
+    """Slots that were passed over too soon. Those of `tock` are all calls: without an outcome they are lost."""
+    ticked = history.ticked.get("tick")
+    if ticked is None:
+        return
+    began: dict[int, float] = {}
+    for run in history.all_runs():
+        if run.kind == "tick":
+            second = int(run.id.rpartition(":")[2]) // 1000
+            began[second] = min(run.started, began.get(second, run.started))
+    for second in set(range(ticked.since, ticked.until + 1)) - began.keys():
+        late_s = min((at for later, at in began.items() if later > second), default=ticked.zero + ticked.until)
+        late_s -= ticked.zero + second
+        if late_s < MISSED_S:
+            yield Violation("skipped", f"slot {second} of tick was passed over {late_s:.1f} s after it was due")
+
+
 def deaf(history: History) -> Iterator[Violation]:
     """Callers that gave up though the result had been there."""
+    ended = {each.id: each.until for each in history.revocations if each.answer == "revoked"}
     for wait in history.waits:
+        if not wait.heard and wait.id in ended and wait.until - ended[wait.id] > DEAF_S:
+            if not _server_away(history, ended[wait.id], wait.until):
+                yield Violation("deaf", f"the caller of {wait.id} gave up at {wait.until:.3f}, but it was revoked")
+            continue
         ends = [run.ended for run in history.runs.get(wait.id, []) if run.how == "returned" and run.ended is not None]
         if wait.heard or not ends:
             continue
@@ -523,84 +400,3 @@ def slow(history: History) -> Iterator[Violation]:
     for sample in recoveries(history):
         if sample.alone and sample.seconds > SLOW_S:
             yield Violation("slow", f"fault {sample.number} ({sample.kind}): {sample.seconds:.1f} s until it went on")
-
-
-# -- recovery
-
-TAKES_OVER = frozenset(
-    {"kill_child", "kill_worker", "kill_supervisor", "freeze_worker", "freeze_supervisor", "partition"}
-)
-"""After these another process takes over what ran: from the fault to the first start elsewhere."""
-
-HANDS_BACK = frozenset({"terminate"})
-"""Here what ran ends where it is; what was only fetched goes back: from the signal to its start elsewhere."""
-
-GOES_ON = frozenset({"restart_server", "cut"})
-"""After these the same workers go on: from the end of the fault to the next start in each worker that was struck."""
-
-
-def recoveries(history: History) -> Iterator[Sample]:
-    """One sample for each call (or worker) that a fault held up."""
-    runs = _Index(history)
-    for fault in history.faults:
-        if fault.kind in TAKES_OVER:
-            since, moments = fault.at, runs.taken_over(fault)
-        elif fault.kind in HANDS_BACK:
-            since, moments = fault.at, runs.handed_back(fault)
-        elif fault.kind in GOES_ON:
-            since, moments = fault.until, runs.went_on(fault)
-        else:
-            continue
-        for moment in moments:
-            yield Sample(fault.number, fault.kind, moment - since, _alone(fault, history.faults, moment))
-
-
-class _Index:
-    """The runs of a history, found by process, worker and entry; each list by time."""
-
-    def __init__(self, history: History) -> None:
-        self._by_pid: dict[int, list[Run]] = defaultdict(list)
-        self._by_worker: dict[int, list[Run]] = defaultdict(list)
-        self._by_entry: dict[str, list[Run]] = defaultdict(list)
-        for run in sorted(history.all_runs(), key=_began):
-            self._by_pid[run.pid].append(run)
-            self._by_worker[run.worker].append(run)
-            self._by_entry[run.entry].append(run)
-
-    def taken_over(self, fault: Fault) -> Iterator[float]:
-        for runs in self._by_pid.values():
-            last = runs[bisect_right(runs, fault.at, key=_began) - 1]
-            if last.entry and last.open_at(fault.at) and fault.touches(last):
-                yield from self._first_elsewhere(last.entry, fault)
-
-    def handed_back(self, fault: Fault) -> Iterator[float]:
-        for entry in fault.held:
-            yield from self._first_elsewhere(entry, fault)
-
-    def _first_elsewhere(self, entry: str, fault: Fault) -> Iterator[float]:
-        for run in self._by_entry.get(entry, ()):
-            if run.started > fault.at:
-                if not fault.touches(run):
-                    yield run.started
-                return
-
-    def went_on(self, fault: Fault) -> Iterator[float]:
-        for runs in self._by_worker.values():
-            after = bisect_right(runs, fault.until, key=_began)
-            if runs[0].started <= fault.at and fault.touches(runs[0]) and after < len(runs):
-                yield runs[after].started
-
-
-def _began(run: Run) -> float:
-    return run.started
-
-
-def _alone(fault: Fault, faults: Iterable[Fault], moment: float) -> bool:
-    """Whether no other fault was at work from shortly before this one until `moment`."""
-    return not any(other is not fault and other.at <= moment and other.until + CALM_S >= fault.at for other in faults)
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of `values` that at least `percent` of them do not exceed. `values` must not be empty."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

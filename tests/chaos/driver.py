@@ -20,11 +20,14 @@ from rsq.broker.inspect import counts
 from rsq.broker.queue import Queue
 from rsq.settings import Settings
 from tests.chaos import journal, tasks
-from tests.chaos.checker import EVERYBODY, History, Sample, ServerState, Violation, check, history_of, recoveries
+from tests.chaos.beats import Beats
+from tests.chaos.checker import Violation, check
 from tests.chaos.fleet import CHILDREN, Fleet
+from tests.chaos.history import EVERYBODY, TICKS, History, ServerState, history_of
 from tests.chaos.journal import Journal
 from tests.chaos.network import Wire
 from tests.chaos.producers import Producers
+from tests.chaos.recovery import Sample, recoveries
 from tests.chaos.saboteur import Saboteur
 from tests.chaos.survey import Recorder, survey
 from tests.helpers import wait_until
@@ -125,10 +128,13 @@ class Chaos:
             stack.callback(tasks.app.close)
             fleet = Fleet(WORKERS, server, log, self.directory, LEASE_S)
             stack.callback(fleet.close)
+            beats = Beats(server, log, self.directory)
+            stack.callback(beats.close)
             wait_until(fleet.all_ready, START_S, "the workers to begin")
+            wait_until(beats.all_begun, START_S, "the beats to begin")
             stack.enter_context(_stall_watch(log, server))
             producers = Producers(THREADS, log, self.seed)
-            saboteur = Saboteur(server, fleet, wire, log, rng, LEASE_S, self.haste)
+            saboteur = Saboteur(server, fleet, wire, beats, log, rng, LEASE_S, self.haste)
             producers.start()
             deadline = time.monotonic() + self.seconds
             try:
@@ -139,6 +145,7 @@ class Chaos:
             finally:
                 saboteur.finish()
                 producers.stop()
+                beats.stop()
             settings = Settings(url=server.url)
             queues = [Queue(name, settings) for name in tasks.app.queues()]
             self._drain(fleet, queues, server, log)
@@ -169,6 +176,9 @@ class Chaos:
             "dead": sum(len(letters) for letters in state.dead.values()),
             "taken, without an outcome": len(state.taken),
             "waits": len(history.waits),
+            "revocations": len(history.revocations),
+            "revoked": sum(outcome.state == "REVOKED" for outcome in state.results.values()),
+            "slots": sum(call.kind in TICKS for call in history.calls.values()),
             "waits given up": sum(not wait.heard for wait in history.waits),
         }
         violations = check(history, state)

@@ -8,6 +8,10 @@ One JSON object a line, each written by one write to a file opened with O_APPEND
     started    a body began: `id`, `serial`, `kind`, `attempt`, `entry`, `consumer`, `worker` (pid of the supervisor)
                and `leases`, the consumers that were registered on the server at that moment (None: it did not answer)
     finished   the body that this `pid` had started came to its end, `how`: returned or raised
+    revoked    somebody asked from `at` to `until` to revoke `id`, with `terminate` or without; the `answer` (None: the
+               server did not give one)
+    ticked     the slots of the schedule `kind` from `since` to `until` (ms) were due while beats ran; `now_ms`: the
+               server's clock at this moment
     waited     a caller waited from `at` to `until` for the result of `id`; `heard` it or gave up
     fault      `number` of the `kind` strikes these `workers` and `pids`; `held`: entries that they had fetched
     over       the fault of this `number` is over

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from rsq import AsyncResult, BrokerUnavailable, ResultTimeout, Task
+from rsq import AsyncResult, BrokerUnavailable, ResultTimeout, Task, TaskRevoked
 from tests.chaos import tasks
 from tests.chaos.journal import Journal
 
@@ -26,6 +26,9 @@ SHORT_S = (0.0, 0.01, 0.05)
 
 SLOW_S = ((0.2, 0.8), (0.2, 0.8), (0.2, 0.8), (1.0, 5.0))
 """Ranges of the long ones; some outlast a lease."""
+
+LONG_S = 8.0
+"""How long a body runs that is to be interrupted: so long that it shows if it was not."""
 
 AnyTask = Task[..., Any]
 
@@ -120,6 +123,49 @@ class Producers:
         for serial, handle in zip(serials, handles, strict=True):
             self._accepted(serial, handle)
 
+    # -- and to take it back
+
+    def _later_and_revoked(self, rng: random.Random) -> None:
+        """Delayed at first; revoked before it is due, or at that moment."""
+        due_s = rng.uniform(0.05, 1.0)
+        self._send_and_revoke(rng, rng.choice((0.0, rng.uniform(0.0, due_s), due_s)), countdown=due_s)
+
+    def _waiting_and_revoked(self, rng: random.Random) -> None:
+        self._send_and_revoke(rng, rng.choice((0.0, 0.005, 0.05)), priority=rng.choice((0, 0, 5)))
+
+    def _running_and_revoked(self, rng: random.Random) -> None:
+        self._send_and_revoke(rng, rng.uniform(0.1, 0.8), seconds=LONG_S, terminate=True)
+
+    def _retried_and_revoked(self, rng: random.Random) -> None:
+        self._send_and_revoke(rng, rng.uniform(0.0, 0.4), fails=True)
+
+    def _send_and_revoke(
+        self,
+        rng: random.Random,
+        pause_s: float,
+        seconds: float = 0.0,
+        fails: bool = False,
+        terminate: bool | None = None,
+        **options: Any,
+    ) -> None:
+        handle = self._send(tasks.revocable, seconds, fails, **options)
+        if handle is None:
+            return
+        time.sleep(pause_s)
+        self._revoke(handle, rng.random() < 0.5 if terminate is None else terminate)
+
+    def _revoke(self, handle: AsyncResult[Any], terminate: bool) -> None:
+        began, answer = time.monotonic(), None
+        for _ in range(TRIES):
+            try:
+                answer = tasks.app.revoke(handle.id, terminate=terminate, queue=handle.queue)[handle.id]
+                break
+            except BrokerUnavailable:
+                pass
+        self._journal.write(
+            "revoked", at=began, until=time.monotonic(), id=handle.id, terminate=terminate, answer=answer
+        )
+
     _WAYS = {
         _plain: 40,
         _later: 10,
@@ -134,15 +180,24 @@ class Producers:
         _twice_by_key: 5,
         _twice_by_id: 5,
         _many: 2,
+        _later_and_revoked: 4,
+        _waiting_and_revoked: 3,
+        _running_and_revoked: 1,
+        _retried_and_revoked: 3,
     }
 
     def _send_and_wait(self, rng: random.Random) -> None:
-        handle = self._send(tasks.plain)
+        revokes = rng.random() < 0.3
+        handle = self._send(tasks.revocable, 0.0, False, countdown=2.0) if revokes else self._send(tasks.plain)
         if handle is None:
             return
         began = time.monotonic()
+        if revokes:
+            self._revoke(handle, False)
         try:
             handle.get(timeout=WAIT_S)
+            heard = True
+        except TaskRevoked:
             heard = True
         except (ResultTimeout, BrokerUnavailable):
             heard = False

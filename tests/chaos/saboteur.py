@@ -17,8 +17,9 @@ import redis
 
 from rsq.keys import GROUP, QueueKeys
 from tests.chaos import tasks
-from tests.chaos.checker import EVERYBODY
+from tests.chaos.beats import Beats
 from tests.chaos.fleet import Fleet, Place
+from tests.chaos.history import EVERYBODY
 from tests.chaos.journal import Journal
 from tests.chaos.network import Wire
 from tests.integration.conftest import Worker, kill
@@ -39,6 +40,8 @@ FAULTS = (
     "lost_reply",
     "late_request",
     "terminate",
+    "kill_beat",
+    "freeze_beat",
 )
 
 QUIET_S = (1.2, 2.5)
@@ -80,6 +83,7 @@ class Saboteur:
         server: Server,
         fleet: Fleet,
         producers: Wire,
+        beats: Beats,
         journal: Journal,
         rng: random.Random,
         lease_s: float,
@@ -88,6 +92,7 @@ class Saboteur:
         self._server = server
         self._fleet = fleet
         self._producers = producers
+        self._beats = beats
         self._journal = journal
         self._rng = rng
         self._lease_s = lease_s
@@ -142,6 +147,10 @@ class Saboteur:
             steps = self._lost_reply()
         elif kind == "late_request":
             steps = self._late_request()
+        elif kind == "kill_beat":
+            steps = self._kill_beat()
+        elif kind == "freeze_beat":
+            steps = self._freeze_beat()
         elif (place := self._pick()) is not None:
             steps = self._at(place, getattr(self, f"_{kind}")(place))
         else:
@@ -241,6 +250,23 @@ class Saboteur:
             pass  # the server is away; then this fault has no figures
         return found
 
+    # -- beats
+
+    def _kill_beat(self) -> Steps:
+        """One of them, or both."""
+        beats = self._rng.sample(self._beats.now, self._rng.randint(1, len(self._beats.now)))
+        self._tell("kill_beat", pids=[beat.pid for beat in beats])
+        for beat in beats:
+            kill(beat.pid)
+        begun = [self._beats.replace(beat) for beat in beats]
+        yield lambda: all(each() for each in begun)
+
+    def _freeze_beat(self) -> Steps:
+        """Both stand still; when they go on they are late for the same slots."""
+        pids = [beat.pid for beat in self._beats.now]
+        self._tell("freeze_beat", pids=pids)
+        yield from self._frozen(pids)
+
     # -- server and network
 
     def _restart_server(self) -> Steps:
@@ -259,24 +285,28 @@ class Saboteur:
 
     def _cut(self, place: Place) -> Steps:
         self._tell("cut", [place.worker.pid])
-        place.wire.cut()
-        self._producers.cut()
+        for wire in (place.wire, self._producers, self._beats.wire):
+            wire.cut()
         yield 0.0
 
     def _lost_reply(self) -> Steps:
-        """Some requests and replies of one worker and of the producers."""
+        """Some requests and replies of one worker, of the producers and of the beats."""
         place = self._rng.choice(self._fleet.places)
         self._tell("lost_reply", [place.worker.pid])
-        for wire in (place.wire, self._producers):
+        wires = (place.wire, self._producers, self._beats.wire)
+        for wire in wires:
             wire.plan(*self._rng.choices(LOSSES, k=self._rng.randint(1, 4)))
         deadline = time.monotonic() + STRIKES_S
-        yield lambda: place.wire.pending + self._producers.pending == 0 or time.monotonic() > deadline
+        yield lambda: all(wire.pending == 0 for wire in wires) or time.monotonic() > deadline
 
     def _late_request(self) -> Steps:
-        """A request of one worker and one of the producers reach the server after they were given up and repeated."""
+        """A request of one worker, one of the producers and one of the beats reach the server late.
+
+        That is: after they were given up and repeated.
+        """
         place = self._rng.choice(self._fleet.places)
         self._tell("late_request", [place.worker.pid])
-        wires = (place.wire, self._producers)
+        wires = (place.wire, self._producers, self._beats.wire)
         for wire in wires:
             wire.plan("hold_request")
         deadline = time.monotonic() + STRIKES_S

@@ -12,8 +12,8 @@ from rsq.broker.queue import Queue
 from rsq.keys import GROUP, PRIORITIES
 from rsq.message import WAKE
 from rsq.outcome import Result, unpack_result
-from rsq.states import FINAL
-from tests.chaos.checker import Leftovers, Outcome, ServerState
+from rsq.states import FINAL, State
+from tests.chaos.history import Leftovers, Outcome, ServerState
 from tests.conftest import dangling_ids, keys_without_ttl
 from tests.servers import Server
 
@@ -92,6 +92,8 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
 
 def _outcome(result: Result) -> Outcome:
     """As `tests.chaos.tasks` makes it: a pair of serial and consumer, or a ValueError that names the consumer."""
+    if result.state is State.REVOKED:
+        return Outcome(result.state.value, result.reason)
     if result.error is None:
         value, consumer = result.value
     else:
@@ -116,6 +118,8 @@ def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
         left.delayed[task_id.decode()] = keys.delayed
     left.leases += [name.decode() for name in client.zrange(keys.consumers, 0, -1)]
     left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
+    for key in (keys.revoked, keys.terminate):
+        left.marks += [f"{name.decode()} in {key}" for name in client.zrange(key, 0, -1)]
     left.crashes += [name.decode() for name in client.hkeys(keys.crashes)]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.chaos.checker import percentile
 from tests.chaos.driver import LEASE_S, Report
+from tests.chaos.recovery import percentile
 
 TARGETS_S = {
     "kill_child": 1.0,

@@ -14,10 +14,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from rsq import App, Task
+from rsq import App, Task, every
 from rsq.keys import QueueKeys
 from rsq.request import current
-from tests.chaos.checker import EARLY
+from tests.chaos.history import EARLY, tick_serial
 from tests.chaos.journal import Journal
 
 JOURNAL = "RSQ_CHAOS_JOURNAL"
@@ -132,3 +132,32 @@ def once(serial: int, seconds: float) -> Value:
 def once_quiet(serial: int) -> None:
     with told(serial):
         pass
+
+
+@app.task(bind=True)
+def revocable(self: Task[..., Any], serial: int, seconds: float, fails: bool) -> Value:
+    with told(serial) as consumer:
+        time.sleep(seconds)
+        if fails and self.request.attempt == 1:
+            raise ValueError("the first attempt")
+    return serial, consumer
+
+
+@app.task(bind=True)
+def tick(self: Task[..., Any]) -> Value:
+    serial = tick_serial(self.request.id)
+    with told(serial) as consumer:
+        return serial, consumer
+
+
+@app.task(bind=True)
+def tock(self: Task[..., Any]) -> Value:
+    serial = tick_serial(self.request.id)
+    with told(serial) as consumer:
+        return serial, consumer
+
+
+app.schedule = {
+    "tick": {"task": tick.name, "schedule": every(seconds=1)},
+    "tock": {"task": tock.name, "schedule": every(seconds=1), "catchup": "all", "catchup_limit": 1000},
+}

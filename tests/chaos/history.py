@@ -1,0 +1,266 @@
+"""What happened in a chaos run: the journal put in order, and the server as it was found afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.journal import Record
+
+TICKS = frozenset({"tick", "tock"})
+"""Calls of schedules, one a second. What `tick` missed is gone; `tock` catches up with all."""
+
+REVOCABLE = frozenset({"revocable"})
+KEEPS_RESULT = frozenset({"plain", "bulk", "recovers", "fails", "once"}) | REVOCABLE | TICKS
+EARLY = frozenset({"once", "once_quiet"})
+FAILS = frozenset({"fails"})
+
+EVERYBODY = -1
+"""In the `workers` of a fault: it strikes all."""
+
+
+@dataclass
+class Call:
+    """A call that was sent. `id` is None as long as its producer does not know whether it arrived."""
+
+    serial: int
+    kind: str
+    at: float
+    id: str | None = None
+    queue: str = ""
+
+
+@dataclass
+class Run:
+    """One run of a body. `ended` is None where it was cut off; `leases` None where the server did not answer."""
+
+    id: str
+    serial: int
+    kind: str
+    attempt: int
+    entry: str
+    consumer: str
+    pid: int
+    worker: int
+    started: float
+    leases: frozenset[str] | None
+    ended: float | None = None
+    how: str = ""
+
+    @property
+    def fenced(self) -> bool:
+        """Whether its own lease was known to be lost when it began."""
+        return self.leases is not None and self.consumer not in self.leases
+
+    def open_at(self, moment: float) -> bool:
+        return self.started <= moment and (self.ended is None or self.ended > moment)
+
+    def __str__(self) -> str:
+        return f"{self.consumer} (pid {self.pid}, attempt {self.attempt}, entry {self.entry or 'taken'})"
+
+
+@dataclass
+class Fault:
+    """What struck. `until` is its end: the thaw, the healed network, the answering server."""
+
+    number: int
+    kind: str
+    at: float
+    until: float
+    workers: frozenset[int]
+    pids: frozenset[int]
+    held: frozenset[str] = frozenset()
+
+    def touches(self, run: Run) -> bool:
+        """Whether it struck the process of this run, its supervisor, or everybody."""
+        if EVERYBODY in self.workers:
+            return True
+        return run.pid in self.pids if self.pids else run.worker in self.workers
+
+
+@dataclass
+class Revocation:
+    """Somebody asked, from `at` to `until`, to revoke a call. `answer` is None where nobody answered."""
+
+    id: str
+    at: float
+    until: float
+    terminate: bool
+    answer: str | None
+
+
+@dataclass
+class Ticked:
+    """A schedule's slots from `since` to `until` (s) were due while beats ran; the second 0 was at `zero`."""
+
+    since: int
+    until: int
+    zero: float
+
+
+@dataclass
+class Wait:
+    """A caller that waited for a result."""
+
+    id: str
+    since: float
+    until: float
+    heard: bool
+
+
+@dataclass
+class History:
+    """A journal, put in order."""
+
+    calls: dict[int, Call] = field(default_factory=dict)
+    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    faults: list[Fault] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    revocations: list[Revocation] = field(default_factory=list)
+    ticked: dict[str, Ticked] = field(default_factory=dict)
+    doubles: list[tuple[int, str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def all_runs(self) -> Iterator[Run]:
+        for runs in self.runs.values():
+            yield from runs
+
+
+@dataclass
+class Outcome:
+    """A result as it lies on the server, with the consumer whose run it came from."""
+
+    state: str
+    value: Any = None
+    consumer: str = ""
+
+
+@dataclass
+class Leftovers:
+    """What the server of a drained, stopped system still holds; each a text that tells where, and all must be empty.
+
+    entries     in streams, task id -> where
+    delayed     in the zset or the hash of messages, task id -> where
+    pending     in a group's pending list
+    consumers   in a group
+    leases, orphans, crashes, marks   entries of these keys; marks are those of revocations
+    for_ever    keys without a TTL that should have one, and ids that only half of a queue's keys know
+    processes   of workers that have ended
+    """
+
+    entries: dict[str, str] = field(default_factory=dict)
+    delayed: dict[str, str] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)
+    consumers: list[str] = field(default_factory=list)
+    leases: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+    for_ever: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ServerState:
+    """The server after the run, and what it published meanwhile.
+
+    counters   T:stats, by queue
+    results    by task id
+    dead       task ids of the dead letters, by queue, as often as they stand there
+    taken      task ids whose token of an early acknowledgement is still there
+    published  states of the final results that were published, by task id
+    gaps       how often the subscription broke: what was published then was missed
+    """
+
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    results: dict[str, Outcome] = field(default_factory=dict)
+    dead: dict[str, list[str]] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    published: dict[str, list[str]] = field(default_factory=dict)
+    gaps: int = 0
+    left: Leftovers = field(default_factory=Leftovers)
+
+
+def history_of(records: Iterable[Record]) -> History:
+    """Put a journal in order. Records come by time."""
+    history = History()
+    running: dict[int, Run] = {}
+    open_faults: dict[int, Fault] = {}
+    for record in records:
+        what, at, pid = record["what"], float(record["at"]), int(record["pid"])
+        if what == "sent":
+            for serial in record["serials"]:
+                history.calls[serial] = Call(serial, record["kind"], at)
+        elif what == "accepted":
+            call = history.calls[record["serial"]]
+            if call.id is not None and call.id != record["id"]:
+                history.doubles.append((call.serial, call.id, record["id"]))
+            call.id, call.queue = record["id"], record["queue"]
+        elif what == "started":
+            seen = record["leases"]
+            run = running[pid] = Run(
+                id=record["id"],
+                serial=record["serial"],
+                kind=record["kind"],
+                attempt=record["attempt"],
+                entry=record["entry"],
+                consumer=record["consumer"],
+                pid=pid,
+                worker=record["worker"],
+                started=at,
+                leases=None if seen is None else frozenset(seen),
+            )
+            history.runs[run.id].append(run)
+        elif what == "finished":
+            ending = running.get(pid)
+            if ending is not None and ending.id == record["id"] and not ending.how:
+                ending.ended, ending.how = at, record["how"]
+        elif what == "waited":
+            history.waits.append(Wait(record["id"], at, record["until"], record["heard"]))
+        elif what == "revoked":
+            history.revocations.append(
+                Revocation(record["id"], at, record["until"], record["terminate"], record["answer"])
+            )
+        elif what == "ticked":
+            zero = at - record["now_ms"] / 1000
+            history.ticked[record["kind"]] = Ticked(record["since"] // 1000, record["until"] // 1000, zero)
+        elif what == "fault":
+            fault = Fault(
+                record["number"],
+                record["kind"],
+                at,
+                math.inf,
+                frozenset(record["workers"]),
+                frozenset(record["pids"]),
+                frozenset(record.get("held", ())),
+            )
+            open_faults[fault.number] = fault
+            history.faults.append(fault)
+        elif what == "over":
+            open_faults.pop(record["number"]).until = at
+        elif what == "problem":
+            history.problems.append(record["text"])
+    _add_slots(history)
+    return history
+
+
+def tick_serial(task_id: str) -> int:
+    """The serial number of a slot's call, whose id is ``<schedule>:<ms>``: below those of all that is sent."""
+    kind, _, slot_ms = task_id.rpartition(":")
+    return -2 * (int(slot_ms) // 1000) - (kind == "tock")
+
+
+def _add_slots(history: History) -> None:
+    """A slot is a call that nobody sent. `tock` had to fire each; of `tick` those count here that it did fire."""
+    for run in history.all_runs():
+        ticked = history.ticked.get(run.kind)
+        if ticked is not None and int(run.id.rpartition(":")[2]) // 1000 <= ticked.until:
+            history.calls[run.serial] = Call(run.serial, run.kind, run.started, run.id, "default")
+    if (ticked := history.ticked.get("tock")) is not None:
+        for second in range(ticked.since, ticked.until + 1):
+            task_id = f"tock:{second}000"
+            serial = tick_serial(task_id)
+            history.calls[serial] = Call(serial, "tock", ticked.zero + second, task_id, "default")
