@@ -30,7 +30,7 @@ from rsq.broker.queue import Placement
 from rsq.broker.reads import adopt
 from rsq.errors import LeaseLost
 from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.outcome import Buried, Completed, Released, Retried, Verdict, revoked
 from tests.broker.conftest import HOUR_MS, Rig, text
 
 EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
@@ -42,7 +42,17 @@ MOST_CONSUMERS = 8
 REPEATABLE_S = 10
 """A producer may repeat for longer than this, but the model does not: no test depends on how fast it is."""
 
-VERDICTS = ("complete", "complete silently", "retry", "retry at once", "defer", "bury", "bury silently", "release")
+VERDICTS = (
+    "complete",
+    "complete silently",
+    "revoke",
+    "retry",
+    "retry at once",
+    "defer",
+    "bury",
+    "bury silently",
+    "release",
+)
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Call:
     owner    consumer in whose pending list it is or, once taken, whose token it has; '' = none
     entry    its delivery under that owner
     silent   it ended without a result
+    revoked  it ended as one that was revoked before it had run
     """
 
     id: str
@@ -64,10 +75,11 @@ class Call:
     deliveries: int = 0
     crashes: int = 0
     silent: bool = False
+    revoked: bool = False
     ended_at: float = 0.0
 
-    def end(self, place: str, silent: bool = False) -> None:
-        self.place, self.silent, self.ended_at = place, silent, time.monotonic()
+    def end(self, place: str, silent: bool = False, revoked: bool = False) -> None:
+        self.place, self.silent, self.revoked, self.ended_at = place, silent, revoked, time.monotonic()
         self.owner, self.entry, self.crashes, self.deliveries = "", None, 0, 0
 
 
@@ -93,6 +105,7 @@ class Machine(RuleBasedStateMachine):
         self.workers: dict[str, Worker] = {}
         self.counters: Counter[str] = Counter()
         self.winners: dict[str, str] = {}
+        self.marks: dict[str, set[str]] = {"revoked": set(), "terminate": set()}
         self.paused = False
         self.commits: list[tuple[str, list[Verdict]]] = []
         self.retirements: list[tuple[str, list[Delivery]]] = []
@@ -124,6 +137,10 @@ class Machine(RuleBasedStateMachine):
         for name in self.registered():
             if self.workers[name].lapsed:
                 self.unregister(name)
+
+    def forget_marks(self, call: Call) -> None:
+        for marked in self.marks.values():
+            marked.discard(call.id)
 
     # -- producers
 
@@ -211,6 +228,7 @@ class Machine(RuleBasedStateMachine):
             assert (delivery.priority, delivery.attempt) == (call.priority, call.attempt)
             assert delivery.deliveries == call.deliveries
             assert delivery.crashes == (call.crashes if call.owner else 0)
+            assert delivery.revoked == (call.id in self.marks["revoked"])
             call.place, call.owner, call.entry = "running", name, delivery
         if not self.paused and len(fetched.deliveries) + len(fetched.wakes) < room:
             assert not self.at("ready")
@@ -218,6 +236,7 @@ class Machine(RuleBasedStateMachine):
         if lost:
             got = self.adopt(name, fetched.priorities)
             assert {*map(place_of, got)} == {*map(place_of, fetched.deliveries)}
+            assert all(delivery.revoked == (delivery.id in self.marks["revoked"]) for delivery in got)
         for delivery in got:
             delivery.consumer = name
         worker.held += got
@@ -279,6 +298,8 @@ class Machine(RuleBasedStateMachine):
                 return Completed(delivery, "succeeded", b"done", HOUR_MS)
             case "complete silently":
                 return Completed(delivery, "succeeded", b"", 0)
+            case "revoke":
+                return revoked(delivery)
             case "retry":
                 return Retried(delivery, "retried", again, HOUR_MS, "")
             case "retry at once":
@@ -309,10 +330,13 @@ class Machine(RuleBasedStateMachine):
             match verdict:
                 case Completed():
                     self.counters[verdict.counter] += 1
-                    call.end("done", silent=not verdict.result)
+                    early = verdict.counter == "revoked" and call.attempt == 1
+                    call.end("done", silent=not verdict.result, revoked=early)
+                    self.forget_marks(call)
                 case Buried():
                     self.counters["dead"] += 1
                     call.end("dead", silent=not verdict.result)
+                    self.forget_marks(call)
                 case Retried():
                     self.counters[verdict.counter] += 1
                     call.place, call.owner, call.entry, call.deliveries = "delayed", "", None, 0
@@ -366,6 +390,7 @@ class Machine(RuleBasedStateMachine):
                 continue
             if call.place == "taken":
                 call.end("done")
+                self.forget_marks(call)
                 self.counters["lost"] += 1
                 marked += 1
             elif call.place == "ready":
@@ -421,6 +446,27 @@ class Machine(RuleBasedStateMachine):
         assert dropped + number == len(waiting)
         for call in waiting:
             call.end("gone")
+            self.forget_marks(call)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), terminate=st.booleans())
+    def revoke(self, data: st.DataObject, terminate: bool) -> None:
+        chosen = data.draw(st.lists(st.sampled_from([*self.calls]), min_size=1, max_size=3, unique=True))
+        answers = self.rig.link.run_one(self.rig.queue.revoke_call(chosen, terminate))
+        assert [answer.decode() for answer in answers] == [self.revoked(self.calls[each], terminate) for each in chosen]
+
+    def revoked(self, call: Call, terminate: bool) -> str:
+        if call.place == "delayed":
+            call.end("done", revoked=True)
+            self.counters["revoked"] += 1
+            self.forget_marks(call)
+            return "revoked"
+        if call.place in ("done", "dead") and not call.silent:
+            return "revoked" if call.revoked else "done"
+        self.marks["revoked"].add(call.id)
+        if terminate:
+            self.marks["terminate"].add(call.id)
+        return "marked"
 
     @precondition(lambda self: self.at("dead"))
     @rule(data=st.data())
@@ -432,6 +478,7 @@ class Machine(RuleBasedStateMachine):
         assert inspect.redrive(self.rig.link, self.rig.queue, letter)
         assert not inspect.redrive(self.rig.link, self.rig.queue, letter)
         call.place, call.attempt, call.silent = "ready", 1, False
+        self.forget_marks(call)
 
     # -- what must always hold
 
@@ -463,8 +510,12 @@ class Machine(RuleBasedStateMachine):
             pipe.smembers(k.orphans)
             pipe.keys(f"{k.tag}:result:*")
             pipe.keys(f"{k.tag}:taken:*")
+            pipe.zrange(k.revoked, 0, -1)
+            pipe.zrange(k.terminate, 0, -1)
             replies = pipe.execute(raise_on_error=False)
-        *of_streams, delayed, messages, dead, crashes, stats, consumers, orphans, results, taken = replies
+        *of_streams, delayed, messages, dead, crashes, stats, consumers, orphans, results, taken, marked, ending = (
+            replies
+        )
         seen: dict[str, str] = {}
 
         def see(task_id: str, place: str) -> None:
@@ -504,6 +555,7 @@ class Machine(RuleBasedStateMachine):
                 see(task_id, "done")
         unsettled = {call.id: call.crashes for call in self.calls.values() if call.crashes}
         assert {text(task_id): int(mark.split()[0]) for task_id, mark in crashes.items()} == unsettled
+        assert {"revoked": {*map(text, marked)}, "terminate": {*map(text, ending)}} == self.marks
         counted = {text(name): int(value) for name, value in stats.items() if name != b"wakes"}
         assert counted == dict(self.counters)
         return seen
@@ -526,6 +578,7 @@ class Machine(RuleBasedStateMachine):
             for delivery in batch:
                 self.counters["succeeded"] += 1
                 self.calls[delivery.id].end("done")
+                self.forget_marks(self.calls[delivery.id])
         assert sorted(got) == sorted(call.id for call in waiting)
         self.mark(last, [])
         self.each_call_is_in_exactly_one_place()

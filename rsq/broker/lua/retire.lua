@@ -37,6 +37,8 @@ for i = 5, #ARGV, 3 do
   elseif settle_taken(consumer, entry_id, id) then
     -- At most once: it began and nobody will run it again, so its caller must hear of it.
     publish_result(id, result, ttl_ms)
+    forget_crashes({ id })
+    forget_marks({ id })
     give_up({ id }, now_ms())
     lost = lost + 1
   end
