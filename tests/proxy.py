@@ -38,6 +38,7 @@ class Proxy:
         self._peers: dict[socket.socket, socket.socket] = {}
         self._client_sides: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
+        self._asked: socket.socket | None = None
         self._held: list[tuple[socket.socket, socket.socket, bytes]] = []
         self._selector = selectors.DefaultSelector()
         self._stop_read, self._stop_write = socket.socketpair()
@@ -58,7 +59,7 @@ class Proxy:
         self.close()
 
     def plan(self, *faults: str, at: bytes = b"") -> None:
-        """Let these strike, in this order, from now on, each at the next data that contain `at`."""
+        """Let these strike from now on, in this order, each at the next request that contains `at`, or at its reply."""
         self._faults.extend((fault, at) for fault in faults)
 
     def at_random(self, rate: float, seed: int) -> None:
@@ -133,7 +134,7 @@ class Proxy:
             if source in self._silent:
                 return
             direction = REQUEST if source in self._client_sides else REPLY
-            fault = self._fault(direction, data)
+            fault = self._fault(direction, source, data)
             if fault in ("cut_request", "cut_reply"):
                 self._drop(source)
             elif fault == "truncate_reply":
@@ -149,10 +150,20 @@ class Proxy:
         except OSError:
             self._drop(source)
 
-    def _fault(self, direction: str, data: bytes) -> str | None:
-        if self._faults and self._faults[0][0].endswith(direction) and self._faults[0][1] in data:
-            self.struck += 1
-            return self._faults.popleft()[0]
+    def _fault(self, direction: str, source: socket.socket, data: bytes) -> str | None:
+        if self._faults:
+            fault, at = self._faults[0]
+            of_reply = fault.endswith(REPLY)
+            if direction == REPLY:
+                strikes = of_reply and (not at or source is self._asked)
+            else:
+                strikes = not of_reply and at in data
+                if of_reply and at and at in data:
+                    self._asked = self._peers[source]
+            if strikes:
+                self._asked = None
+                self.struck += 1
+                return self._faults.popleft()[0]
         if self._rate and self._rng.random() < self._rate:
             self.struck += 1
             return "cut_request" if direction == REQUEST else self._rng.choice(["cut_reply", "truncate_reply"])

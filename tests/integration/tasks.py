@@ -243,6 +243,11 @@ def marked(self: Task[..., Any], number: int) -> int:
     return self.request.crashes
 
 
+@app.task(max_concurrency=1000)
+def limited(number: int) -> int:
+    return number
+
+
 @app.task
 def brief(number: int, seconds: float = 0.002) -> int:
     time.sleep(seconds)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from rsq import App, BrokerUnavailable, ResultTimeout
+from rsq.broker import scripts
 from tests.helpers import wait_until
 from tests.integration import tasks
-from tests.integration.conftest import Journal, StartWorker, settled, totals
+from tests.integration.conftest import Journal, StartWorker, ended, settled, totals
 from tests.proxy import Proxy
 from tests.servers import Server
 
@@ -187,6 +188,40 @@ def test_a_worker_gets_over_one_fault_at_any_step(
         wait_until(lambda: settled(app), 30, "all to be settled")
         assert totals(app).counters["succeeded"] == 600
         assert totals(app).dead == 0
+
+
+STEPS = [
+    *(scripts.REGISTER, scripts.FETCH, scripts.TAKE, scripts.BEGIN, scripts.COMPLETE, scripts.RETRY, scripts.BURY),
+    *(scripts.RELEASE, scripts.RENEW, scripts.RECONCILE, scripts.RETIRE),
+]
+"""Every script that a worker calls."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_gets_over_a_fault_at_each_step(
+    app: App, server: Server, start_worker: StartWorker, fault: str, journal: Journal
+) -> None:
+    with Proxy(str(server.socket)) as proxy:
+        worker = start_worker(concurrency=1, worker_url=proxy.url, lease=3)
+        for step in STEPS:
+            proxy.plan(fault, at=step.sha.encode())
+            # All that a call can come to; those that were fetched behind the slow one are handed back.
+            brief = tasks.brief.map_async([(number, 0.4 if number == 40 else 0.0) for number in range(60)])
+            early = tasks.at_most_once.delay(step.name)
+            again, limited, dead = tasks.flaky.delay(1), tasks.limited.delay(7), tasks.flaky.delay(9)
+            assert [handle.get(timeout=60) for handle in brief] == [*range(60)]
+            assert (early.get(timeout=60), again.get(timeout=60), limited.get(timeout=60)) == (step.name, 2, 7)
+            with pytest.raises(ValueError, match="attempt 3"):
+                dead.get(timeout=60)
+            wait_until(lambda: settled(app), 30, "all to be settled")
+            # A crash: its supervisor hands the call on, and another child registers.
+            assert tasks.die_until.delay(1).get(timeout=60) == 1
+            wait_until(lambda: proxy.pending == 0, 30, f"the fault to strike at {step.name}")
+            wait_until(lambda: settled(app), 30, "all to be settled")
+        number = len(STEPS)
+        assert ended(app) == {"succeeded": 64 * number, "retried": 3 * number, "dead": number, "crashed": number}
+        assert [line for line in journal.lines() if line.startswith("ran")] == [f"ran {step.name}" for step in STEPS]
+        assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
