@@ -605,6 +605,24 @@ def test_a_mark_that_outlives_its_call(story: Story) -> None:
     assert story.found() == ["leak"]
 
 
+# -- limits
+
+
+@pytest.mark.parametrize(
+    ("leases", "ended", "found"), [(LEASES, 31.5, ["crowded"]), (LEASES, 30.9, []), (("w1.0", "w2.0"), 31.5, [])]
+)
+def test_more_at_once_than_a_limit_allows(
+    story: Story, leases: tuple[str, ...], ended: float, found: list[str]
+) -> None:
+    for number, (pid, at) in enumerate(((12, 30.0), (21, 30.5), (11, 31.0)), 7):
+        task_id = f"l{number}"
+        story.accept(number, task_id, "limited", at=20.0)
+        story.start(number, task_id, at, kind="limited", pid=pid, entry=f"9-{number}", leases=leases)
+        story.finish(task_id, ended if pid == 12 else 31.6, pid)
+        story.succeed(task_id, number)
+    assert story.found() == found
+
+
 # -- slots of schedules
 
 

@@ -26,6 +26,8 @@ What is not
     revoked    A call began after it was revoked: after the answer that it had ended, or, where it was marked, from an
                entry that is younger than the mark, or HEARD_S later. One that was revoked has another outcome. A body
                that was to be interrupted went on for HEARD_S.
+    crowded    A body began though as many of its kind as may run at once ran already, in consumers whose leases were
+               alive.
     skipped    A slot of a schedule never became a call, though a beat was at work before it counted as missed. (One
                that was fired twice is a call that ran twice: a double.)
     slow       With nothing else going wrong, a call of a struck worker began elsewhere only after SLOW_S.
@@ -42,6 +44,7 @@ from tests.chaos.history import (
     EARLY,
     FAILS,
     KEEPS_RESULT,
+    LIMITED,
     REVOCABLE,
     Call,
     Fault,
@@ -94,6 +97,7 @@ def check(history: History, state: ServerState) -> list[Violation]:
         *phantoms(history),
         *leaks(state),
         *revoked(history, state),
+        *crowded(history),
         *skipped(history),
         *deaf(history),
         *slow(history),
@@ -353,6 +357,21 @@ def _went_on(run: Run, mark: Revocation, history: History) -> bool:
         fault.touches(run) and fault.at <= run.ended and fault.until + AFTERMATH_S >= mark.until
         for fault in history.faults
     )
+
+
+def crowded(history: History) -> Iterator[Violation]:
+    """More bodies at once than a limit allows. What a struck-off consumer held is free, though its body may go on."""
+    for kind, most in LIMITED.items():
+        runs = sorted((run for run in history.all_runs() if run.kind == kind), key=lambda run: run.started)
+        open_ones: list[Run] = []
+        for run in runs:
+            open_ones = [other for other in open_ones if other.open_at(run.started)]
+            if run.leases is not None and not run.fenced:
+                others = [other for other in open_ones if other.consumer in run.leases and other.id != run.id]
+                if len(others) >= most:
+                    beside = ", ".join(f"{other.id} by {other}" for other in others)
+                    yield Violation("crowded", f"{run.id}: {run} began beside {beside}")
+            open_ones.append(run)
 
 
 def skipped(history: History) -> Iterator[Violation]:

@@ -14,7 +14,10 @@ TICKS = frozenset({"tick", "tock"})
 """Calls of schedules, one a second. What `tick` missed is gone; `tock` catches up with all."""
 
 REVOCABLE = frozenset({"revocable"})
-KEEPS_RESULT = frozenset({"plain", "bulk", "recovers", "fails", "once"}) | REVOCABLE | TICKS
+LIMITED = {"limited": 2}
+"""Kinds of which only so many run at once."""
+
+KEEPS_RESULT = frozenset({"plain", "bulk", "recovers", "fails", "once", "limited"}) | REVOCABLE | TICKS
 EARLY = frozenset({"once", "once_quiet"})
 FAILS = frozenset({"fails"})
 

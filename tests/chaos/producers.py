@@ -101,6 +101,9 @@ class Producers:
     def _once_quiet(self, rng: random.Random) -> None:
         self._send(tasks.once_quiet)
 
+    def _limited(self, rng: random.Random) -> None:
+        self._send(tasks.limited, rng.choice(SHORT_S))
+
     def _twice_by_key(self, rng: random.Random) -> None:
         serial = next(self._serials)
         for _ in range(2):
@@ -180,6 +183,7 @@ class Producers:
         _twice_by_key: 5,
         _twice_by_id: 5,
         _many: 2,
+        _limited: 4,
         _later_and_revoked: 4,
         _waiting_and_revoked: 3,
         _running_and_revoked: 1,

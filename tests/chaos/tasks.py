@@ -17,7 +17,7 @@ from redis.retry import Retry
 from rsq import App, Task, every
 from rsq.keys import QueueKeys
 from rsq.request import current
-from tests.chaos.history import EARLY, tick_serial
+from tests.chaos.history import EARLY, LIMITED, tick_serial
 from tests.chaos.journal import Journal
 
 JOURNAL = "RSQ_CHAOS_JOURNAL"
@@ -140,6 +140,13 @@ def revocable(self: Task[..., Any], serial: int, seconds: float, fails: bool) ->
         time.sleep(seconds)
         if fails and self.request.attempt == 1:
             raise ValueError("the first attempt")
+    return serial, consumer
+
+
+@app.task(max_concurrency=LIMITED["limited"])
+def limited(serial: int, seconds: float) -> Value:
+    with told(serial) as consumer:
+        time.sleep(seconds)
     return serial, consumer
 
 
