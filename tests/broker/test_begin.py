@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rsq.broker import scripts
 from rsq.broker.inspect import purge
 from rsq.broker.queue import Begin, Placement, Rules
 from rsq.errors import LeaseLost
@@ -207,6 +208,26 @@ def test_what_was_put_off_may_lose_its_limit(rig: Rig) -> None:
     assert begin(rig, "a") == GO, "a new release has no limit"
     rig.commit("alice", completed(a))
     assert not {"parked:s", "held"} & rig.snapshot().keys()
+
+
+def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until="done")
+    rig.enqueue("a", rule)
+    rig.enqueue("b", Placement(dedupe_key="other", dedupe_until="done"))
+    a, b = rig.get("alice")
+    for each in (a, b):
+        assert begin(rig, each.id, Rules(slot=("s", 2))) == GO
+        assert rig.take("alice", each)
+    rig.commit("alice", Retried(b, "retried", {"attempt": 2}, HOUR_MS, "failed"))
+    rig.run(scripts.RECONCILE, HOUR_MS)
+    assert {*rig.snapshot()["held"]} == {"a", "b"}
+    rig.redis.delete(f"{rig.keys.tag}:taken:a")
+    rig.run(scripts.RECONCILE, HOUR_MS)
+    snapshot = rig.snapshot()
+    assert {*snapshot["held"]} == {"b"}, "it waits for its retry"
+    assert not {"slots:s", "dedupe:key:k"} & snapshot.keys()
+    assert rig.enqueue("c", rule) == ("accepted", "c")
 
 
 # -- rates

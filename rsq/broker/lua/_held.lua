@@ -59,9 +59,9 @@ local function let_go(ids, now)
   if #ids == 0 or redis.call('EXISTS', HELD) == 0 then return end
   for _, id in ipairs(ids) do
     local held = held_by(id)
-    if held.slot then
+    if held.slot or held.taken then
       free_slot(id, held.slot, now)
-      held.slot = nil
+      held.slot, held.taken = nil, nil
       keep(id, held)
     end
   end

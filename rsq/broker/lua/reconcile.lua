@@ -5,8 +5,10 @@
 -- out   names of consumers whose entries were made claimable
 -- An empty one is deleted, here, where nothing can be delivered to it between the look and the deletion. One that holds
 -- entries must have been idle for a lease: its registration may be on its way.
+-- What calls held that nobody can end any more is given up, too.
 -- include: _common
 -- include: _ready
+-- include: _held
 local lease_ms, found = tonumber(ARGV[1]), {}
 go_on_when_full()
 for p = 0, 9 do
@@ -29,4 +31,10 @@ for p = 0, 9 do
   end
 end
 if #found > 0 then wake() end
+
+-- A call that was acknowledged early and lost with its host ends with its token. Some at a time, so all in time.
+local SAMPLE, now = 20, now_ms()
+for _, id in ipairs(redis.call('HRANDFIELD', HELD, SAMPLE)) do
+  if held_by(id).taken and redis.call('EXISTS', T .. ':taken:' .. id) == 0 then give_up({ id }, now) end
+end
 return found

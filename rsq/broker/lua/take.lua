@@ -6,12 +6,19 @@
 -- consumer that took it.
 -- include: _common
 -- include: _settle
+-- include: _ready
+-- include: _held
 local consumer, stream, entry_id, id = ARGV[1], stream_of(ARGV[2]), ARGV[3], ARGV[4]
 local key, token = T .. ':taken:' .. id, token_of(consumer, entry_id)
 if not holds_lease(consumer) then return -1 end
 redis.call('XACK', stream, GROUP, entry_id)
 if redis.call('XDEL', stream, entry_id) == 1 then
   redis.call('SET', key, token, 'PX', ARGV[5])
+  local held = held_by(id)
+  if next(held) then
+    held.taken = 1
+    keep(id, held)
+  end
   return 1
 end
 return redis.call('GET', key) == token and 1 or 0
