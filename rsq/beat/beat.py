@@ -151,10 +151,13 @@ class Beat:
         if full:
             # There is more than this in that time: look again as soon as these are fired.
             self._look_at = time.monotonic() + max(0, self._horizon_ms - now_ms) / 1000
-        self._plan.clear()
+        before, self._plan = self._plan, {}
         for (name, due_ms), kept in zip(rows, self._store.raw([name for name, _ in rows]), strict=True):
             record = self._record(name, kept)
-            if record is not None:
+            planned = before.get(name)
+            if planned is not None and planned.record is record and planned.due_ms == due_ms:
+                self._plan[name] = planned
+            elif record is not None:
                 self._plan[name] = _Planned(record, due_ms, record.schedule.next_after(due_ms))
 
     def _record(self, name: str, kept: bytes | None) -> Record | None:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from rsq import crontab, every
 from rsq.bench import floor
 from rsq.bench.report import Sample
-from rsq.bench.rig import Rig, memory_bytes
-from rsq.bench.scenarios import FAR_S, ON_LINUX, WARM_UP, Samples
+from rsq.bench.rig import Rig, cpu_s, memory_bytes
+from rsq.bench.scenarios import FAR_S, ON_LINUX, WARM_UP, Samples, percentile
 from rsq.bench.tasks import add, add_quietly, app, mark, swallow
 from rsq.broker.connection import Link
 from rsq.broker.queue import LONGEST_BLOCK_MS
@@ -31,6 +32,7 @@ PAYLOADS = ("100 B", 100), ("1 kB", 1000), ("10 kB", 10_000), ("100 kB", 100_000
 PAYLOAD_BYTES, PAYLOAD_CALLS = 200_000_000, 5000
 LONG_RUN = 2_000_000
 WORKERS = 1000
+SCHEDULES, LOOK_AT_BEAT_S = 10_000, 30.0
 PATIENCE_S = 120.0
 
 
@@ -218,6 +220,30 @@ def idle_workers(rig: Rig) -> Samples:
     yield Sample("1,000 idle workers: commands, those in scripts too", "1/s", "less", server.commands / took)
 
 
+def schedules(rig: Rig) -> Samples:
+    """10,000 schedules in one beat: its processor time, and how late their slots become calls."""
+    count = rig.size(SCHEDULES)
+    for name, schedule_of in (
+        ("10,000 in a minute", lambda number: crontab(f"* * * * * {number % 60}")),
+        ("10,000 at one moment", lambda number: every(seconds=10)),
+    ):
+        rig.empty()
+        for number in range(count):
+            app.schedules.add(f"schedule-{number}", schedule_of(number), add_quietly, (1, 2))
+        with rig.beat() as beat:
+            time.sleep(3.0)  # until it has caught up with what was due while they were added
+            used, began, began_ms = cpu_s(beat) if ON_LINUX else 0.0, time.monotonic(), app.client.now_ms()
+            time.sleep(max(12.0, LOOK_AT_BEAT_S * rig.scale))  # one slot of each ten seconds at least
+            took = time.monotonic() - began
+            if ON_LINUX:
+                yield Sample(f"{name}: processor time of the beat", "%", "less", 100 * (cpu_s(beat) - used) / took)
+        entries = rig.call("XRANGE", rig.keys.stream(), "-", "+")
+        slots = [(int(entry_id.split(b"-")[0]), int(fields[1].rpartition(b":")[2])) for entry_id, fields in entries]
+        late_ms = sorted(sent_ms - slot_ms for sent_ms, slot_ms in slots if slot_ms > began_ms)
+        yield Sample(f"{name}: lateness, p99", "ms", "less", percentile(late_ms, 99))
+        yield Sample(f"{name}: lateness, the last", "ms", "less", late_ms[-1])
+
+
 GROWTH: dict[str, Callable[[Rig], Samples]] = {
     "backlog": backlog,
     "delayed-backlog": delayed_backlog,
@@ -226,4 +252,5 @@ GROWTH: dict[str, Callable[[Rig], Samples]] = {
     "payload": payload,
     "long-run": long_run,
     "idle-workers": idle_workers,
+    "schedules": schedules,
 }

@@ -21,6 +21,7 @@ from rsq.bench import floor
 from rsq.bench.tasks import app
 from rsq.broker.embedded import find_server
 from rsq.errors import BrokerUnavailable, WorkerLost
+from rsq.keys import BeatKeys
 
 Ours = TypeVar("Ours")
 Bare = TypeVar("Bare")
@@ -148,26 +149,39 @@ class Rig:
         except BrokerUnavailable:
             return False
 
-    # -- workers
+    # -- workers and beats
 
     @contextmanager
     def worker(self, children: int = 1, *arguments: str) -> Iterator[int]:
         """`rsq worker` with all its children at work, and more arguments; gives its process id."""
-        log = self.home / "worker.log"
-        command = [sys.executable, "-m", "rsq", "-A", "rsq.bench.tasks:app", "worker", "-c", str(children)]
+        command = ("worker", "-c", str(children), *arguments)
+        with self._program(lambda: self.call("ZCARD", self.keys.consumers) >= children, *command) as pid:
+            yield pid
+
+    @contextmanager
+    def beat(self) -> Iterator[int]:
+        """`rsq beat`, once it has begun; gives its process id."""
+        beats = BeatKeys(app.settings.namespace).beats
+        with self._program(lambda: self.call("ZCARD", beats) > 0, "beat") as pid:
+            yield pid
+
+    @contextmanager
+    def _program(self, begun: Callable[[], bool], *command: str) -> Iterator[int]:
+        log = self.home / f"{command[0]}.log"
         environment = os.environ | {"RSQ_URL": self.url, "RSQ_HEALTH_DIR": str(self.home)}
+        program = [sys.executable, "-m", "rsq", "-A", "rsq.bench.tasks:app", *command, "-l", "warning"]
         with log.open("wb") as out:
-            worker = subprocess.Popen([*command, "-l", "warning", *arguments], env=environment, stdout=out, stderr=out)
+            process = subprocess.Popen(program, env=environment, stdout=out, stderr=out)
         try:
-            self._wait_for(lambda: self.call("ZCARD", self.keys.consumers) >= children, worker, log)
-            yield worker.pid
+            self._wait_for(begun, process, log)
+            yield process.pid
         finally:
-            worker.terminate()
+            process.terminate()
             try:
-                worker.wait(STOP_S)
+                process.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                worker.kill()  # its children notice and end
-                worker.wait()
+                process.kill()  # its children notice and end
+                process.wait()
 
     def wait_until_succeeded(self, calls: int) -> None:
         """Wait for so many successes since the server was emptied."""

@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -187,8 +187,8 @@ def delayed(rig: Rig) -> Samples:
         dues = [(start_ms + 17 * number) / 1000 for number in range(count)]
         results = [lateness.apply_async((due,), eta=datetime.fromtimestamp(due, timezone.utc)) for due in dues]
         late_ms = sorted(result.get(timeout=60) * 1000 for result in results)
-    yield Sample("lateness, idle worker, p50", "ms", "less", _percentile(late_ms, 50))
-    yield Sample("lateness, idle worker, p99", "ms", "less", _percentile(late_ms, 99))
+    yield Sample("lateness, idle worker, p50", "ms", "less", percentile(late_ms, 50))
+    yield Sample("lateness, idle worker, p99", "ms", "less", percentile(late_ms, 99))
 
 
 def retry(rig: Rig) -> Samples:
@@ -305,11 +305,12 @@ def latency(rig: Rig) -> Samples:
     ):
         trips, bare_trips = rig.take_turns(partial(ours, measure), partial(bare, measure_bare))
         for percent in (50, 99):
-            least_ms = _percentile(bare_trips, percent) * 1000
-            yield Sample(f"delay and {name}, p{percent}", "ms", "less", _percentile(trips, percent) * 1000, least_ms)
+            least_ms = percentile(bare_trips, percent) * 1000
+            yield Sample(f"delay and {name}, p{percent}", "ms", "less", percentile(trips, percent) * 1000, least_ms)
 
 
-def _percentile(ascending: list[float], percent: int) -> float:
+def percentile(ascending: Sequence[float], percent: int) -> float:
+    """The value below which so many percent lie. Pure."""
     return ascending[min(len(ascending) - 1, len(ascending) * percent // 100)]
 
 
