@@ -126,6 +126,11 @@ def asks_for_retry(self: Task[..., Any]) -> tuple[int, int]:
     return self.request.attempt, self.request.retries
 
 
+@app.task(bind=True)
+def waits_for_retry(self: Task[..., Any]) -> None:
+    self.retry(countdown=600)
+
+
 @app.task(max_retries=0)
 def raises(kind: str) -> None:
     if kind == "key":

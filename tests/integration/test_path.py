@@ -201,6 +201,22 @@ def test_countdown_and_eta() -> None:
     assert tasks.add.apply_async((1, 2), eta=soon).get(timeout=10) == 3
 
 
+def test_a_delayed_call_is_in_no_worker(app: App) -> None:
+    """Neither one that waits for its time nor one that waits for its retry: it is the server's until it is due."""
+    tasks.add.apply_async((1, 1), countdown=600)
+    tasks.add.apply_async((1, 1), eta=datetime(2100, 1, 1))
+    again = tasks.flaky.apply_async((1,), max_retries=None)
+    assert again.get(timeout=20) == 2
+    with pytest.raises(ResultTimeout):
+        tasks.waits_for_retry.delay().get(timeout=0.5)
+    wait_until(lambda: totals(app).counters.get("retried") == 2, 20, "both retries")
+    # Nothing is pending, in whichever consumer's hands, so no worker holds anything.
+    wait_until(lambda: (totals(app).ready, totals(app).running, totals(app).delayed) == (0, 0, 3), 20, "all to wait")
+    keys = app.client.queue(None).keys
+    with app.client.link() as link:
+        assert link.call("HLEN", keys.messages) == 3
+
+
 def test_expired_calls_are_not_run(journal: Journal) -> None:
     handle = tasks.note.apply_async(("late",), expires=datetime(2020, 1, 1, tzinfo=timezone.utc))
     with pytest.raises(TaskRevoked, match="expired"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from rsq import App, QueuePaused
 from rsq.cli.main import main
+from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, totals
@@ -60,6 +62,27 @@ def nobody_reads(redis: Any) -> bool:
 def test_a_pause_outlives_the_server(app: App, url: str, redis: Any) -> None:
     app.pause("default")
     assert redis.ttl(app.client.queue(None).keys.paused) == -1
+
+
+def test_a_pause_outlives_restarts_of_server_and_worker(
+    app: App, journal: Journal, start_worker: StartWorker, own_server: MakeServer
+) -> None:
+    server = own_server(appendonly=True)
+    app.configure(url=server.url)
+    assert start_worker("-Q", "default", worker_url=server.url).stop() == 0
+    run(server.url, "pause", "default", "closed")
+    run(server.url, "pause", "closed", "--refuse")
+    waiting = tasks.note.delay("waited")
+    server.restart()
+    app.close()
+    start_worker("-Q", "default,other", worker_url=server.url)
+    assert tasks.note.apply_async(("other",), queue="other").get(timeout=30) == "other"
+    with pytest.raises(QueuePaused):
+        tasks.note.apply_async(("refused",), queue="closed")
+    assert journal.lines() == ["ran other"]
+    run(server.url, "resume", "default", "closed")
+    assert waiting.get(timeout=30) == "waited"
+    tasks.note.apply_async(("taken in",), queue="closed")
 
 
 def test_status_shows_it(app: App, url: str) -> None:
@@ -128,6 +151,38 @@ def test_the_command_line_tells_of_a_refusal(app: App, url: str) -> None:
 
 
 # -- several queues in one worker
+
+
+MANY = 100_000
+
+
+def test_a_nine_behind_a_hundred_thousand_zeros_is_next(
+    app: App, journal: Journal, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker(concurrency=1)
+    busy = tasks.gate.delay(str(tmp_path / "open"), "busy")
+    wait_until(lambda: journal.count("began busy") == 1, 20, "the child to be busy")
+    tasks.word.map_async([("zero",)] * MANY)
+    tasks.word.apply_async(("nine",), priority=9)
+    (tmp_path / "open").touch()
+    assert busy.get(timeout=20) == "busy"
+    wait_until(lambda: len(journal.lines()) > 3, 20, "more to run")
+    assert journal.lines()[:4] == ["began busy", "ended busy", "nine", "zero"]
+
+
+def test_a_nine_overtakes_zeros_that_are_being_worked_off(
+    app: App, journal: Journal, start_worker: StartWorker
+) -> None:
+    """Only what the children have fetched already goes before it: some hundreds of such short tasks."""
+    for _ in range(2):
+        start_worker(concurrency=2)
+    tasks.word.map_async([("zero",)] * MANY)
+    wait_until(lambda: journal.count("zero") > 1000, 30, "the zeros to run")
+    ran = journal.count("zero")
+    tasks.word.apply_async(("nine",), priority=9)
+    before = wait_until(lambda: "nine" in (lines := journal.lines()) and lines.index("nine"), 60, "it to run")
+    assert before - ran < MANY / 10
+    assert totals(app).ready > 0
 
 
 def backlog(**numbers: int) -> None:
