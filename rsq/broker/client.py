@@ -190,6 +190,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections. The client connects again when it is used again."""
+        self.reporter.flush()
         self.pool.close()
         self.listener.close()
 

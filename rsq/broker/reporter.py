@@ -30,6 +30,7 @@ class Reporter:
     def __init__(self, pool: LinkPool) -> None:
         self._pool = pool
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._newest: dict[str, bytes] = {}
         self._something = threading.Event()
         self._thread: threading.Thread | None = None
@@ -44,18 +45,29 @@ class Reporter:
                 self._thread.start()
         self._something.set()
 
+    def flush(self) -> None:
+        """Write now what waits: the process is about to end. Raises nothing."""
+        if self._newest:
+            self._write_newest()
+
     def _run(self) -> None:
         while True:
             self._something.wait()
             self._something.clear()
-            with self._lock:
-                newest, self._newest = self._newest, {}
-            if not self._write(newest):
-                with self._lock:
-                    # What was told meanwhile is newer.
-                    self._newest = newest | self._newest
+            if not self._write_newest():
                 self._something.set()
             time.sleep(EVERY_S)
+
+    def _write_newest(self) -> bool:
+        with self._writing:  # no older report after a newer one
+            with self._lock:
+                newest, self._newest = self._newest, {}
+            if self._write(newest):
+                return True
+            with self._lock:
+                # What was told meanwhile is newer.
+                self._newest = newest | self._newest
+            return False
 
     def _write(self, reports: dict[str, bytes]) -> bool:
         commands: list[Command] = [("SET", key, packed, "PX", TTL_MS) for key, packed in reports.items()]

@@ -146,6 +146,7 @@ def _work(place: ChildPlace, stop_read: int) -> int:
     if first and stopping.is_set():
         worker_shutdown.send(app, worker_id=place.worker_id)
     child_exit.send(app, worker_id=place.worker_id, pid=os.getpid(), exitcode=code)
+    app.close()
     return code
 
 

@@ -186,4 +186,5 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     code = 0 if worker.serve() else 1
     worker_shutdown.send(app, **whose)
     child_exit.send(app, **whose, pid=os.getpid(), exitcode=code)
+    app.close()
     return code

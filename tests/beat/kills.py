@@ -138,7 +138,7 @@ def main(seconds: float, calm: float, seed: int) -> None:
         found = slots_of(app)
     late_ms = [lateness(slot, sent, beats.gaps) for slot, sent in found]
     slots = [slot for slot, _ in found]
-    longest_ms = max(end - begin for begin, end in beats.gaps[1:])
+    longest_ms = max((end - begin for begin, end in beats.gaps[1:]), default=0)
     expected = list(range(slots[0], slots[-1] + 1, 1000))
     told("while nobody dies", late_ms[:before])
     told(f"while {beats.killed} beats are killed, all of them at times", late_ms[before:])

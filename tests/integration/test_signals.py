@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_success(app: App, start_worker: StartWorker, journal: Journal, pool: 
     assert "a handler of mine" in worker.log()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_failure_after_a_retry(app: App, start_worker: StartWorker, journal: Journal, pool: str) -> None:
     start_worker("-P", pool, name=NAME, concurrency=1)
     with pytest.raises(ValueError, match="attempt 2"):
@@ -49,8 +50,28 @@ def test_a_failure_after_a_retry(app: App, start_worker: StartWorker, journal: J
     ]
 
 
-def test_what_is_settled_without_a_run(app: App, start_worker: StartWorker, journal: Journal) -> None:
-    start_worker(name=NAME, concurrency=1, RSQ_UNKNOWN_TASK_GRACE_S="0.1")
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("name", ["gate", "agate"])
+def test_a_call_that_is_revoked_while_it_runs(
+    app: App, start_worker: StartWorker, journal: Journal, tmp_path: Path, pool: str, name: str
+) -> None:
+    start_worker("-P", pool, name=NAME, concurrency=1)
+    handle: Any = getattr(tasks, name).delay(str(tmp_path / "never"))
+    wait_until(lambda: journal.count(f"began {name}") == 1, 20, "it to begin")
+    handle.revoke(terminate=True)
+    with pytest.raises(TaskRevoked):
+        handle.get(timeout=20)
+    told = [line for line in journal.lines() if line.split()[0] in ("revoked", "failure", "postrun")]
+    assert told[0] == f"revoked {name} False True"
+    assert told[1].startswith(f"postrun {name} REVOKED TaskRevoked(")
+    assert told[2:] == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_is_settled_without_a_run(
+    app: App, start_worker: StartWorker, journal: Journal, tmp_path: Path, pool: str
+) -> None:
+    start_worker("-P", pool, name=NAME, concurrency=1, RSQ_UNKNOWN_TASK_GRACE_S="0.1")
     with pytest.raises(TaskRevoked):
         tasks.note.apply_async(("late",), expires=datetime(2020, 1, 1, tzinfo=timezone.utc)).get(timeout=20)
     with pytest.raises(Exception, match="nope"):
@@ -59,6 +80,16 @@ def test_what_is_settled_without_a_run(app: App, start_worker: StartWorker, jour
         tasks.returns.delay("object").get(timeout=20)
     told = [line for line in journal.lines() if line.split()[0] in ("revoked", "failure")]
     assert told == ["revoked note True False", "failure None UnknownTask False", "failure returns EncodeError False"]
+    busy = tasks.gate.delay(str(tmp_path / "open"))
+    wait_until(lambda: journal.count("began gate") == 1, 20, "the worker to be busy")
+    waiting, delayed = tasks.note.delay("waiting"), tasks.note.apply_async(("delayed",), countdown=600)
+    app.revoke(waiting.id, delayed.id)
+    (tmp_path / "open").touch()
+    assert busy.get(timeout=20) == "gate"
+    with pytest.raises(TaskRevoked):
+        waiting.get(timeout=20)
+    # One that was delayed ends on the server, at once: no worker hears of it.
+    assert [line for line in journal.lines() if line.startswith("revoked")][1:] == ["revoked note False False"]
 
 
 @pytest.fixture
@@ -118,6 +149,14 @@ def test_progress(app: App, start_worker: StartWorker, tmp_path: Any, pool: str,
     assert handle.info == "done"
     handle.forget()
     assert handle.progress is None
+
+
+def test_the_last_report_is_written_though_the_process_ends(app: App, start_worker: StartWorker, tmp_path: Any) -> None:
+    start_worker("--max-tasks-per-child", "1", name=pool_tasks.__name__, concurrency=1)
+    (tmp_path / "open").touch()
+    handle = pool_tasks.advances.delay(20_000, str(tmp_path / "open"))
+    assert handle.get(timeout=20) == "done"
+    wait_until(lambda: (seen := handle.progress) and seen.current == 20_000, 20, "the last report")
 
 
 def test_progress_is_written_now_and_then(app: App, start_worker: StartWorker, redis: Any, tmp_path: Any) -> None:
