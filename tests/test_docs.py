@@ -7,9 +7,10 @@ import configparser
 import inspect
 import os
 import re
+import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -148,6 +149,89 @@ def leads_to_a_command(words: list[str]) -> bool:
                 return False
             command = command.commands[word]
     return True
+
+
+RunPage = Callable[..., None]
+
+
+@pytest.fixture
+def run_page(url: str, tmp_path: Path) -> Iterator[RunPage]:
+    """Writes a module, has `rsq worker` run it, and runs a program beside it until that ends well."""
+    path = os.pathsep.join([str(tmp_path), *(part for part in sys.path if part)])
+    environment = {**os.environ, "RSQ_URL": url, "PYTHONPATH": path}
+    workers: list[Worker] = []
+
+    def run(module: str, source: str, program: str, *arguments: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+        log = tmp_path / "log"
+        workers.append(Worker("-A", module, "worker", "-c", "2", *arguments, env=environment, log=log))
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr + workers[-1].log()
+
+    yield run
+    for worker in workers:
+        worker.close()
+
+
+def sources(page: str) -> list[str]:
+    return [source for _, source in blocks(DOCS / page, "python")]
+
+
+def test_the_examples_of_schedules_run(run_page: RunPage) -> None:
+    clock, at_run_time = sources("schedules.md")
+    program = """
+        import time
+        def until(what):
+            while not what():
+                time.sleep(0.05)
+        from clock import app
+        until(lambda: len(app.schedules.list()) == 3)
+        {at_run_time}
+        assert result.get(timeout=30) == "prices refreshed"
+        assert sorted(each.name for each in app.schedules) == ["clean up", "clock.morning_mail", "clock.refresh"]
+        until(lambda: "SUCCESS" in [each.outcome for each in app.schedules])
+    """
+    program = textwrap.dedent(program).format(at_run_time=at_run_time)
+    run_page("clock", clock, program, "-B")
+
+
+def test_the_example_of_executors_runs(run_page: RunPage) -> None:
+    (source,) = sources("executors.md")
+    program = "from shop import fetch; assert fetch.delay(0.01).get(timeout=30) == 0.01"
+    run_page("shop", source, program, "-P", "asyncio")
+
+
+def test_the_example_of_signals_runs(run_page: RunPage, tmp_path: Path) -> None:
+    (source,) = sources("signals.md")
+    source += textwrap.dedent("""
+        from rsq import App
+
+        app = App("shop")
+
+        @app.task(max_retries=0)
+        def fails():
+            raise ValueError("no")
+    """)
+    program = "from shop import fails; assert isinstance(fails.delay().get(timeout=30, propagate=False), ValueError)"
+    run_page("shop", source, program)
+    assert "is given up: ValueError('no')" in (tmp_path / "log").read_text()
+
+
+def test_the_examples_of_queues_run(run_page: RunPage) -> None:
+    named, routes = sources("queues.md")
+    declared, sent = named.split("send_welcome.delay")
+    source = "from rsq import App\n\napp = App('shop')\n\n" + declared + routes
+    source += "\n\n@app.task(name='shop.reports.make')\ndef make(large=False): ...\n"
+    program = f"""
+        from shop import *
+        first = send_welcome.delay{sent.strip().splitlines()[0]}
+        second = {sent.strip().splitlines()[1]}
+        assert [first.queue, second.queue] == ["mail", "bulk"]
+        assert [make.delay(large=True).queue, make.delay().queue] == ["large-reports", "reports"]
+        first.get(timeout=30)
+    """
+    run_page("shop", source, textwrap.dedent(program))
 
 
 # -- what has its line

@@ -60,6 +60,12 @@ def test_what_is_no_schedule(written: object) -> None:
         schedule_of(written)
 
 
+def test_a_schedule_of_celery_is_told_where_to_come_from() -> None:
+    foreign = type("crontab", (), {"__module__": "celery.schedules"})()
+    with pytest.raises(SettingsError, match="import crontab from rsq"):
+        schedule_of(foreign)
+
+
 # -- cron expressions
 
 
