@@ -6,7 +6,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
@@ -25,6 +25,8 @@ from rsq.task import AsyncTask, Task, name_of
 if TYPE_CHECKING:
     from rsq.beat.control import Schedules
     from rsq.broker.client import Client
+    from rsq.broker.inspector import Inspect
+    from rsq.broker.steering import Control
     from rsq.testing import Testing
 
 P = ParamSpec("P")
@@ -234,6 +236,17 @@ class App:
     def resume(self, *queues: str) -> list[str]:
         """End the pause of these queues; gives those that were paused."""
         return control.resume(self.client, queues)
+
+    @property
+    def control(self) -> Control:
+        """What people tell live workers: shutdown, pool_grow, pool_shrink. See `rsq.broker.steering`."""
+        from rsq.broker.steering import Control
+
+        return Control(self.client)
+
+    def inspect(self, destination: Collection[str] | None = None, timeout: float = 1.0, limit: int = 100) -> Inspect:
+        """What live workers do: active, reserved, scheduled, stats, registered, ping. See `rsq.broker.inspector`."""
+        return self.control.inspect(destination, timeout, limit)
 
     @cached_property
     def testing(self) -> Testing:

@@ -133,6 +133,10 @@ class AsyncResult(Generic[R]):
         """
         self._client.revoke([self.id], self.queue, terminate)
 
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for coroutines."""
+        await self._client.arevoke([self.id], self.queue, terminate)
+
     def forget(self) -> None:
         """Delete the result from the server."""
         self._client.forget_result(self.id, self.queue)

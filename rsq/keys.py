@@ -128,3 +128,8 @@ def workers(namespace: str) -> str:
 def worker(namespace: str, worker_id: str) -> str:
     """Hash with a TTL: what a worker says of itself."""
     return f"{namespace}:worker:{worker_id}"
+
+
+def wish(namespace: str, worker_id: str) -> str:
+    """Hash with a TTL: what people wish of a worker; the same name is the channel that tells of it."""
+    return f"{namespace}:wish:{worker_id}"

@@ -149,6 +149,10 @@ class Client:
                     found[task_id] = max(found[task_id], reply.decode(), key=_REVOKED.index)
         return found
 
+    async def arevoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
+        """`revoke` for coroutines."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.revoke, ids, queue, terminate)
+
     def _queues_of(self, ids: Sequence[str]) -> list[str]:
         """The one queue where all these are delayed or have a result, if there is one, else all that are known."""
         names = self.queue_names()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsq import codec, keys
 from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.queue import REFUSE, Queue
+from rsq.broker.wishes import read_reports
 from rsq.errors import BrokerError, DecodeError, RsqError
 from rsq.message import pack_meta, unpack_meta
-from rsq.settings import Settings
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
 
 PURGE_STEP = 1000
 PAGE = 500
@@ -116,32 +119,23 @@ def counts(link: Link, queue: Queue) -> QueueCounts:
     return QueueCounts(queue.name, ready, running, delayed, dead, paused is not None, paused == REFUSE, counters)
 
 
-def workers(link: Link, settings: Settings) -> list[WorkerInfo]:
+def workers(client: Client) -> list[WorkerInfo]:
     """The live workers: those whose report has not expired."""
-    names = [name.decode() for name in link.call("ZRANGE", keys.workers(settings.namespace), 0, -1)]
-    if not names:
-        return []
-    found = []
-    for name, reply in zip(
-        names, link.pipeline([("HGETALL", keys.worker(settings.namespace, name)) for name in names]), strict=True
-    ):
-        report = {k.decode(): v.decode() for k, v in zip(reply[::2], reply[1::2], strict=True)}
-        if report:
-            found.append(
-                WorkerInfo(
-                    id=name,
-                    host=report["host"],
-                    pid=int(report["pid"]),
-                    app=report["app"],
-                    queues=report["queues"].split(","),
-                    executor=report["executor"],
-                    children=int(report["children"]),
-                    started_ms=int(report["started"]),
-                    stopping=report["stopping"] == "1",
-                    running=report["running"].split(),
-                )
-            )
-    return found
+    return [
+        WorkerInfo(
+            id=name,
+            host=report.text("host"),
+            pid=report.number("pid"),
+            app=report.text("app"),
+            queues=report.queues,
+            executor=report.text("executor"),
+            children=report.number("children"),
+            started_ms=report.number("started"),
+            stopping=report.stopping,
+            running=report.text("running").split(),
+        )
+        for name, report in read_reports(client).items()
+    ]
 
 
 def dead_letters(link: Link, queue: Queue, newest_first: bool = True) -> Iterator[DeadLetter]:

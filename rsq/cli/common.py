@@ -43,6 +43,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 queue_option = click.option("-Q", "--queue", help="Queue; default: the app's default queue.")
 
 
+worker_option = click.option(
+    "--worker",
+    "workers",
+    metavar="ID",
+    multiple=True,
+    help="Only this one; may be repeated. Default: all that live.",
+)
+
+
+def no_workers() -> None:
+    """Say that there is nobody to ask."""
+    click.echo("no workers: start one with rsq -A your.module worker", err=True)
+
+
 def print_json(value: object) -> None:
     """One JSON document. What JSON cannot carry is shown as Python would print it."""
     click.echo(json.dumps(value, indent=2, default=_plain))

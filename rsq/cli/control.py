@@ -1,14 +1,18 @@
-"""`rsq revoke`: have calls not run."""
+"""`rsq revoke` and `rsq control`: have calls not run, and tell workers what to do."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 
 import click
 
-from rsq.cli.common import Context, json_option, pass_context, print_json
+from rsq.broker.steering import Told
+from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, print_json, worker_option
 
 EXIT_ENDED = 1
+EXIT_SILENT = 1
 
 _MEANINGS = {
     "revoked": "revoked",
@@ -42,3 +46,82 @@ def revoke(context: Context, task_ids: tuple[str, ...], queue: str | None, termi
         for task_id, answer in answers.items():
             click.echo(f"{task_id} {_TERMINATED if terminate and answer == 'marked' else _MEANINGS[answer]}")
     sys.exit(EXIT_ENDED if set(answers.values()) == {"done"} else 0)
+
+
+@click.group()
+def control() -> None:
+    """Tell workers what to do; exit code 1 when one does not answer.
+
+    What is told stands on the server as long as the worker lives: one that is cut off hears of it when it is back.
+    """
+
+
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait for the effect."
+)
+
+
+@control.command()
+@worker_option
+@timeout_option
+@click.option("--yes", is_flag=True, help="Do not ask, where no worker is named.")
+@json_option
+@pass_context
+def shutdown(context: Context, workers: tuple[str, ...], timeout: float, yes: bool, as_json: bool) -> None:
+    """Stop workers as SIGTERM does: what has not begun goes to others, running tasks have their time to end.
+
+    \b
+    Example:
+      rsq control shutdown --worker vm-20699-6eb1
+      rsq control shutdown --yes
+    """
+    app = context.app_or_plain()
+    if not workers and not yes:
+        live = app.control.workers()
+        if live:
+            click.confirm(f"Stop {plural(len(live), 'worker')} ({', '.join(live)})?", abort=True)
+    _show(app.control.shutdown(workers or None, timeout), as_json)
+
+
+@control.command("pool-grow")
+@click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def pool_grow(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Give each worker N children more (1). With threads and asyncio each has as many tasks at once as -c says.
+
+    \b
+    Example:
+      rsq control pool-grow
+      rsq control pool-grow 4 --worker vm-20699-6eb1
+    """
+    _show(context.app_or_plain().control.pool_grow(number, workers or None, timeout), as_json)
+
+
+@control.command("pool-shrink")
+@click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def pool_shrink(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Take N children (1) from each worker, idle ones first. What runs in them ends in its own time.
+
+    \b
+    Example:
+      rsq control pool-shrink
+      rsq control pool-shrink 4 --worker vm-20699-6eb1
+    """
+    _show(context.app_or_plain().control.pool_shrink(number, workers or None, timeout), as_json)
+
+
+def _show(told: Mapping[str, Told], as_json: bool) -> None:
+    if as_json:
+        print_json({name: asdict(each) for name, each in told.items()})
+    elif not told:
+        no_workers()
+    for name, each in () if as_json else told.items():
+        click.echo(f"{name}: {each.says}", err=not each.heard)
+    sys.exit(0 if told and all(each.heard for each in told.values()) else EXIT_SILENT)

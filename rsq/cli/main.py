@@ -12,10 +12,11 @@ from rsq.cli.beat import beat
 from rsq.cli.bench import bench
 from rsq.cli.calls import call, result
 from rsq.cli.common import Context
-from rsq.cli.control import revoke
+from rsq.cli.control import control, revoke
 from rsq.cli.dead import dead
 from rsq.cli.demo import demo
 from rsq.cli.health import health
+from rsq.cli.inspect import inspect
 from rsq.cli.queues import pause, purge, resume, status
 from rsq.cli.schedule import schedule
 from rsq.cli.server import server
@@ -74,6 +75,8 @@ for command in (
     pause,
     resume,
     revoke,
+    inspect,
+    control,
     purge,
     dead,
     health,

@@ -26,7 +26,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     names = [queue] if queue else client.queue_names()
     with client.link() as link:
         queues = [inspect.counts(link, client.queue(name)) for name in names]
-        workers = inspect.workers(link, client.settings)
+    workers = inspect.workers(client)
     if as_json:
         print_json({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in workers]})
         return

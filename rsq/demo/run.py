@@ -334,8 +334,7 @@ def _workers(client: Client, log: Path) -> Iterator[list[subprocess.Popen[bytes]
 
 
 def _reporting(client: Client) -> set[int]:
-    with client.link() as link:
-        return {worker.pid for worker in inspect.workers(link, client.settings)}
+    return {worker.pid for worker in inspect.workers(client)}
 
 
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:

@@ -92,6 +92,7 @@ def delete_namespace(settings: Settings) -> None:
         keys.queues(namespace),
         keys.workers(namespace),
         keys.worker(namespace, "*"),
+        keys.wish(namespace, "*"),
     )
     link = Link(endpoint, LINK_TIMEOUT_S)
     try:

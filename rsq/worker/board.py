@@ -11,23 +11,27 @@ import struct
 from dataclasses import dataclass
 
 _CHILD = struct.Struct("<dIIQd")  # lease_until, generation, fenced, tasks done, beat
-_SLOT = struct.Struct("<dHB40s100s")  # started, queue index, priority, entry id, task id
+_SLOT = struct.Struct("<dHB40s100s120s")  # started, queue index, priority, entry id, task id, name of the task
 _RUNNING_SIZE = 1  # one byte before each slot: 1 while it runs; written last at the start and first at the end
 
 
 @dataclass(frozen=True)
 class Running:
-    """A call that runs, as the board tells it. `entry_id` is b'' when it was acknowledged early."""
+    """A call that runs, as the board tells it. `entry_id` is b'' when it was acknowledged early.
+
+    task  name of the task, cut off after 120 bytes
+    """
 
     started: float
     queue: int
     priority: int
     entry_id: bytes
     task_id: str
+    task: str
 
 
 class Board:
-    """The memory of all children of one worker. Made before they are forked."""
+    """The memory of all children of one worker. Made before they are forked, for as many as there may ever be."""
 
     def __init__(self, children: int, slots: int) -> None:
         self._slots = slots
@@ -116,9 +120,9 @@ class Slot:
         self._flag = offset
         self._body = offset + _RUNNING_SIZE
 
-    def start(self, started: float, queue: int, priority: int, entry_id: bytes, task_id: bytes) -> None:
+    def start(self, started: float, queue: int, priority: int, entry_id: bytes, task_id: bytes, task: bytes) -> None:
         """Tell what runs from now on. The flag comes last, so a torn write is never read."""
-        _SLOT.pack_into(self._memory, self._body, started, queue, priority, entry_id, task_id)
+        _SLOT.pack_into(self._memory, self._body, started, queue, priority, entry_id, task_id, task)
         self._memory[self._flag] = 1
 
     def end(self) -> None:
@@ -129,5 +133,6 @@ class Slot:
         """What runs here, or None."""
         if not self._memory[self._flag]:
             return None
-        started, queue, priority, entry_id, task_id = _SLOT.unpack_from(self._memory, self._body)
-        return Running(started, queue, priority, entry_id.rstrip(b"\0"), task_id.rstrip(b"\0").decode())
+        started, queue, priority, *texts = _SLOT.unpack_from(self._memory, self._body)
+        entry_id, task_id, task = (text.rstrip(b"\0") for text in texts)
+        return Running(started, queue, priority, entry_id, task_id.decode(), task.decode(errors="ignore"))

@@ -20,6 +20,9 @@ from rsq.worker.board import Board, ChildBoard
 from rsq.worker.child import ChildPlace
 from rsq.worker.identity import consumer_name
 
+LEAST_ROOM = 16
+"""A worker has room for four times the children that it begins with, and for so many at least."""
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
@@ -52,6 +55,11 @@ class WorkerOptions:
     def children(self) -> int:
         """Number of child processes."""
         return self.concurrency if self.pool == "prefork" else 1
+
+    @property
+    def most_children(self) -> int:
+        """Children that there is room for, when more are asked for while the worker runs."""
+        return max(LEAST_ROOM, 4 * self.children)
 
     @property
     def slots(self) -> int:
@@ -116,8 +124,8 @@ class Child:
         self.registered = True
         os.write(self.go, b"g")
 
-    def replace(self) -> None:
-        """Have it end for a successor: what runs in it ends in its own time, what has not begun goes to others."""
+    def dismiss(self) -> None:
+        """Have it end: what runs in it ends in its own time, what has not begun goes to others."""
         if self.registered:
             os.write(self.go, b"r")
         else:
@@ -137,20 +145,45 @@ class Child:
 
 
 class Children:
-    """All of them, by place. A place keeps its part of the board through all its incarnations."""
+    """All of them, by place. A place keeps its part of the board through all its incarnations.
+
+    places  those in which a child is to be; the first one always is
+    done    bodies run by children that are gone
+    """
 
     def __init__(self, options: WorkerOptions, worker_id: str) -> None:
         self._options = options
         self._worker_id = worker_id
-        self._board = Board(options.children, options.slots)
+        self._room = options.most_children
+        self._board = Board(self._room, options.slots)
         self._living: dict[int, Child] = {}
-        self._incarnations = [0] * options.children
+        self._incarnations = [0] * self._room
+        self.places = set(range(options.children))
+        self.done = 0
 
     def __len__(self) -> int:
         return len(self._living)
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self._living.values()))
+
+    def resize(self, wanted: int) -> list[int]:
+        """Have so many places, as far as there is room; gives those that were added, to be filled by the caller.
+
+        A child in a place that is given up is dismissed: those that run nothing first, then the youngest place.
+        """
+        occupants = {child.index: child for child in self}
+        while len(self.places) > max(1, wanted):
+            idle = {index for index in self.places if index not in occupants or not occupants[index].board.running()}
+            index = max((self.places & idle) - {0} or self.places)
+            self.places.discard(index)
+            if index in occupants:
+                occupants[index].dismiss()
+        # Where one that was dismissed is still at work its place is not free.
+        free = sorted(set(range(self._room)) - self.places - set(occupants))
+        added = free[: max(0, min(wanted, self._room) - len(self.places))]
+        self.places.update(added)
+        return added
 
     def spawn(self, index: int) -> Child:
         """Fork a child into a place."""
@@ -206,6 +239,7 @@ class Children:
             child = self._living.pop(pid, None)
             if child is not None:
                 os.close(child.go)
+                self.done += child.board.done
                 yield child, os.waitstatus_to_exitcode(status)
 
 

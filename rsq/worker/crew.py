@@ -87,6 +87,7 @@ class Crew:
             clock,
             self._make_link,
         )
+        self._board = board
         self._stopping = threading.Lock()
 
     def serve(self) -> bool:
@@ -97,6 +98,7 @@ class Crew:
         self._committer.start()
         self._fetcher.start()
         self.executor.serve()
+        self._board.done = self.executor.done
         self.stop()
         return self._committer.close(COMMIT_TIMEOUT_S)
 

@@ -182,7 +182,8 @@ class Fetcher:
 
     def _room(self, running: int) -> int:
         """How many messages may be fetched now; 0 while enough is there."""
-        ahead = self._prefetch.update(self._workload.done, self._workload.busy_s)
+        done = self._board.done = self._workload.done
+        ahead = self._prefetch.update(done, self._workload.busy_s)
         held = len(self._inbox)
         self._inbox.low_water = ahead // 2
         if held > ahead // 2 or self._committer.backlog > MOST_UNCOMMITTED:

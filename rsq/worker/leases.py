@@ -15,6 +15,7 @@ from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument
+from rsq.broker.wishes import Wish, unpack_wish
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
 from rsq.outcome import pack_failure
 from rsq.remote import encode_error
@@ -39,13 +40,34 @@ class Retirement:
     running: Sequence[Running] = field(default_factory=tuple)
 
 
-class Leases:
-    """The leases of one worker, on all its queues."""
+@dataclass(frozen=True)
+class Renewal:
+    """What a renewal brought.
 
-    def __init__(self, link: Link, queues: Sequence[Queue], worker_id: str) -> None:
+    until  the moment, on this host's monotonic clock, until which the leases hold
+    lost   consumers that have lost theirs
+    wish   what people wish of this worker, or None where that could not be read
+    """
+
+    until: float
+    lost: set[str]
+    wish: Wish | None
+
+
+class Leases:
+    """The leases of one worker, on all its queues.
+
+    constant  what the reports of the worker say that does not change: told again only where the server has lost it
+    """
+
+    def __init__(
+        self, link: Link, queues: Sequence[Queue], worker_id: str, constant: Mapping[str, Argument] | None = None
+    ) -> None:
         self._link = link
         self._queues = queues
         self._worker_id = worker_id
+        self._constant = dict(constant or {})
+        self._told = False
         self._settings = queues[0].settings
         self._reconcile_at = 0.0
 
@@ -58,11 +80,15 @@ class Leases:
         for queue in self._queues:
             queue.register(self._link, consumer)
 
-    def renew(self, consumers: Sequence[str], report: Mapping[str, Argument]) -> tuple[float, set[str]]:
-        """Prolong the leases and tell that the worker lives, in one round trip.
+    def change(self, **constant: Argument) -> None:
+        """Something has changed after all: it is told with the next renewal."""
+        self._constant |= constant
+        self._told = False
 
-        Returns  (the moment, on this host's monotonic clock, until which the leases hold; consumers that lost theirs)
-        Raises   BrokerError: nothing is known, the old moment stands
+    def renew(self, consumers: Sequence[str], report: Mapping[str, Argument]) -> Renewal:
+        """Prolong the leases, tell that the worker lives, and see what is wished of it.
+
+        Raises  BrokerError: nothing is known, the old moment stands
         """
         asked_at = time.monotonic()
         calls: list[ScriptCall] = [queue.renew_call(consumers) for queue in self._queues] if consumers else []
@@ -71,11 +97,11 @@ class Leases:
             if isinstance(reply, Exception):
                 raise reply
             lost |= {name.decode() for name in reply}
-        self._report(report)
+        wish = self._report(report)
         if asked_at >= self._reconcile_at:
             self._reconcile_at = asked_at + self._settings.lease_s
             self._reconcile()
-        return asked_at + self._settings.lease_s, lost
+        return Renewal(asked_at + self._settings.lease_s, lost, wish)
 
     def _reconcile(self) -> None:
         for queue, reply in zip(
@@ -103,21 +129,27 @@ class Leases:
 
     def leave(self) -> None:
         """The worker ends: it is listed no more. Raises BrokerError."""
-        namespace = self._settings.namespace
+        namespace, worker_id = self._settings.namespace, self._worker_id
         self._link.pipeline(
-            [("DEL", keys.worker(namespace, self._worker_id)), ("ZREM", keys.workers(namespace), self._worker_id)]
+            [
+                ("DEL", keys.worker(namespace, worker_id)),
+                ("DEL", keys.wish(namespace, worker_id)),
+                ("ZREM", keys.workers(namespace), worker_id),
+            ]
         )
 
-    def _report(self, report: Mapping[str, Argument]) -> None:
+    def _report(self, report: Mapping[str, Argument]) -> Wish | None:
         namespace = self._settings.namespace
-        key, ttl_ms = keys.worker(namespace, self._worker_id), int(self._settings.lease_ms * 1.5)
-        now_ms = int(time.time() * 1000)
-        fields = [value for pair in report.items() for value in pair]
+        key, wish = keys.worker(namespace, self._worker_id), keys.wish(namespace, self._worker_id)
+        ttl_ms, now_ms = int(self._settings.lease_ms * 1.5), int(time.time() * 1000)
+        fields = report if self._told else {**self._constant, **report}
         replies = self._link.pipeline(
             [
-                ("DEL", key),
-                ("HSET", key, *fields),
+                ("HSET", key, *(value for pair in fields.items() for value in pair)),
                 ("PEXPIRE", key, ttl_ms),
+                # What is wished stays as long as the worker: a number that began anew would seem to be seen already.
+                ("PEXPIRE", wish, ttl_ms),
+                ("HGETALL", wish),
                 ("ZADD", keys.workers(namespace), now_ms, self._worker_id),
                 # Those that vanished without a word.
                 ("ZREMRANGEBYSCORE", keys.workers(namespace), "-inf", now_ms - 10 * ttl_ms),
@@ -130,4 +162,9 @@ class Leases:
             if isinstance(reply, BrokerError):
                 # A full server takes no report, but it has renewed the leases: whoever empties it must go on.
                 log.warning("this worker cannot be listed: %s", reply)
-                return
+                return None
+        lost, self._told = self._told and replies[0] > 0, True
+        if lost:
+            self._told = False
+            return self._report(report)
+        return unpack_wish(replies[3])

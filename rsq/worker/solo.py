@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import signal
 import socket
 import threading
@@ -19,16 +20,17 @@ from rsq.app import App
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
-from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
 from rsq.message import Delivery
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board
 from rsq.worker.children import WorkerOptions
+from rsq.worker.contact import Contact
 from rsq.worker.crew import Crew
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
+from rsq.worker.report import Portrait
 from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
 from rsq.worker.wear import Wear
 
@@ -36,7 +38,10 @@ log = logging.getLogger("rsq.worker")
 
 
 class SoloWorker:
-    """One crew, and the thread that keeps its lease."""
+    """One crew, and the thread that keeps its lease.
+
+    on_shutdown  called in that thread when `rsq control` asks for the end; default: `stop`
+    """
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class SoloWorker:
         queue_names: Sequence[str] = (),
         wear: Wear | None = None,
         weights: Mapping[str, int] | None = None,
+        on_shutdown: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
         self._settings = app.settings
@@ -53,13 +59,17 @@ class SoloWorker:
         self._identity = Identity(self.worker_id, 0, 1, self._board)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
         self._queues = [Queue(name, self._settings) for name in self.queue_names]
-        self._leases = Leases(self._link, self._queues, self.worker_id)
+        portrait = Portrait(app.name, self.queue_names, sorted(app.tasks), "solo", 1, 1, self._settings.lease_ms)
+        self._on_shutdown = on_shutdown or self.stop
         self._crew = Crew(
             app.tasks, self._settings, self.queue_names, self._identity, self._board, "solo", wear, weights=weights
         )
-        self._ended = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._end_read, self._end_write = os.pipe()
+        self._selector.register(self._end_read, selectors.EVENT_READ)
+        self._contact = Contact(self._link, self._queues, self.worker_id, portrait, self._selector)
+        self._leases = self._contact.leases
         self._stopping = False
-        self._started_ms = int(time.time() * 1000)
         self._keeper = threading.Thread(target=self._keep_lease, name="rsq-lease", daemon=True)
 
     def begin(self) -> str:
@@ -86,7 +96,7 @@ class SoloWorker:
         try:
             return self._crew.serve()
         finally:
-            self._ended.set()
+            os.close(self._end_write)
             self._keeper.join()
             self._sign_off(Retirement(self._identity.consumer, ""))
 
@@ -111,32 +121,34 @@ class SoloWorker:
 
     def _keep_lease(self) -> None:
         pause_s = self._leases.renew_every_s
-        while not self._ended.wait(pause_s):
+        while True:
+            if ready := self._selector.select(pause_s):
+                bell = ready[0][0].data
+                if bell is None:
+                    break
+                pause_s = 0.0 if bell.rang() else AGAIN_S
+                continue
             try:
-                self._renew()
-                pause_s = self._leases.renew_every_s
+                pause_s = 0.0 if self._renew() else self._leases.renew_every_s
             except BrokerError as error:
                 log.warning("the lease could not be renewed, again in %.1f s: %s", AGAIN_S, error)
                 pause_s = AGAIN_S
+        self._contact.end()
+        self._selector.close()
+        os.close(self._end_read)
 
-    def _renew(self) -> None:
-        running = " ".join(entry.task_id for entry in self._board.running())
-        report: dict[str, Argument] = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "app": self._app.name,
-            "queues": ",".join(self.queue_names),
-            "executor": "solo",
-            "children": 1,
-            "started": self._started_ms,
-            "stopping": int(self._stopping),
-            "running": running,
-        }
-        until, lost = self._leases.renew([self._identity.consumer], report)
+    def _renew(self) -> bool:
+        """Renew the lease. True: something was heard that another report is to tell at once."""
+        members = [(os.getpid(), True, self._board)]
+        until, lost = self._contact.renew([self._identity.consumer], members, 1, self._stopping)
         if lost:
             self._board.fence()
         else:
             self._board.lease_until = until
+        news = self._contact.news
+        if news and self._contact.wish.stop and not self._stopping:
+            self._on_shutdown()
+        return news
 
     def _sign_off(self, retirement: Retirement) -> None:
         link = Link(self._link.endpoint, LINK_TIMEOUT_S)
@@ -155,7 +167,14 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     """`rsq worker -P solo`: until a signal. Returns the exit code; raises what `Supervisor.run` does."""
     app = load_app(options.app)
     app.configure(**options.overrides)
-    worker = SoloWorker(app, options.queues, Wear(options.max_tasks, options.max_memory_mib), options.weights)
+    signals: SimpleQueue[int] = SimpleQueue()
+    worker = SoloWorker(
+        app,
+        options.queues,
+        Wear(options.max_tasks, options.max_memory_mib),
+        options.weights,
+        on_shutdown=lambda: signals.put(signal.SIGTERM),
+    )
     child_init.send(app, worker_id=worker.worker_id, pid=os.getpid())
     while True:
         try:
@@ -165,7 +184,6 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
             log.warning("%s; trying again in %.1f s", error, AGAIN_S)
             time.sleep(AGAIN_S)
     worker.install()
-    signals: SimpleQueue[int] = SimpleQueue()
 
     def obey() -> None:
         signals.get()

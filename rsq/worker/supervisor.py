@@ -15,17 +15,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rsq import codec
+from rsq.broker.bell import Bell
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
-from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
 from rsq.worker.beside import BesideBeat
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
+from rsq.worker.contact import Contact
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
 from rsq.worker.reload import CodeWatch
+from rsq.worker.report import Portrait
 
 log = logging.getLogger("rsq.worker")
 
@@ -52,19 +55,18 @@ class Supervisor:
         self._children = Children(options, self._worker_id)
         self._beat = BesideBeat(options, self._children, announce)
         self._code: CodeWatch | None = None
-        self._delays = [RESPAWN_S[0]] * options.children
+        self._delays: dict[int, float] = {}
         self._respawn_at: dict[int, float] = {}
         self._retirements: list[Retirement] = []
         self._settings: Settings | None = None
         self._hello: dict[str, Any] = {}
-        self._leases: Leases | None = None
+        self._contact: Contact | None = None
         self._next_renewal = 0.0
         self._renewed = time.monotonic()
         self._health = HealthFile()
         self._signals_seen = 0
         self._stop_deadline: float | None = None
         self._failure: Exception | None = None
-        self._started_ms = int(time.time() * 1000)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
 
@@ -78,9 +80,9 @@ class Supervisor:
             self._spawn(index)
         while self._children or self._beat or self._respawn_at or (self._retirements and not self._gives_up()):
             self._step()
-        if self._leases is not None:
+        if self._contact is not None:
             try:
-                self._leases.leave()
+                self._contact.leases.leave()
             except BrokerError as error:
                 log.warning("could not sign off: %s", error)
         self._health.remove()
@@ -96,6 +98,9 @@ class Supervisor:
                 self._read_signals()
             elif isinstance(key.data, CodeWatch):
                 self._reload(key.data)
+            elif isinstance(key.data, Bell):
+                pause_s = 0.0 if key.data.rang() else AGAIN_S
+                self._next_renewal = min(self._next_renewal, time.monotonic() + pause_s)
             else:
                 self._listen(key.data)
         self._beat.tend(time.monotonic())
@@ -148,9 +153,12 @@ class Supervisor:
         """A child is ready: it is let go together with the next renewal, now. The first one tells the settings."""
         if self._settings is None:
             self._hello, self._settings = hello, Settings(**hello["settings"])
+        elif self._contact is not None and hello["tasks"] != self._hello["tasks"]:
+            self._hello["tasks"] = hello["tasks"]
+            self._contact.leases.change(tasks=codec.encode(hello["tasks"]))
         self._next_renewal = time.monotonic()
 
-    def _begin(self, settings: Settings) -> Leases:
+    def _begin(self, settings: Settings) -> Contact:
         """Look at the server, and say what runs here."""
         names, tasks = self._hello["queues"], self._hello["tasks"]
         link = Link(Endpoint(settings.url), LINK_TIMEOUT_S)
@@ -166,7 +174,12 @@ class Supervisor:
         self._beat.begin()
         if not tasks:
             log.warning("app %s has no tasks: every message will be put off and then given up", self._hello["app"])
-        return Leases(link, [Queue(name, settings) for name in names], self._worker_id)
+        options = self._options
+        portrait = Portrait(
+            self._hello["app"], names, tasks, options.pool, options.slots, options.most_children, settings.lease_ms
+        )
+        queues = [Queue(name, settings) for name in names]
+        return Contact(link, queues, self._worker_id, portrait, self._selector)
 
     def _let_go(self, child: Child, leases: Leases, settings: Settings) -> None:
         """Register the child's consumer and let it work."""
@@ -194,8 +207,10 @@ class Supervisor:
         if how:
             what = f", while it ran {', '.join(entry.task_id for entry in running)}" if running else ""
             log.error("child %d (pid %d) died: %s%s", child.index, child.pid, how, what)
+        if child.index not in self._children.places:
+            return
         young = now - child.started < YOUNG_S and code != 0 and not running
-        delay = self._delays[child.index] if young else 0.0
+        delay = self._delays.get(child.index, RESPAWN_S[0]) if young else 0.0
         self._delays[child.index] = min(RESPAWN_S[1], delay * 2) if young else RESPAWN_S[0]
         self._respawn_at[child.index] = now + delay
 
@@ -215,7 +230,7 @@ class Supervisor:
         for index in self._respawn_at:
             self._respawn_at[index] = time.monotonic()
         for child in self._children:
-            child.replace()
+            child.dismiss()
         self._beat.replace()
 
     # -- leases
@@ -223,13 +238,14 @@ class Supervisor:
     @property
     def _keeps_leases(self) -> bool:
         """From the first hello on; but one that stops before it has begun begins no more."""
-        return self._settings is not None and (self._leases is not None or not self._stopping)
+        return self._settings is not None and (self._contact is not None or not self._stopping)
 
     def _keep_leases(self) -> None:
         assert self._settings is not None
         try:
             # A server that is away when the worker starts is waited for like one that goes away later.
-            leases = self._leases = self._leases or self._begin(self._settings)
+            contact = self._contact = self._contact or self._begin(self._settings)
+            leases = contact.leases
             while self._retirements:
                 leases.retire(self._retirements[0])
                 self._retirements.pop(0)
@@ -237,7 +253,9 @@ class Supervisor:
                 if child.hello is None:
                     self._let_go(child, leases, self._settings)
             living = {child.consumer: child for child in self._children if child.registered}
-            until, lost = leases.renew(list(living), self._report())
+            members = [(child.pid, child.registered, child.board) for child in self._children]
+            places, done = len(self._children.places), self._children.done
+            until, lost = contact.renew(list(living), members, places, self._stopping, done)
             for name, child in living.items():
                 if name in lost:
                     child.board.fence()
@@ -245,8 +263,9 @@ class Supervisor:
                     child.board.lease_until = until
             self._renewed = time.monotonic()
             self._next_renewal = self._renewed + leases.renew_every_s
+            self._obey(contact)
         except RsqError as error:
-            if self._leases is None and not isinstance(error, BrokerUnavailable):
+            if self._contact is None and not isinstance(error, BrokerUnavailable):
                 self._fail(error)
                 return
             log.warning("%s; trying again in %.1f s", error, AGAIN_S)
@@ -279,19 +298,20 @@ class Supervisor:
         except OSError as error:
             log.warning("health file: %s", error)
 
-    def _report(self) -> dict[str, Argument]:
-        """What `rsq status` shows of this worker."""
-        return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "app": str(self._hello["app"]),
-            "queues": ",".join(self._hello["queues"]),
-            "executor": self._options.pool,
-            "children": len(self._children),
-            "started": self._started_ms,
-            "stopping": int(self._stopping),
-            "running": " ".join(entry.task_id for child in self._children for entry in child.board.running()),
-        }
+    def _obey(self, contact: Contact) -> None:
+        """Do what `rsq control` asks for."""
+        wish, places = contact.wish, self._children.places
+        if contact.news:
+            self._next_renewal = time.monotonic()
+            log.info("told by rsq control: %s", wish)
+        if self._stopping:
+            return
+        if wish.stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif wish.children is not None and wish.children != len(places):
+            for index in self._children.resize(wish.children):
+                self._spawn(index)
+            self._respawn_at = {index: at for index, at in self._respawn_at.items() if index in places}
 
     # -- the end
 
@@ -301,7 +321,7 @@ class Supervisor:
 
     def _gives_up(self) -> bool:
         """All children are gone, and what they held cannot be handed on: their leases run out by themselves."""
-        return self._leases is None or (self._stop_deadline is not None and time.monotonic() > self._stop_deadline)
+        return self._contact is None or (self._stop_deadline is not None and time.monotonic() > self._stop_deadline)
 
     def _catch_signals(self) -> None:
         for fd in (self._wake_read, self._wake_write):

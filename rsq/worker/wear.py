@@ -7,8 +7,6 @@ import resource
 import sys
 from pathlib import Path
 
-_STATM = Path("/proc/self/statm")
-
 
 class Wear:
     """The limits of one child.
@@ -31,8 +29,16 @@ class Wear:
 
 def memory_bytes() -> int:
     """Resident memory of this process; where there is no /proc, the most that it ever was."""
+    size = memory_bytes_of("self")
+    if size is not None:
+        return size
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def memory_bytes_of(pid: int | str) -> int | None:
+    """Resident memory of a process; None where there is no /proc, or no such process."""
     try:
-        return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        return None

@@ -257,3 +257,11 @@ def limited(number: int) -> int:
 def brief(number: int, seconds: float = 0.002) -> int:
     time.sleep(seconds)
     return number
+
+
+@app.task
+def freeze() -> str:
+    """Stops its process, with all that it has fetched, until somebody lets it go on."""
+    journal("began freeze")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "thawed"

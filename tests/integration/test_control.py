@@ -1,8 +1,10 @@
-"""Revoking calls, looking at workers, and telling them what to do."""
+"""Revoking calls: `AsyncResult.revoke`, `app.revoke` and `rsq revoke`."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +194,23 @@ def test_the_command_says_no_to_what_has_ended(app: App, url: str, start_worker:
     handle = tasks.add.delay(1, 1)
     handle.get(timeout=20)
     assert run(url, "revoke", handle.id, code=1) == f"{handle.id} had ended before\n"
+
+
+def test_who_waits_already_is_woken(app: App) -> None:
+    handle = tasks.add.apply_async((1, 1), countdown=600)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(handle.get, timeout=30)
+        wait_until(lambda: "waiting" if waiting.running() else "", 20, "it to wait")
+        handle.revoke()
+        with pytest.raises(TaskRevoked):
+            waiting.result(timeout=20)
+
+
+async def test_from_a_coroutine(app: App) -> None:
+    handle = tasks.add.apply_async((1, 1), countdown=600)
+    waiting = asyncio.create_task(handle.aget(timeout=30))
+    await asyncio.sleep(0)
+    await handle.arevoke()
+    with pytest.raises(TaskRevoked):
+        await waiting
+    assert handle.state is State.REVOKED

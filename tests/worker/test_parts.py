@@ -22,8 +22,8 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     pid = os.fork()
     if pid == 0:
         mine = board.child(1)
-        mine.slots[0].start(1.5, 3, 7, b"1700000000000-12", b"task-id")
-        mine.slots[1].start(2.5, 0, 0, b"", b"y" * 100)
+        mine.slots[0].start(1.5, 3, 7, b"1700000000000-12", b"task-id", b"shop.mail.send")
+        mine.slots[1].start(2.5, 0, 0, b"", b"y" * 100, "ä".encode() * 99)
         mine.done = 12
         mine.generation = 3
         mine.beat = 4.5
@@ -31,8 +31,8 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     os.waitpid(pid, 0)
     theirs = board.child(1)
     assert theirs.running() == [
-        Running(1.5, 3, 7, b"1700000000000-12", "task-id"),
-        Running(2.5, 0, 0, b"", "y" * 100),
+        Running(1.5, 3, 7, b"1700000000000-12", "task-id", "shop.mail.send"),
+        Running(2.5, 0, 0, b"", "y" * 100, "ä" * 60),
     ]
     assert (theirs.done, theirs.generation, theirs.beat) == (12, 3, 4.5)
     assert board.child(0).running() == []

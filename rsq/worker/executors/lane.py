@@ -80,7 +80,7 @@ class Lane:
             return
         if not self.attempts.is_plain(delivery) and not self._prepare(queue, delivery):
             return
-        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
+        self._mark(index, delivery, now)
         # In a context of its own: what a body sets there is not seen by the next one.
         verdict = copy_context().run(self.attempts.run, delivery)
         self._committer.put(verdict)
@@ -97,7 +97,7 @@ class Lane:
         is_plain = self.attempts.is_plain(delivery)
         if not is_plain and not await loop.run_in_executor(pool, self._prepare, queue, delivery):
             return
-        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode())
+        self._mark(index, delivery, now)
         if self.attempts.is_async(delivery):
             verdict = await self.attempts.arun(delivery)
         else:
@@ -106,6 +106,10 @@ class Lane:
         self._slot.end()
         self.done += 1
         self.busy_s += delivery.runtime_s
+
+    def _mark(self, index: int, delivery: Delivery, now: float) -> None:
+        """Tell on the board what runs here from now on."""
+        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode(), delivery.task.encode())
 
     def _may_start(self, delivery: Delivery, now: float) -> bool:
         if now < self._board.lease_until:

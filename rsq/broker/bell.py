@@ -1,0 +1,69 @@
+"""A subscribed connection that only says "look": what there is to see stands in a key, so a lost ring loses nothing.
+
+What comes is thrown away unread, the answer to SUBSCRIBE too: whatever came before it may have been missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import ssl
+from typing import cast
+
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from rsq.broker.connection import Endpoint
+
+log = logging.getLogger("rsq.broker")
+
+
+class Bell:
+    """Rings by becoming readable: it stands in `selector`, with itself as data, as long as it is connected."""
+
+    def __init__(self, endpoint: Endpoint, channel: str, timeout_s: float, selector: selectors.BaseSelector) -> None:
+        self._endpoint = endpoint
+        self._channel = channel
+        self._timeout_s = timeout_s
+        self._selector = selector
+        self._connection: AbstractConnection | None = None
+        self._socket: socket.socket | None = None
+
+    def hang(self) -> None:
+        """Connect, unless it is. What fails is tried again with the next call: without a bell the key is read later."""
+        if self._socket is not None:
+            return
+        try:
+            self._connection = self._endpoint.connection(self._timeout_s)
+            self._connection.connect()
+            self._connection.send_command("SUBSCRIBE", self._channel, check_health=False)
+            self._socket = cast("socket.socket", self._connection._sock)  # there is no other way to poll it
+            self._socket.setblocking(False)
+            self._selector.register(self._socket, selectors.EVENT_READ, self)
+        except (RedisError, OSError) as error:
+            log.debug("cannot subscribe to %s: %s", self._channel, error)
+            self.take_down()
+
+    def rang(self) -> bool:
+        """It is readable: throw away what came. False: it was the end of the connection."""
+        assert self._socket is not None
+        try:
+            while data := self._socket.recv(4096):
+                if data.startswith(b"-"):
+                    log.warning("%s cannot be subscribed to: %s", self._channel, data.decode(errors="replace").strip())
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            pass
+        self.take_down()
+        return False
+
+    def take_down(self) -> None:
+        """Drop the connection."""
+        if self._socket is not None:
+            self._selector.unregister(self._socket)
+            self._socket = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()

@@ -1,0 +1,232 @@
+"""`rsq inspect`: what the workers do."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from rsq.broker.inspector import Inspect
+from rsq.cli.common import (
+    Context,
+    ago,
+    json_option,
+    local_time,
+    no_workers,
+    pass_context,
+    plural,
+    print_json,
+    print_table,
+    shortened,
+    worker_option,
+)
+
+EXIT_SILENT = 1
+
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to wait for workers to answer."
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Most calls of one worker, or queue."
+)
+
+
+@click.group()
+def inspect() -> None:
+    """Look at workers. Exit code 1 when there is none, or one does not answer: then its last report is shown."""
+
+
+@inspect.command()
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def active(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The calls that run now.
+
+    \b
+    Example:
+      rsq inspect active
+      rsq inspect active --worker vm-20699-6eb1 --json
+    """
+    look = context.app_or_plain().inspect(workers or None, timeout)
+    found = look.active()
+
+    def show() -> None:
+        rows = [
+            (worker, row["worker_pid"], row["name"], row["id"], row["queue"], ago(int(row["time_start"] * 1000)))
+            for worker, rows in found.items()
+            for row in rows
+        ]
+        _table(("WORKER", "PID", "TASK", "ID", "QUEUE", "STARTED"), rows, "nothing runs")
+
+    _end(look, found, as_json, show)
+
+
+@inspect.command()
+@worker_option
+@timeout_option
+@limit_option
+@json_option
+@pass_context
+def reserved(context: Context, workers: tuple[str, ...], timeout: float, limit: int, as_json: bool) -> None:
+    """The calls that a worker has fetched and not begun: about 100 ms of work, and none behind long tasks.
+
+    \b
+    Example:
+      rsq inspect reserved
+    """
+    look = context.app_or_plain().inspect(workers or None, timeout, limit)
+    found = look.reserved()
+
+    def show() -> None:
+        rows = [
+            (worker, row["name"], row["id"], row["queue"], row["priority"])
+            for worker, rows in found.items()
+            for row in rows
+        ]
+        _table(("WORKER", "TASK", "ID", "QUEUE", "PRIORITY"), rows, "nothing is fetched ahead")
+
+    _end(look, found, as_json, show)
+
+
+@inspect.command()
+@worker_option
+@limit_option
+@json_option
+@pass_context
+def scheduled(context: Context, workers: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """The delayed calls and retries, the next ones first, by queue: no worker holds them. It asks no worker.
+
+    \b
+    Example:
+      rsq inspect scheduled
+      rsq inspect scheduled --limit 1000 --json
+    """
+    found = context.app_or_plain().inspect(workers or None, limit=limit).scheduled()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (queue, row["name"], row["id"], local_time(int(row["eta"] * 1000)), row["attempt"])
+        for queue, rows in found.items()
+        for row in rows
+    ]
+    _table(("QUEUE", "TASK", "ID", "DUE", "ATTEMPT"), rows, "nothing is delayed")
+    for queue, some in found.items():
+        if len(some) == limit:
+            click.echo(f"of queue {queue} only {plural(limit, 'call')}: there may be more (--limit)", err=True)
+
+
+@inspect.command()
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def stats(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Figures of each worker: what it has done, its processes and their memory.
+
+    \b
+    Example:
+      rsq inspect stats
+      rsq inspect stats --json | jq 'map_values(.pool.processes | length)'
+    """
+    look = context.app_or_plain().inspect(workers or None, timeout)
+    found = look.stats()
+
+    def show() -> None:
+        for worker, each in found.items():
+            pool = each["pool"]
+            wanted = "" if pool["wanted"] == pool["children"] else f", {pool['wanted']} wanted"
+            click.echo(f"{worker}{' (stopping)' if each['stopping'] else ''}")
+            click.echo(f"  app       {each['app']}")
+            click.echo(f"  queues    {', '.join(each['queues'])}")
+            click.echo(f"  host      {each['host']}, pid {each['pid']}, {_mib(each['rss'])}")
+            click.echo(f"  uptime    {_duration(each['uptime'])}, lease {each['lease']:g} s")
+            click.echo(f"  done      {plural(each['done'], 'task')}")
+            at_once = plural(pool["max-concurrency"], "task")
+            click.echo(f"  children  {pool['children']} ({pool['implementation']}, {at_once} at once){wanted}")
+            for process in pool["processes"]:
+                done = plural(process["done"], "task") if process["working"] else "starting"
+                click.echo(f"    pid {process['pid']}: {done}, {_mib(process['rss'])}")
+
+    _end(look, found, as_json, show)
+
+
+@inspect.command()
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def registered(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The tasks that each worker knows.
+
+    \b
+    Example:
+      rsq inspect registered
+    """
+    look = context.app_or_plain().inspect(workers or None, timeout)
+    found = look.registered()
+
+    def show() -> None:
+        for worker, names in found.items():
+            click.echo(worker)
+            for name in names:
+                click.echo(f"  {name}")
+
+    _end(look, found, as_json, show)
+
+
+@inspect.command()
+@worker_option
+@timeout_option
+@json_option
+@pass_context
+def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Which workers answer. A busy one does, too, for its supervisor runs no tasks.
+
+    \b
+    Example:
+      rsq inspect ping
+      rsq inspect ping --worker vm-20699-6eb1 --timeout 3
+    """
+    look = context.app_or_plain().inspect(workers or None, timeout)
+    found = look.ping()
+
+    def show() -> None:
+        for worker in found:
+            click.echo(f"{worker}: pong")
+
+    _end(look, found, as_json, show)
+
+
+def _end(look: Inspect, found: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    """Print what was found, and on standard error who did not answer; then end."""
+    if as_json:
+        print_json(found)
+    elif found:
+        show()
+    for worker, at_ms in look.silent.items():
+        click.echo(f"{worker}: no answer; its last report was {ago(at_ms)}", err=True)
+    if not found and not look.silent:
+        no_workers()
+    sys.exit(EXIT_SILENT if look.silent or not found else 0)
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]], nothing: str) -> None:
+    table = [[shortened(cell, 60) for cell in row] for row in rows]
+    if table:
+        print_table(titles, table)
+    else:
+        click.echo(nothing)
+
+
+def _mib(size: int | None) -> str:
+    return "memory unknown" if size is None else f"{size / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    return ago(int((time.time() - seconds) * 1000)).removesuffix(" ago")
