@@ -18,7 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rsq import App, State, WorkerLost, codec, errors, keys, signals
+from rsq import App, BrokerRefused, State, TaskRevoked, WorkerLost, codec, errors, keys, signals
 from rsq.broker import scripts
 from rsq.cli.main import main
 from rsq.options import _CALL_OPTIONS, TaskOptions
@@ -333,7 +333,7 @@ def test_each_key_has_its_line() -> None:
         for value in (getattr(tag, name) for name in keys.QueueKeys.__slots__)
         if value.startswith(f"{tag.tag}:")
     }
-    shared = {":queues", ":workers", ":worker"}
+    shared = {":queues", ":workers", ":worker", ":wish"}
     assert table == in_lua | in_python | shared
 
 
@@ -385,6 +385,22 @@ def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None
         refused = {entry["object"] for entry in client.acl_log()}
     # The client library offers its name and does without.
     assert refused <= {"client", "client|setinfo"}, worker.log()
+    assert "cannot be subscribed to" not in worker.log()
+
+
+def test_a_producer_cannot_tell_workers_what_to_do(own_server: MakeServer, tmp_path: Path) -> None:
+    acl = tmp_path / "users.acl"
+    acl.write_text("\n".join(["user default on nopass ~* &* +@all", *users().values(), ""]))
+    server = own_server(config={"aclfile": str(acl)})
+    app = App("producer", url=f"unix://shop-producer:produce@{server.socket}?db=0")
+    try:
+        with pytest.raises(BrokerRefused):
+            app.client.ask(("HINCRBY", keys.wish("rsq", "some-worker"), "stop", 1))
+        with pytest.raises(BrokerRefused):
+            app.client.ask(("PUBLISH", keys.wish("rsq", "some-worker"), "look"))
+        app.client.ask(("PUBLISH", app.client.queue("default").keys.result("some-call"), "done"))
+    finally:
+        app.close()
 
 
 def produce_as(url: str) -> None:
@@ -412,6 +428,12 @@ def produce_as(url: str) -> None:
             app.send_task(f"{name}.die_until", (9,)).get(timeout=30)
         with pytest.raises(WorkerLost):
             app.send_task(f"{name}.at_most_once", ("die",)).get(timeout=30)
+        app.send_task(f"{name}.add", (1, 2), countdown=600).revoke()
+        runs = app.send_task(f"{name}.gate", ("/nowhere/at/all",))
+        wait_until(lambda: runs.state is State.STARTED, 30, "it to run")
+        runs.revoke(terminate=True)
+        with pytest.raises(TaskRevoked):
+            runs.get(timeout=30)
         handle = app.AsyncResult("mine")
         assert handle.state is State.SUCCESS
         handle.forget()
@@ -432,10 +454,15 @@ def operate_as(url: str) -> None:
     assert "deleted 1 dead letter" in rsq("dead", "purge", "--reason", "worker-lost", "--yes")
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--wait") == "3\n"
     assert rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600")
-    revoked = rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600").split()[-1]
-    assert "revoked" in rsq("revoke", revoked)
-    assert "paused" in rsq("pause", "default", "--refuse")
-    assert "resumed" in rsq("resume", "default")
+    delayed = rsq("call", f"{tasks.__name__}.add", "1", "2", "--countdown", "600").strip()
+    assert delayed in rsq("inspect", "scheduled")
+    assert rsq("revoke", delayed, "--terminate") == f"{delayed} revoked\n"
+    rsq("pause", "default", "--refuse")
+    rsq("resume", "default")
+    for question in ("ping", "active", "reserved", "stats", "registered"):
+        assert rsq("inspect", question, "--timeout", "30")
+    assert rsq("control", "pool-grow", "--timeout", "60").endswith(": 2 children\n")
+    assert rsq("control", "pool-shrink", "--timeout", "60").endswith(": 1 child\n")
     assert "dropped" in rsq("purge", "default", "--yes")
     rsq("schedule", "add", "often", f"{tasks.__name__}.add", "1", "2", "--every", "1s")
     wait_until(lambda: "SUCCESS" in rsq("schedule", "list"), 30, "a beat to fire")

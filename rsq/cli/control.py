@@ -53,6 +53,10 @@ def control() -> None:
     """Tell workers what to do; exit code 1 when one does not answer.
 
     What is told stands on the server as long as the worker lives: one that is cut off hears of it when it is back.
+
+    \b
+    Example:
+      rsq control pool-grow 2 --worker vm-20699-6eb1
     """
 
 

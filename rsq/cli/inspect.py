@@ -36,7 +36,13 @@ limit_option = click.option(
 
 @click.group()
 def inspect() -> None:
-    """Look at workers. Exit code 1 when there is none, or one does not answer: then its last report is shown."""
+    """Look at workers. Exit code 1 when there is none, or one does not answer: then its last report is shown.
+
+    \b
+    Example:
+      rsq inspect active
+      rsq inspect stats --worker vm-20699-6eb1
+    """
 
 
 @inspect.command()

@@ -303,15 +303,18 @@ class Supervisor:
         wish, places = contact.wish, self._children.places
         if contact.news:
             self._next_renewal = time.monotonic()
-            log.info("told by rsq control: %s", wish)
         if self._stopping:
             return
         if wish.stop:
+            log.info("told to stop by rsq control")
             os.kill(os.getpid(), signal.SIGTERM)
         elif wish.children is not None and wish.children != len(places):
+            before = len(places)
             for index in self._children.resize(wish.children):
                 self._spawn(index)
             self._respawn_at = {index: at for index, at in self._respawn_at.items() if index in places}
+            if len(places) != before:
+                log.info("told by rsq control: %d children in place of %d", len(places), before)
 
     # -- the end
 
