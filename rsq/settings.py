@@ -13,6 +13,8 @@ from rsq.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "RSQ_"
 
+DEFAULT_URL = "embedded://"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,7 +23,7 @@ class Settings:
     Code wins over environment, and environment over the default.
     """
 
-    url: str = "embedded://"
+    url: str = DEFAULT_URL
     """``redis://``, ``rediss://`` (TLS), ``redis+sentinel://``, ``unix://`` or ``embedded://[/directory]``."""
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""

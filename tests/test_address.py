@@ -54,6 +54,47 @@ def test_options_of_tls_are_for_both() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("http://:secret@host", "it starts with redis://"),
+        (":secret@host:6379", "it starts with redis://"),
+        ("redis:/:secret@host", "it starts with redis://"),
+        ("redis://:secret@host:99999", "its form is redis://"),
+        ("redis://:secret@host:port", "its form is redis://"),
+        ("redis://:sec/ret@host", "its form is redis://.*%2F"),
+        ("rediss://:secret@host/shop", "its form is rediss://"),
+        ("redis://:secret@host/0/1", "its form is redis://"),
+        ("redis://:secret@host?db=zero", "its form is redis://"),
+        ("unix://:secret@", "its form is unix://"),
+        ("redis://:secret@host?colour=red", "redis:// takes no parameter 'colour'"),
+        ("redis://:secret@host?ssl_ca_certs=/ca", "redis:// takes no parameter 'ssl_ca_certs'"),
+        ("unix://:secret@/run/a.sock?host=b", "unix:// takes no parameter 'host'"),
+        ("redis+sentinel://:secret@host/shop?ssl_ca_certs=/ca", "redis:// takes no parameter 'ssl_ca_certs'"),
+    ],
+)
+def test_a_malformed_url_is_refused(url: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=text) as caught:
+        App("a", url=url).client.endpoint.connection(1)
+    assert "secret" not in str(caught.value)
+    assert "ret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%40%2F@host",
+        "redis://host/",
+        "redis://[::1]:6379/15",
+        "rediss://host/0?ssl_ca_certs=/ca&ssl_cert_reqs=none",
+        "unix:///run/a.sock?db=3",
+        "unix:///run/a b.sock",
+    ],
+)
+def test_a_good_url_makes_a_connection(url: str) -> None:
+    App("a", url=url).client.endpoint.connection(1)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "redis+sentinel://:secret@one:1,two:2",

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from redis.connection import parse_url
+from redis.connection import Connection, parse_url
+from redis.exceptions import RedisError
 
 from rsq.errors import SettingsError
 
 SENTINEL_PORT = 26379
+
+_FORMS = {
+    "redis": "redis://[user:password@]host[:port][/number of the database]",
+    "rediss": "rediss://[user:password@]host[:port][/number of the database]",
+    "unix": "unix://[user:password@]/path/of/the/socket[?db=0]",
+}
 
 _PASSWORD = re.compile(r"((?:^|&)[^=&]*password=)[^&]*")
 
@@ -39,14 +46,30 @@ def redacted(url: str) -> str:
 
 def plain_options(url: str) -> dict[str, Any]:
     """Arguments of a connection to the server of this URL. Raises SettingsError."""
-    try:
-        options = parse_url(url)
-    except ValueError:
+    kind, mark, _ = url.partition("://")
+    form = _FORMS.get(kind) if mark else None
+    if form is None:
         raise SettingsError(
             f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix://, redis+sentinel://, "
             "rediss+sentinel:// or embedded://"
-        ) from None
-    options.pop("connection_class", None)
+        )
+    try:
+        # What it says of a part that is wrong could be a part of the password.
+        place, options = urlsplit(url), parse_url(url)
+    except ValueError:
+        place, options = None, {}
+    if place is None or not (place.path if kind == "unix" else re.fullmatch(r"(/\d*)?", place.path)):
+        raise SettingsError(
+            f"URL {redacted(url)!r} cannot be used: its form is {form}, and :, /, ?, # or @ in a password are written "
+            "as %3A, %2F, %3F, %23 or %40"
+        )
+    kind_of_connection: Any = options.pop("connection_class", Connection)
+    try:
+        kind_of_connection(**options)  # only made; it does not connect
+    except (TypeError, ValueError, RedisError) as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        what = f"{kind}:// takes no parameter {unknown[1]!r}" if unknown else str(error)
+        raise SettingsError(f"URL {redacted(url)!r} cannot be used: {what}") from None
     return dict(options)
 
 
@@ -84,9 +107,9 @@ def sentinel_address(url: str) -> SentinelAddress:
     ours = urlencode([(name, value) for name, value in query if not name.startswith("sentinel_")])
     theirs = urlencode([(name[9:], value) for name, value in query if name.startswith("sentinel_")])
     credentials = f"{found['credentials']}@" if found["credentials"] else ""
-    node = plain_options(f"redis://{credentials}-/{found['db'] or ''}?{ours}")
+    node = plain_options(f"{found['kind']}://{credentials}-/{found['db'] or ''}?{ours}")
     sentinel = {name: value for name, value in node.items() if name.startswith("ssl_")}
-    sentinel |= plain_options(f"redis://-?{theirs}")
+    sentinel |= plain_options(f"{found['kind']}://-?{theirs}")
     for options in (node, sentinel):
         del options["host"]
     places = tuple((host["ip6"] or host["name"], int(host["port"] or SENTINEL_PORT)) for host in hosts if host)

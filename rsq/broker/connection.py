@@ -84,7 +84,9 @@ def translated(error: Exception, url: str) -> BrokerError:
         if isinstance(error, _AWAY_CLASSES) or any(mark in text for mark in _AWAY):
             return BrokerUnavailable(f"{where} cannot serve now: {text}")
         return BrokerRefused(f"{where} answered: {text}")
-    return BrokerUnavailable(f"{where} cannot be reached: {text or type(error).__name__}")
+    return BrokerUnavailable(
+        f"{where} cannot be reached ({text or type(error).__name__}): check that it runs, and its URL"
+    )
 
 
 class Endpoint:

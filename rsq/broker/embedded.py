@@ -96,8 +96,8 @@ class EmbeddedServer:
         return self.directory / "server.pid"
 
     def describe(self) -> str:
-        """One line for the user, saying that this server is in use and how to use another."""
-        return f"the embedded server in {self.directory} (RSQ_URL names a server of your own)"
+        """How messages name it."""
+        return f"the embedded server in {self.directory}"
 
     def ensure(self) -> Path:
         """Start the server unless it runs, and return the path of its socket. Errors as in `start`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from rsq.broker.connection import Link
 from rsq.errors import BrokerRefused, BrokerUnsuitable
-from rsq.settings import Settings
+from rsq.settings import DEFAULT_URL, Settings
 
 NEEDED = ("XAUTOCLAIM", "EVALSHA", "XREADGROUP")
 """XAUTOCLAIM came with Redis 6.2. Features are asked for by command: version numbers of forks do not tell."""
@@ -26,6 +26,8 @@ def check_server(link: Link, settings: Settings) -> str:
             "accept the risk with allow_eviction (RSQ_ALLOW_EVICTION=true)"
         )
     notes = []
+    if settings.url == DEFAULT_URL:
+        notes.append("RSQ_URL names one of your own")
     if policy != "noeviction":
         notes.append(f"maxmemory-policy {policy} may lose messages")
     if info.get("aof_enabled") != "1":

@@ -22,9 +22,12 @@ import pytest
 import redis
 from click.testing import CliRunner
 
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.embedded import EmbeddedServer, default_directory, find_server, from_url
+from rsq.broker.server_check import check_server
 from rsq.cli.server import server as server_command
 from rsq.errors import BrokerUnavailable, RsqError, SettingsError
+from rsq.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,11 +207,13 @@ def test_a_symlink_to_the_directory_names_the_same_server(
     assert same.start() is False
 
 
-def test_describe_is_one_line_with_the_way_out(server: EmbeddedServer) -> None:
-    text = server.describe()
-    assert str(server.directory) in text
-    assert "RSQ_URL" in text
-    assert "\n" not in text
+def test_who_named_no_server_is_told_how_to_name_one(server: EmbeddedServer) -> None:
+    server.start()
+    url = f"embedded://{server.directory}"
+    link = Link(Endpoint(url), 5)
+    assert "RSQ_URL names one of your own" in check_server(link, Settings())
+    assert "RSQ_URL" not in check_server(link, Settings(url=url))
+    link.close()
 
 
 # --- data ---
