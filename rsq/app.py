@@ -164,6 +164,8 @@ class App:
     def _register(self, function: Callable[..., Any], options: TaskOptions) -> Task[..., Any]:
         if isinstance(function, Task):
             raise InvalidTask(f"{function.name} is a task already")
+        if not callable(function) or isinstance(function, type) or not hasattr(function, "__qualname__"):
+            raise InvalidTask(f"{function!r} is not a function: write one that calls it, and make that the task")
         name = options.name or name_of(function)
         kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
         task: Task[..., Any] = kind(self, function, name, options)

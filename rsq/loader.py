@@ -30,6 +30,9 @@ def load_app(name: str | None) -> App:
     module_name, colon, attribute = name.partition(":")
     if not module_name or (colon and not attribute):
         raise SettingsError(f"{name!r} names no app: {HOW}")
+    if os.sep in module_name or module_name.endswith(".py"):
+        as_module = module_name.removesuffix(".py").strip(f".{os.sep}").replace(os.sep, ".")
+        raise SettingsError(f"-A takes the name of a module, not a file: -A {as_module}{colon}{attribute}")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     before = set(default_app.tasks)
@@ -96,7 +99,7 @@ def _attribute(module: ModuleType, path: str) -> App:
             what = f"{type(error).__name__}: {error}"
             raise SettingsError(f"{module.__name__}:{path} cannot make an app: {_place(error)}: {what}") from error
     if not isinstance(found, App):
-        raise SettingsError(f"{module.__name__}:{path} is {type(found).__name__}, not an rsq.App")
+        raise SettingsError(f"{module.__name__}:{path} is {type(found).__name__}, not an rsq.App: {HOW}")
     return found
 
 

@@ -66,7 +66,12 @@ class Task(Generic[P, R]):
         self.is_plain = options.acks_late and not options.limited
         self.function = function
         self.run: Callable[..., Any] = function.__get__(self) if options.bind else function
-        self._signature = inspect.signature(self.run)
+        try:
+            self._signature = inspect.signature(self.run)
+        except ValueError:  # some functions that are written in C
+            raise InvalidTask(
+                f"Python does not tell the parameters of {name}: write a function that calls it"
+            ) from None
         self._fits = _arity_check(self._signature)
         self._defaults = CallOptions.of(options)
         self.__name__ = function.__name__
@@ -337,8 +342,6 @@ def name_of(function: Callable[..., Any]) -> str:
     A script that was started as ``__main__`` counts under the name by which a worker imports it.
     Raises InvalidTask for a lambda or a nested function: a worker could not find it.
     """
-    if not callable(function) or not hasattr(function, "__qualname__"):
-        raise InvalidTask(f"{function!r} is not a function, so it cannot be a task")
     if "<lambda>" in function.__qualname__:
         raise InvalidTask("a lambda has no name that a worker could find: use def, or give the task a name=...")
     if "<locals>" in function.__qualname__:

@@ -8,6 +8,7 @@ import runpy
 import sys
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from rsq import App, SettingsError, Task
 from rsq.errors import DuplicateTask, InvalidTask, Retry, UnknownTask
 from rsq.loader import load_app
 from rsq.options import TaskOptions
-from rsq.task import name_of
 
 app = App("unit", url="redis://localhost:1")
 
@@ -93,8 +93,18 @@ def test_lambdas_and_nested_functions_need_a_name() -> None:
         app.task(nested)
     other = App("other")
     assert other.task(name="named")(nested).name == "named"
+
+
+@pytest.mark.parametrize("what", [3, int, App, partial(print, 1)])
+@pytest.mark.parametrize("options", [{}, {"name": "named"}])
+def test_only_functions_can_be_tasks(what: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask, match="is not a function"):
-        name_of(3)  # type: ignore[arg-type]
+        App("other").task(**options)(what)
+
+
+def test_a_function_whose_parameters_python_does_not_tell() -> None:
+    with pytest.raises(InvalidTask, match="write a function that calls it"):
+        App("other").task(max)
 
 
 def test_one_name_is_one_function() -> None:

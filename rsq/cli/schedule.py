@@ -75,7 +75,7 @@ def _next(each: ScheduleInfo) -> str:
 @click.argument("name")
 @click.argument("task")
 @click.argument("arguments", nargs=-1)
-@click.option("--cron", help='Cron expression, such as "*/5 * * * *".')
+@click.option("--cron", help='Cron expression, such as "0 3 * * 1".')
 @click.option("--tz", help="Time zone of the expression, such as Europe/Paris; default: the setting timezone.")
 @click.option("--every", metavar="DURATION", help="Interval in place of --cron: 30, 30s, 5m, 2h, 1d or 1w.")
 @click.option("-Q", "--queue", help="Queue; default: the task's.")

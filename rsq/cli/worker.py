@@ -86,7 +86,7 @@ def worker(
     )
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
     overrides = context.overrides | {name: value for name, value in given.items() if value is not None}
-    weights = parse_queues(queues) if queues else {}
+    weights = {} if queues is None else parse_queues(queues)
     options = WorkerOptions(
         app=context.app_name,
         queues=tuple(weights),

@@ -7,6 +7,7 @@ import inspect
 import random
 import time
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from rsq import codec
@@ -192,7 +193,7 @@ class Attempts:
                 verdict = Completed(delivery, "succeeded", result, ttl_ms)
             except RESULT_ERRORS as error:
                 # Running it again would not help: the same value would come out.
-                verdict = self._bury(delivery, "result", error, task)
+                verdict = self._bury(delivery, "result", error.with_traceback(None), task)
         if delivery.revoked or task_postrun.handlers or task_success.handlers or task_failure.handlers:
             tell.ended(task, delivery, args, kwargs, verdict, value)
         return verdict
@@ -201,6 +202,7 @@ class Attempts:
         self, delivery: Delivery, task: Task[..., Any], error: BaseException, args: list[Any], kwargs: dict[str, Any]
     ) -> Verdict:
         verdict: Verdict
+        error.__traceback__ = _from_body(error.__traceback__)
         if delivery.revoked:
             verdict = revoked(delivery)
         elif delivery.lease_lost:
@@ -268,6 +270,14 @@ class Attempts:
             return None
         expires_s = delivery.meta.get("result_expires")
         return options.result_ttl_ms if expires_s is None else max(1, int(expires_s * 1000))
+
+
+def _from_body(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the body on: the way to it, which is always the same, hides what matters."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith(("rsq.worker.", "asyncio.")):
+        inner = inner.tb_next
+    return inner or trace
 
 
 def _fits(task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,9 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         ("tests.integration.tasks:nothing", "no attribute 'nothing'"),
         ("tests.integration.tasks:JOURNAL", "is str, not an rsq.App"),
         (":app", "names no app"),
+        ("tests/integration/tasks.py", "-A tests.integration.tasks"),
+        ("./tasks.py:app", "-A tasks:app"),
+        ("tasks.py", "not a file: -A tasks"),
         ("json", "holds no App and no task"),
     ],
 )
@@ -104,6 +108,12 @@ def test_a_wrong_url(rsq: Rsq, url: str) -> None:
     done = rsq("status", RSQ_URL=url)
     assert done.returncode == 2
     assert "embedded://" in one_line(done)
+
+
+def test_an_empty_list_of_queues_is_not_all_of_them(rsq: Rsq) -> None:
+    done = rsq("-A", "tests.integration.tasks", "worker", "-Q", "")
+    assert done.returncode == 2
+    assert "names no queue" in one_line(done)
 
 
 def test_a_wrong_password(rsq: Rsq, own_server: MakeServer) -> None:
@@ -165,7 +175,11 @@ def test_call_and_result(rsq: Rsq, start_worker: StartWorker) -> None:
     assert failed.returncode == 1
     assert "KeyError" in failed.stderr
     nothing = rsq("result", "unheard-of")
-    assert (nothing.returncode, nothing.stderr) == (3, "PENDING: no result yet\n")
+    assert nothing.returncode == 3
+    assert nothing.stderr.startswith("PENDING: no result of unheard-of yet; rsq status tells")
+    late = rsq("call", tasks.add.name, "1", "2", "-Q", "nobody-reads-it", "--wait", "--timeout", "0.1")
+    assert late.returncode == 3
+    assert re.fullmatch(r"PENDING: no result of [0-9a-f]{32} within 0.1 s; rsq status .*\n", late.stderr)
     unknown = rsq(*app, "call", "tests.integration.tasks.ad", "1")
     assert unknown.returncode == 2
     assert f"did you mean {tasks.add.name}" in one_line(unknown)

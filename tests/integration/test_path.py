@@ -168,10 +168,22 @@ def test_exceptions_travel(kind: str, error: type[Exception], text: str) -> None
     assert isinstance(handle.get(propagate=False), error)
 
 
+@pytest.mark.parametrize("task", [tasks.add, tasks.aadd], ids=["plain", "coroutine"])
+def test_a_traceback_begins_at_the_body(task: Any) -> None:
+    handle = task.apply_async((1, "x"), max_retries=0)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        handle.get(timeout=20)
+    frames = [line for line in handle.traceback.splitlines() if line.startswith("  File")]
+    assert len(frames) == 1
+    assert f"in {task.__name__}" in frames[0]
+
+
 @pytest.mark.parametrize(("kind", "error"), [("object", EncodeError), ("huge", MessageTooLarge)])
 def test_a_result_that_cannot_be_kept_is_a_failure(app: App, kind: str, error: type[Exception]) -> None:
+    handle = tasks.returns.delay(kind)
     with pytest.raises(error, match="result"):
-        tasks.returns.delay(kind).get(timeout=60)
+        handle.get(timeout=60)
+    assert len((handle.traceback or "").splitlines()) == 1  # none of its lines is the user's
     assert totals(app).dead == 1
     assert tasks.add.delay(1, 1).get(timeout=10) == 2
 
