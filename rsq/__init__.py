@@ -1,4 +1,22 @@
-"""rsq: a task queue for Python on Redis Streams. Nothing lost, nothing counted twice."""
+"""rsq: a task queue for Python on Redis Streams. Nothing lost, nothing counted twice.
+
+Where things are, in the order in which a call meets them; each module says at its head what it does:
+
+    demo/tasks.py                an example of an app
+    app, task, options, routes   decorate a function, call `delay`
+    message, codec               the call as it travels
+    broker/                      all that speaks to the server, with each transition in lua/
+    keys, states, clock          its words: names of keys, states of a call, times
+    worker/                      supervisor, children, and in each: fetcher -> attempt -> committer
+    retry, outcome               what follows from an attempt
+    asyncresult, remote          what the caller gets back
+    beat/                        schedules
+    cli/                         the commands
+    settings, errors, signals    what all of them share
+    testing/, contrib/, bench/   for tests of yours, for databases of yours, and measuring
+
+A module imports only from the floors below its own, which tests/test_layers.py lists.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ class Counter:
 
     def __init__(self) -> None:
         self._ticks = count()
+        # Python 3.12 counts nothing unless a frame has asked for it before the tracing begins.
+        sys._getframe().f_trace_opcodes = True
 
     @property
     def value(self) -> int:

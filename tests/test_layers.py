@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -89,8 +90,15 @@ def test_there_is_no_circle() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
+def test_the_map_names_every_package_and_nothing_that_is_gone() -> None:
+    shown = re.findall(r"^    (\S.*?)  +\S", rsq.__doc__ or "", re.MULTILINE)
+    named = {name.strip("/").removesuffix(".py").replace("/", ".") for line in shown for name in line.split(", ")}
+    assert named <= MODULES.keys()
+    assert {module.partition(".")[0] for module in MODULES if "." in module} <= {n.partition(".")[0] for n in named}
+
+
 def test_declaring_a_task_imports_no_redis() -> None:
-    code = "import sys, rsq; rsq.App('x').task(print); sys.exit('redis' in sys.modules)"
+    code = "import sys, rsq, shutil; rsq.App('x').task(shutil.which); sys.exit('redis' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
