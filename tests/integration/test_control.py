@@ -15,7 +15,7 @@ from rsq import App, AsyncResult, State, TaskRevoked
 from rsq.cli.main import main
 from tests.helpers import wait_until
 from tests.integration import tasks
-from tests.integration.conftest import Journal, StartWorker, ended, settled, totals
+from tests.integration.conftest import Journal, StartWorker, ended, kill, settled, totals
 
 POOLS = ["prefork", "threads", "asyncio", "solo"]
 
@@ -164,6 +164,24 @@ def test_a_call_that_would_be_retried_is_not(
         handle.get(timeout=20)
     wait_until(lambda: settled(app), 20, "all to be settled")
     assert totals(app).counters["revoked"] == 1
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_revoked_call_whose_process_dies_does_not_run_again(
+    app: App, start_worker: StartWorker, journal: Journal, tmp_path: Path, terminate: bool
+) -> None:
+    worker = start_worker(concurrency=1)
+    handle = tasks.deaf.delay(str(tmp_path / "open"))  # it hears and goes on
+    wait_until(lambda: journal.count("began deaf") == 1, what="the body to begin")
+    handle.revoke(terminate=terminate)
+    (child,) = worker.children()
+    kill(child)
+    with pytest.raises(TaskRevoked):
+        handle.get(timeout=30)
+    assert tasks.add.delay(1, 1).get(timeout=30) == 2
+    wait_until(lambda: settled(app), what="all to be settled")
+    assert journal.count("began deaf") == 1
+    assert ended(app) == {"crashed": 1, "revoked": 1, "succeeded": 1}
 
 
 def test_without_its_queue_a_call_is_found(app: App, start_worker: StartWorker) -> None:

@@ -1,0 +1,114 @@
+"""All that a call can hold at once, and that it is gone however the call ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rsq.broker import scripts
+from rsq.broker.inspect import purge
+from rsq.broker.queue import Begin, Placement, Rules
+from rsq.message import Delivery
+from rsq.outcome import Buried, Completed, Released, Retried, revoked
+from tests.broker.conftest import FAR, HOUR_MS, Rig, completed
+
+RULES = Rules(version=("v", 1, HOUR_MS), slot=("s", 1), rate=("r", 60_000_000, 5))
+KEPT = {"consumers", "stats", "dead", "orphans"}
+"""Keys without a TTL that a queue keeps."""
+
+
+def succeeds(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", completed(delivery))
+
+
+def dies(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Retried(delivery, "retried", {"attempt": 2}, HOUR_MS, "failed"))
+    rig.ripen("a")
+    (again,) = rig.get("alice")
+    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
+    rig.commit("alice", Buried(again, "failed", {}, b"", 0))
+
+
+def expires(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Completed(delivery, "expired", b"", 0))
+
+
+def is_superseded(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Completed(delivery, "superseded", b"old", HOUR_MS))
+
+
+def is_revoked_running(rig: Rig, delivery: Delivery) -> None:
+    rig.link.run_one(rig.queue.revoke_call(["a"], True))
+    rig.commit("alice", revoked(delivery))
+
+
+def is_revoked_between_two_attempts(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Retried(delivery, "retried", {"attempt": 2}, HOUR_MS, "failed"))
+    assert rig.link.run_one(rig.queue.revoke_call(["a"], False)) == [b"revoked"]
+
+
+def is_purged_after_it_was_handed_back(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Released(delivery))
+    assert purge(rig.link, rig.queue) == 1
+
+
+def is_purged_while_it_waits_for_its_slot(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Retried(delivery, "deferred", {}, HOUR_MS, "limited", ("s", 1)))
+    assert purge(rig.link, rig.queue) == 1
+
+
+def crashes(rig: Rig, delivery: Delivery) -> None:
+    rig.retire("alice", delivery)
+    rig.hire("bob")
+    (again,) = rig.get("bob")
+    assert again.crashes == 1
+    rig.commit("bob", Buried(again, "worker-lost", {}, b"", 0))
+
+
+def is_revoked_after_a_crash(rig: Rig, delivery: Delivery) -> None:
+    rig.link.run_one(rig.queue.revoke_call(["a"], True))
+    rig.retire("alice", delivery)
+    rig.hire("bob")
+    (again,) = rig.get("bob")
+    assert (again.crashes, again.revoked) == (1, True)
+    rig.commit("bob", revoked(again))
+
+
+def is_lost(rig: Rig, delivery: Delivery) -> None:
+    rig.take("alice", delivery)
+    rig.retire("alice", delivery)
+
+
+def is_lost_with_its_host(rig: Rig, delivery: Delivery) -> None:
+    rig.take("alice", delivery)
+    rig.redis.delete(f"{rig.keys.tag}:taken:a")  # after its week
+    rig.run(scripts.RECONCILE, HOUR_MS)
+
+
+WAYS: list[Callable[[Rig, Delivery], None]] = [
+    *(succeeds, dies, expires, is_superseded, is_revoked_running, is_revoked_between_two_attempts),
+    *(is_purged_after_it_was_handed_back, is_purged_while_it_waits_for_its_slot, crashes, is_revoked_after_a_crash),
+    *(is_lost, is_lost_with_its_host),
+]
+
+
+@pytest.mark.parametrize("until", ["ttl", "done", "started"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery], None], until: str) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until=until, replaces=True)
+    rig.enqueue("a", rule, body=b"old")
+    assert rig.enqueue("b", rule, body=b"newest") == ("replaced", "a")
+    (delivery,) = rig.get("alice")
+    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
+    assert {"held", "latest", "slots:s"} <= rig.snapshot().keys()
+    way(rig, delivery)
+    left = {name for name in rig.snapshot() if rig.ttl_ms(name) < 0 and "strays" not in name}
+    assert left <= KEPT | {"stream"}, left
+    assert "a" not in rig.ready()
+    # The key is free again, unless it was to be kept, and so is the slot.
+    assert rig.enqueue("c", rule)[0] == ("duplicate" if until == "ttl" else "accepted")
+    rig.redis.zadd(rig.keys.consumers, {"carol": FAR})
+    assert rig.queue.begin(rig.link, "carol", "d", RULES).word == "go"
+    rig.redis.flushall()  # what `c` and `d` hold now is not told by any entry
