@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from tests.chaos.checker import SLOW_S, check
+from tests.chaos.driver import Report
 from tests.chaos.history import EVERYBODY, History, Outcome, ServerState, history_of, tick_serial
 from tests.chaos.journal import Journal, Record, read
 from tests.chaos.recovery import Sample, percentile, recoveries
+from tests.chaos.table import render_markdown
 
 LEASES = ("w1.0", "w1.1", "w2.0")
 
@@ -334,6 +336,18 @@ def test_a_run_that_woke_up_fenced_proves_nothing(story: Story) -> None:
     story.finish("x", 25.1)
     story.succeed("x", 9)
     assert story.found() == []
+
+
+@pytest.mark.parametrize(("how", "found"), [("stopped", []), ("raised", ["overlap"])])
+def test_an_entry_that_was_handed_back_by_a_body_that_was_stopped(story: Story, how: str, found: list[str]) -> None:
+    story.accept(9, "x")
+    story.strike("freeze_worker", 20.0, 22.0)
+    story.start(9, "x", 22.0, entry="9-9")
+    story.finish("x", 22.5, how=how)
+    story.start(9, "x", 23.0, pid=21, entry="9-9")
+    story.finish("x", 23.1, 21)
+    story.succeed("x", 9)
+    assert story.found() == found
 
 
 def test_the_next_attempt_while_the_one_before_still_runs(story: Story) -> None:
@@ -737,6 +751,15 @@ def test_recovery_after_a_restart_of_the_server_is_that_of_each_worker(story: St
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (25, 1), (1, 1)])
 def test_percentiles(percent: float, value: float) -> None:
     assert percentile([4, 2, 1, 3], percent) == value
+
+
+def test_the_table_of_the_docs() -> None:
+    samples = [Sample(1, "kill_child", seconds, alone) for seconds, alone in ((0.25, True), (0.5, True), (9.0, False))]
+    report = Report(1, 120.0, "redis", {"accepted": 7}, {"kill_child": 3}, samples, [])
+    head, _, _, _, first, *others = render_markdown(report).splitlines()
+    assert head == "2 minutes, lease 2 s: 3 faults, 7 calls, 0 violations."
+    assert first == "| a child process is killed | 2 | 0.25 | 0.50 | 0.50 | 1.00 |"
+    assert others[0] == "| a whole worker is killed | 0 | - | - | - | 7.00 |"
 
 
 # -- the journal

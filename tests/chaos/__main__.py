@@ -1,4 +1,10 @@
-"""``python -m tests.chaos --seconds 60 --seed 7``: a chaos run, a table, and exit code 1 on any violation."""
+"""``python -m tests.chaos --seconds 60 --seed 7``: a chaos run, a table, and exit code 1 on any violation.
+
+``--runs`` makes one table of many runs, each with the next seed; what each came to is told meanwhile. Half an hour,
+with the figures as they stand in `docs/guarantees.md`:
+
+    python -m tests.chaos --seconds 120 --runs 15 --markdown
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,8 @@ from operator import add
 
 import click
 
-from tests.chaos.driver import Chaos
-from tests.chaos.table import render
+from tests.chaos.driver import Chaos, Report
+from tests.chaos.table import render, render_markdown
 from tests.servers import ServerMissing
 
 
@@ -21,15 +27,19 @@ from tests.servers import ServerMissing
 )
 @click.option("--server", type=click.Choice(["redis", "valkey", "redis62"]), help="Default: what the tests run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, each recovery included.")
+@click.option("--markdown", is_flag=True, help="Print the recovery as docs/guarantees.md has it.")
 @click.option("--keep", is_flag=True, help="Keep journal and logs though nothing was violated.")
-def main(seconds: float, seed: int, runs: int, server: str | None, as_json: bool, keep: bool) -> None:
+def main(seconds: float, seed: int, runs: int, server: str | None, as_json: bool, markdown: bool, keep: bool) -> None:
     """Producers and workers at work, and a saboteur among them; then the check that nothing was lost or doubled."""
-    try:
-        reports = [Chaos(seconds, seed + number, server, keep=keep).run() for number in range(runs)]
-    except ServerMissing as error:
-        raise click.ClickException(str(error)) from None
+    reports: list[Report] = []
+    for number in range(seed, seed + runs):
+        try:
+            reports.append(Chaos(seconds, number, server, keep=keep).run())
+        except ServerMissing as error:
+            raise click.ClickException(str(error)) from None
+        click.echo(f"seed {number}: {len(reports[-1].violations)} violations", err=True)
     report = reduce(add, reports)
-    click.echo(report.as_json() if as_json else render(report))
+    click.echo(report.as_json() if as_json else render_markdown(report) if markdown else render(report))
     sys.exit(1 if report.violations else 0)
 
 

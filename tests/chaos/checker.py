@@ -8,9 +8,11 @@ What is not
     overlap    Two consumers that both hold a lease have both begun the same entry, or the same call while the other was
                still at it. An entry may change hands only after its consumer was struck off the list of leases, for
                good; therefore each body asks the server, when it begins, who is on that list. Where the consumer of an
-               earlier run of the entry still is, and the asking one is, too, two leases were alive for one entry. An
-               asking consumer that is not on the list itself woke up fenced, and proves nothing. (The list is read a
-               moment after the hand-over: what is struck off between is missed; nothing legal is ever reported.)
+               earlier run of the entry still is, and the asking one is, too, two leases were alive for one entry.
+               (Unless that run was stopped before, and its entry handed back: its lease was lost on another queue
+               alone.) An asking consumer that is not on the list itself woke up fenced, and proves nothing. (The list
+               is read a moment after the hand-over: what is struck off between is missed; nothing legal is ever
+               reported.)
     rerun      An entry was begun again though no fault touched the worker that had begun it before, or by the same
                consumer, for which there is no excuse at all.
     fenced     The outcome is that of a run whose consumer had been struck off already when another one began the entry.
@@ -242,6 +244,8 @@ def overlaps(history: History) -> Iterator[Violation]:
                 continue
             for other in runs[:number]:
                 if other.consumer == run.consumer or other.consumer not in run.leases:
+                    continue
+                if other.how == "stopped" and not other.open_at(run.started):
                     continue
                 if (other.entry and other.entry == run.entry) or other.open_at(run.started):
                     text = f"{run.kind} {run.id}: {run} began while the lease of {other} was alive"

@@ -7,7 +7,8 @@ One JSON object a line, each written by one write to a file opened with O_APPEND
     unsure     the producer gave up on these `serials`: they may or may not have arrived
     started    a body began: `id`, `serial`, `kind`, `attempt`, `entry`, `consumer`, `worker` (pid of the supervisor)
                and `leases`, the consumers that were registered on the server at that moment (None: it did not answer)
-    finished   the body that this `pid` had started came to its end, `how`: returned or raised
+    finished   the body that this `pid` had started came to its end, `how`: returned, raised, or stopped as its
+               lease was lost
     revoked    somebody asked from `at` to `until` to revoke `id`, with `terminate` or without; the `answer` (None: the
                server did not give one)
     ticked     the slots of the schedule `kind` from `since` to `until` (ms) were due while beats ran; `now_ms`: the

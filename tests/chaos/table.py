@@ -37,6 +37,37 @@ def render(report: Report) -> str:
     return "\n".join(parts)
 
 
+NAMES = {
+    "kill_child": "a child process is killed",
+    "kill_worker": "a whole worker is killed",
+    "kill_supervisor": "a supervisor is killed",
+    "freeze_worker": "a worker is frozen",
+    "freeze_supervisor": "a supervisor is frozen",
+    "partition": "a worker is cut off from the server",
+    "terminate": "a worker is stopped by SIGTERM",
+    "restart_server": "the server is killed and restarted, from its first answer",
+    "cut": "all connections of a worker are cut",
+}
+
+
+def render_markdown(report: Report) -> str:
+    """The recovery from one fault at a time, for the docs, and whether anything was violated."""
+    faults, calls = sum(report.faults.values()), report.numbers["accepted"]
+    head = f"{report.seconds / 60:g} minutes, lease {LEASE_S:g} s: {faults} faults, {calls} calls"
+    rows = [
+        f"{head}, {len(report.violations)} violations.",
+        "",
+        "| what happens | samples | p50, s | p99, s | longest, s | target, s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, name in NAMES.items():
+        alone = [sample.seconds for sample in report.recoveries if sample.kind == kind and sample.alone]
+        figures = [percentile(alone, 50), percentile(alone, 99), max(alone)] if alone else [None] * 3
+        cells = [name, str(len(alone)), *map(_seconds, [*figures, TARGETS_S.get(kind)])]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _recovery(report: Report) -> str:
     head = ("fault", "times", "samples", "p50", "p99", "max", "target", "with others at work: samples", "max")
     rows: list[Sequence[str]] = [head]

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rsq import App, Task, every
+from rsq.errors import LeaseLost
 from rsq.keys import QueueKeys
 from rsq.request import current
 from tests.chaos.history import EARLY, LIMITED, tick_serial
@@ -84,6 +85,9 @@ def told(serial: int) -> Iterator[str]:
     try:
         yield delivery.consumer
         how = "returned"
+    except LeaseLost:
+        how = "stopped"
+        raise
     finally:
         journal().write("finished", id=delivery.id, how=how)
 
