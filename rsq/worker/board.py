@@ -82,9 +82,9 @@ class ChildBoard:
         """Whether the keeper of the leases has found that the present generation's lease is lost."""
         return bool(struct.unpack_from("<I", self._memory, self._offset + 12)[0] > self.generation)
 
-    def fence(self) -> None:
-        """Tell the child that the lease of its present generation is lost."""
-        struct.pack_into("<I", self._memory, self._offset + 12, self.generation + 1)
+    def fence(self, generation: int) -> None:
+        """Tell the child that the lease of this generation is lost. It may have another by now."""
+        struct.pack_into("<I", self._memory, self._offset + 12, generation + 1)
 
     @property
     def done(self) -> int:

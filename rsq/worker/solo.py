@@ -140,9 +140,10 @@ class SoloWorker:
     def _renew(self) -> bool:
         """Renew the lease. True: something was heard that another report is to tell at once."""
         members = [(os.getpid(), True, self._board)]
+        generation = self._board.generation  # read before the name, which may change at any moment
         until, lost = self._contact.renew([self._identity.consumer], members, 1, self._stopping)
         if lost:
-            self._board.fence()
+            self._board.fence(generation)
         else:
             self._board.lease_until = until
         news = self._contact.news

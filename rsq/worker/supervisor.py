@@ -252,13 +252,15 @@ class Supervisor:
             for child in self._children:
                 if child.hello is None:
                     self._let_go(child, leases, self._settings)
-            living = {child.consumer: child for child in self._children if child.registered}
+            # Read before the names, which a child may change at any moment: then only the old one is lost.
+            generations = {child: child.board.generation for child in self._children if child.registered}
+            living = {child.consumer: child for child in generations}
             members = [(child.pid, child.registered, child.board) for child in self._children]
             places, done = len(self._children.places), self._children.done
             until, lost = contact.renew(list(living), members, places, self._stopping, done)
             for name, child in living.items():
                 if name in lost:
-                    child.board.fence()
+                    child.board.fence(generations[child])
                 else:
                     child.board.lease_until = until
             self._renewed = time.monotonic()

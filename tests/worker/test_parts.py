@@ -55,6 +55,23 @@ def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
     assert Identity("host-1", 0, 2, board).consumer == identity.consumer
 
 
+def test_only_the_generation_whose_lease_is_lost_is_fenced() -> None:
+    board = Board(1, slots=1).child(0)
+    identity = Identity("host-1", 0, 0, board)
+
+    def fenced() -> bool:
+        return board.is_fenced
+
+    board.fence(0)
+    assert fenced() is True
+    identity.change(lease_s=60)
+    assert fenced() is False
+    board.fence(0)  # by one who asked before the name was changed
+    assert fenced() is False
+    board.fence(1)
+    assert fenced() is True
+
+
 def test_the_inbox_gives_in_order_and_says_when_it_is_hungry() -> None:
     inbox = Inbox()
     inbox.put([delivery(n) for n in range(4)])
