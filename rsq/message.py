@@ -19,6 +19,12 @@ _FIELDS = [b"id", b"task", b"body", b"meta"]
 WAKE = b"wake"
 """First field name of an entry that carries no call and only wakes a worker."""
 
+LONGEST_ID = 100
+"""Characters of a task id: so many has the place where a worker tells what it runs."""
+
+MOST_ATTEMPTS = 2**31
+"""No message is tried more often, so that the next attempt can be told, too."""
+
 NO_META: Mapping[str, Any] = {}
 
 LONGEST_S = 100 * 365 * 86_400
@@ -50,7 +56,7 @@ def check_id(task_id: str) -> str:
     """Give `task_id` back if it may name a call, else raise SettingsError."""
     if (
         not isinstance(task_id, str)
-        or not 0 < len(task_id) <= 100
+        or not 0 < len(task_id) <= LONGEST_ID
         or not task_id.isascii()
         or not task_id.isprintable()
     ):
@@ -107,10 +113,12 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
         kinds = _META_KINDS.get(name)
         if kinds is not None and not isinstance(value, kinds):
             raise DecodeError(f"meta carries {name} {value!r}")
-    if meta.get("attempt", 1) < 1:
+    if not 1 <= meta.get("attempt", 1) <= MOST_ATTEMPTS:
         raise DecodeError(f"meta carries attempt {meta['attempt']}")
-    if "version" in meta and [type(part) for part in meta["version"]] != [str, int, int]:
-        raise DecodeError(f"meta carries version {meta['version']!r}, not a key, a version and milliseconds")
+    if "version" in meta:
+        parts = meta["version"]
+        if [type(part) for part in parts] != [str, int, int] or not 0 < parts[2] <= LONGEST_S * 1000:
+            raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
@@ -167,6 +175,8 @@ class Delivery:
             self.body: bytes = fields[5]
             self.meta_raw: bytes = fields[7]
             try:
+                if not 0 < len(fields[1]) <= LONGEST_ID:
+                    raise DecodeError(f"the id has {len(fields[1])} characters, not 1 to {LONGEST_ID}")
                 self.id = fields[1].decode("ascii")
                 self.task = fields[3].decode()
                 if self.meta_raw:

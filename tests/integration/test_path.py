@@ -291,12 +291,17 @@ def test_garbage_in_the_stream_stops_nobody(app: App, redis: Any) -> None:
     redis.xadd(stream, {"id": "x1", "task": tasks.add.name, "body": b"\xc1", "meta": b""})
     redis.xadd(stream, {"id": "x2", "task": tasks.add.name, "body": b"\x92\x90\x80", "meta": b"\x01"})
     redis.xadd(stream, {"id": b"\xff", "task": tasks.add.name, "body": b"", "meta": b""})
-    # A time that Redis refuses must not take along the outcomes that are committed with it.
-    for number, seconds in enumerate((0, 1e300, float("inf"), float("nan"))):
-        meta = pack_meta({"result_expires": seconds})
-        redis.xadd(stream, {"id": f"y{number}", "task": tasks.add.name, "body": b"\x92\x92\x01\x01\x80", "meta": meta})
+    for name in ("", "x" * 101):
+        redis.xadd(stream, {"id": name, "task": tasks.add.name, "body": b"\x92\x92\x01\x01\x80", "meta": b""})
+    # What Redis refuses, or nobody can write, must not take along the outcomes that are committed with it.
+    metas: list[dict[str, Any]] = [{"result_expires": seconds} for seconds in (0, 1e300, float("inf"), float("nan"))]
+    metas += [{"version": ["k", 1, ms]} for ms in (0, 2**63)]
+    metas += [{"attempt": 2**64 - 1, "max_retries": None}]
+    for number, meta in enumerate(metas):
+        body = b"\x92\x91\x09\x80"  # flaky(9)
+        redis.xadd(stream, {"id": f"y{number}", "task": tasks.flaky.name, "body": body, "meta": pack_meta(meta)})
     assert tasks.add.delay(1, 1).get(timeout=10) == 2
-    wait_until(lambda: totals(app).dead == 8, what="all of them to be dead letters")
+    wait_until(lambda: totals(app).dead == 6 + len(metas), what="all of them to be dead letters")
     wait_until(lambda: settled(app), what="them to be settled")
 
 
