@@ -94,6 +94,23 @@ def test_a_server_restart_loses_nothing(own_server: MakeServer, start_worker: St
     assert_all_done_once(app, handles, list(range(MANY)))
 
 
+def test_what_is_to_come_survives_without_any_worker(
+    own_server: MakeServer, start_worker: StartWorker, app: App
+) -> None:
+    server = own_server(appendonly=True, config={"appendfsync": "always"})
+    app.configure(url=server.url)
+    worker = start_worker(concurrency=1, worker_url=server.url)
+    handles = [tasks.add.apply_async((number, 0), countdown=2 + number / 100) for number in range(100)]
+    again = tasks.flaky.delay(1)
+    wait_until(lambda: totals(app).counters.get("retried") == 1, what="an attempt to fail")
+    worker.kill()
+    server.kill()
+    server.restart()
+    start_worker(concurrency=1, worker_url=server.url, lease=1)
+    assert again.get(timeout=60) == 2
+    assert_all_done_once(app, [*handles, again], [*range(100), 2])
+
+
 def test_a_long_outage_of_the_server(own_server: MakeServer, start_worker: StartWorker, app: App) -> None:
     server = own_server(appendonly=True)
     app.configure(url=server.url)
