@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rsq.broker.connection import AsyncConnection, Endpoint, ScriptCall, translated
+from rsq.broker.connection import LOADS, AsyncConnection, Endpoint, ScriptCall, translated
 from rsq.broker.producer import OPEN_S, PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up, room_pauses
 from rsq.broker.queue import PLAIN, Placement, Queue
 from rsq.broker.results import RECONNECT_S, SILENCE_S
@@ -69,9 +69,13 @@ class AsyncLink:
         script, tag, arguments = call
         requests = [packed("EVALSHA", script.sha, 1, tag, *arguments), *then]
         replies = await self.pipeline_packed(requests)
-        if isinstance(replies[0], NoScriptError):
+        for _ in range(LOADS):
+            if not isinstance(replies[0], NoScriptError):
+                break
             await self.call_packed(packed("SCRIPT", "LOAD", script.source))
             replies = await self.pipeline_packed(requests)
+        if isinstance(replies[0], NoScriptError):
+            raise self._endpoint.forgetful()
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies

@@ -46,6 +46,9 @@ ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
 
 CONNECT_TIMEOUT_S = 2.0
 
+LOADS = 3
+"""So often a script is loaded for one call: the server may forget it again before the call (SCRIPT FLUSH, failover)."""
+
 
 # Answers that say "this node cannot do it now": reconnect and go on. By class where the client library takes the code
 # off the text, and by text where they come out of a script or have no class.
@@ -106,6 +109,12 @@ class Endpoint:
 
     def __str__(self) -> str:
         return self.embedded.describe() if self.embedded else redacted(self.url)
+
+    def forgetful(self) -> BrokerUnavailable:
+        """The error where no script stays on the server for long enough to be called."""
+        return BrokerUnavailable(
+            f"{redacted(self.url)} cannot serve now: it forgets scripts as soon as they are loaded"
+        )
 
     def connection(self, timeout_s: float) -> AbstractConnection:
         """A new connection, not connected yet. `timeout_s` bounds each wait for the server, connecting included.
@@ -230,12 +239,13 @@ class Link:
 
     def run(self, script: Script, tag: str, *arguments: Argument) -> Any:
         """Call a script on the queue with this tag. Loads it first where the server does not know it yet."""
-        request = packed("EVALSHA", script.sha, 1, tag, *arguments)
         try:
-            return self.call_packed(request)
+            return self.call_packed(packed("EVALSHA", script.sha, 1, tag, *arguments))
         except NoScriptError:
-            self.call("SCRIPT", "LOAD", script.source)
-            return self.call_packed(request)
+            (reply,) = self.run_many([(script, tag, arguments)])
+            if isinstance(reply, BrokerError):
+                raise reply from None
+            return reply
 
     def run_one(self, call: ScriptCall) -> Any:
         """`run` for a call that is put together already."""
@@ -249,14 +259,16 @@ class Link:
         """
         requests = [packed("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
         replies = self.pipeline_packed([*requests, *then])
-        missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:
+        for _ in range(LOADS):
+            missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if not missing:
+                return replies
             for source in {calls[i][0].source for i in missing}:
                 self.call("SCRIPT", "LOAD", source)
             again = self.pipeline_packed([*(requests[i] for i in missing), *then])
             for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
                 replies[i] = reply
-        return replies
+        return [self.endpoint.forgetful() if isinstance(reply, NoScriptError) else reply for reply in replies]
 
     @property
     def connected(self) -> bool:

@@ -120,7 +120,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(
 ) -> None:
     server = own_server()
     app.configure(url=server.url)
-    worker = start_worker(concurrency=1, worker_url=server.url, lease=1)
+    worker = start_worker(concurrency=1, worker_url=server.url)
     with server.client() as client:
         for turn in range(5):
             client.script_flush()
