@@ -1,4 +1,4 @@
-"""What is shipped: the metadata, the files in the wheel, and the commands of the README."""
+"""What is shipped: the metadata, the files in the wheel, the script of the checks."""
 
 from __future__ import annotations
 
@@ -44,13 +44,6 @@ def test_what_the_core_needs_is_bounded(metadata: configparser.ConfigParser) -> 
     assert all(re.search(r">=[\d.]+,<\d+$", each) for each in needed)
     assert metadata["options"]["python_requires"] == ">=3.10"
     assert {"embedded", "dev", "docs"} <= {*metadata["options.extras_require"]}
-
-
-def test_the_checks_call_the_very_commands_of_the_readme() -> None:
-    commands = re.findall(r"```sh\n(python3 -m venv .*)\n```", (ROOT / "README.md").read_text())
-    assert [command.rpartition("/")[2] for command in commands] == ["rsq demo", "tox"]
-    called = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [command for command in commands if f"({command})" not in called] == []
 
 
 def test_the_checks_can_be_read_by_the_shell() -> None:
