@@ -30,7 +30,7 @@ LOOK_EVERY_S = 0.8
 AHEAD_MS = 1500
 """How far ahead a look sees; what comes in this time is fired without another look before it."""
 
-PAGE = 500
+PAGE = 2000
 """Schedules that one look brings."""
 
 BEAT_TTL_MS = 10_000
