@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,14 +123,19 @@ class Child:
         self.board.beat = time.monotonic()
         self.board.lease_until = self.board.beat + lease_s
         self.registered = True
-        os.write(self.go, b"g")
+        self._tell(b"g")
 
     def dismiss(self) -> None:
         """Have it end: what runs in it ends in its own time, what has not begun goes to others."""
         if self.registered:
-            os.write(self.go, b"r")
+            self._tell(b"r")
         else:
             self.cut()
+
+    def _tell(self, word: bytes) -> None:
+        """One that is gone already is left to `reap`."""
+        with suppress(BrokenPipeError):
+            os.write(self.go, word)
 
     def signal(self, number: int) -> None:
         """Send a signal; one that is gone already is left to `reap`."""

@@ -7,6 +7,7 @@ import threading
 
 from rsq.message import Delivery
 from rsq.worker.board import Board, Running
+from rsq.worker.children import Child
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import GROWTH, MOST_AHEAD, Prefetch
@@ -41,6 +42,16 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     theirs.clear()
     assert theirs.running() == []
     assert theirs.generation == 0
+
+
+def test_a_child_that_has_just_died_is_told_nothing() -> None:
+    """Its end of the pipe is closed: that is for `reap` to find out, and no end of the supervisor."""
+    read, write = os.pipe()
+    child = Child(0, 2**22 + 1, "host-1", 1, 0.0, None, write, Board(1, slots=1).child(0))
+    os.close(read)
+    child.let_go(10.0)
+    child.replace()
+    os.close(write)
 
 
 def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
