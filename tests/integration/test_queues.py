@@ -196,7 +196,7 @@ def shares(journal: Journal, first: int) -> dict[str, int]:
     return dict(Counter(journal.lines()[:first]))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])
 def test_weights_hold(app: App, journal: Journal, start_worker: StartWorker, pool: str) -> None:
     backlog(critical=6300, default=3300, low=1300)
     start_worker("-Q", "critical:6,default:3,low:1", "-P", pool)
