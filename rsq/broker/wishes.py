@@ -40,9 +40,9 @@ class Wish:
 
 
 def unpack_wish(reply: Any) -> Wish:
-    """From what HGETALL answers. What is no number counts as not there."""
-    fields = dict(zip(reply[::2], reply[1::2], strict=True))
-    numbers = {name: int(value) for name, value in fields.items() if value.isdigit()}
+    """From what HGETALL answers. What is no number of a sensible size counts as not there."""
+    fields = zip(reply[::2], reply[1::2], strict=True)
+    numbers = {name: int(value) for name, value in fields if value.isdigit() and len(value) < 16}
     return Wish(numbers.get(b"serial", 0), bool(numbers.get(b"stop")), numbers.get(b"children"))
 
 
@@ -144,12 +144,21 @@ def wait_for(
     Returns  the last reports, and the workers that have answered: what has gone has
     """
     deadline = time.monotonic() + timeout_s
+    reports: dict[str, Report] = {}
+    heard: set[str] = set()
+    waiting = set(serials)
     while True:
-        reports = read_reports(client, serials)
-        heard = {
-            name for name, serial in serials.items() if name not in reports or reports[name].number("heard") >= serial
-        }
-        done = [name for name in heard if shows(name, reports.get(name))]
-        if len(done) == len(serials) or time.monotonic() >= deadline:
+        fresh = read_reports(client, waiting)
+        for name in list(waiting):
+            report = fresh.get(name)
+            if report is None:
+                reports.pop(name, None)
+            else:
+                reports[name] = report
+            if report is None or report.number("heard") >= serials[name]:
+                heard.add(name)
+                if shows(name, report):
+                    waiting.discard(name)
+        if not waiting or time.monotonic() >= deadline:
             return reports, heard
         time.sleep(min(LOOK_S, max(0.0, deadline - time.monotonic())))

@@ -118,7 +118,7 @@ def test_what_is_told_stands_on_the_server(
     """Nobody rings: the worker sees it with its next renewal. What does not make sense is no harm."""
     worker = start_worker(concurrency=1, lease=1)
     key = keys.wish(app.settings.namespace, the_worker(app))
-    redis.hset(key, mapping={"children": 3, "serial": "many", "stop": "perhaps", b"\xff": b"\xff"})
+    redis.hset(key, mapping={"children": 3, "serial": "many", "stop": "9" * 5000, b"\xff": b"\xff"})
     redis.pexpire(key, 60_000)
     wait_until(lambda: len(worker.children()) == 3, 20, "it to see")
     redis.hset(key, "children", 10**6)
