@@ -206,7 +206,7 @@ def test_a_long_body_keeps_nobody_waiting(
     assert blocked.get(timeout=20) == "gate"
 
 
-def test_functions_beside_coroutines_run_in_threads(start_worker: StartWorker) -> None:
+def test_functions_beside_coroutines_run_in_threads(app: App, start_worker: StartWorker) -> None:
     start(start_worker, "asyncio")
     assert pool_tasks.thread_name.delay().get(timeout=20).startswith("rsq-task")
     assert os.getpid() != tasks.where.delay().get(timeout=20)

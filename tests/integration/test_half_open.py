@@ -81,7 +81,7 @@ def waits(redis: Any, proxy: Proxy, gate: Path, wait: Callable[[], None]) -> Non
 
     def in_vain() -> bool:
         """It has subscribed, and has looked."""
-        return {"subscribe", "get"} <= {client["cmd"] for client in redis.client_list()}
+        return redis.pubsub_channels("*:result:*") and "get" in {client["cmd"] for client in redis.client_list()}
 
     wait_until(in_vain, what="the subscription")
     proxy.swallow()

@@ -80,12 +80,12 @@ def test_waiting_uses_one_subscribed_connection_and_leaves_no_channel(redis: Any
     threads = [threading.Thread(target=handle.get, args=(20,)) for handle in handles]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(redis.pubsub_channels()) == 2, what="both waiters to subscribe")
-    assert sum(int(client["sub"]) > 0 for client in redis.client_list()) == 1
+    wait_until(lambda: len(redis.pubsub_channels("*:result:*")) == 2, what="both waiters to subscribe")
+    assert sum(int(client["sub"]) == 2 for client in redis.client_list()) == 1
     (tmp_path / "open").touch()
     for thread in threads:
         thread.join(20)
-    wait_until(lambda: not redis.pubsub_channels(), what="the channels to be left")
+    wait_until(lambda: not redis.pubsub_channels("*:result:*"), what="the channels to be left")
 
 
 def test_bulk(app: App) -> None:

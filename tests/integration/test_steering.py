@@ -63,18 +63,26 @@ def test_idle_children_go_first_and_hand_back_what_they_have(
     app: App, journal: Journal, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker(concurrency=3, lease=SLOW)
-    running = tasks.gate.delay(str(tmp_path / "open"))
-    wait_until(lambda: journal.count("began gate"), 20, "it to begin")
-    (row,) = app.inspect(timeout=PATIENCE_S).active()[the_worker(app)]
-    assert app.control.pool_shrink(1, timeout=PATIENCE_S)[the_worker(app)].says == "2 children"
-    assert row["worker_pid"] in worker.children()
-    notes = [tasks.note.delay(number) for number in range(200)]
-    # One of the two works on them; the first place is kept even where that means the one which runs the gate.
-    app.control.pool_shrink(1, timeout=0.5)
-    (tmp_path / "open").touch()
-    assert running.get(timeout=20) == "gate"
-    assert [handle.get(timeout=30) for handle in notes] == list(range(200))
-    assert sorted(journal.lines()[1:]) == sorted(["ended gate", *(f"ran {number}" for number in range(200))])
+    gates = {handle.id: handle for handle in (tasks.gate.delay(str(tmp_path / word), word) for word in "abc")}
+    wait_until(lambda: len(journal.lines()) == 3, 20, "all to begin")
+    name = the_worker(app)
+    # The youngest child would be the first to go, if it were idle.
+    *idle, busy = sorted(app.inspect(timeout=PATIENCE_S).active()[name], key=lambda row: int(row["worker_pid"]))
+    for row in idle:
+        word = next(word for word, handle in zip("abc", gates.values(), strict=True) if handle.id == row["id"])
+        (tmp_path / word).touch()
+        assert gates[row["id"]].get(timeout=20) == word
+    wait_until(lambda: len(app.inspect(timeout=PATIENCE_S).active()[name]) == 1, 20, "two to be idle")
+    assert app.control.pool_shrink(timeout=PATIENCE_S)[name].says == "2 children"
+    assert busy["worker_pid"] in worker.children()
+    # What the next one has fetched when it is dismissed goes to the one that is left.
+    notes = [tasks.note.delay(number) for number in range(500)]
+    app.control.pool_shrink(timeout=0)
+    for word in "abc":
+        (tmp_path / word).touch()
+    assert [handle.get(timeout=30) for handle in notes] == list(range(500))
+    wait_until(lambda: len(worker.children()) == 1, 20, "one to be left")
+    assert ended(app) == {"succeeded": 503}
 
 
 def test_who_was_dismissed_and_dies_is_not_replaced(
