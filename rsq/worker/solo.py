@@ -6,6 +6,7 @@ longer than a lease does not hold here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -65,8 +66,8 @@ class SoloWorker:
             app.tasks, self._settings, self.queue_names, self._identity, self._board, "solo", wear, weights=weights
         )
         self._selector = selectors.DefaultSelector()
-        self._end_read, self._end_write = os.pipe()
-        self._selector.register(self._end_read, selectors.EVENT_READ)
+        self._prompt, self._prompter = socket.socketpair()
+        self._selector.register(self._prompt, selectors.EVENT_READ)
         self._contact = Contact(self._link, self._queues, self.worker_id, portrait, self._selector)
         self._leases = self._contact.leases
         self._stopping = False
@@ -96,13 +97,15 @@ class SoloWorker:
         try:
             return self._crew.serve()
         finally:
-            os.close(self._end_write)
+            self._prompter.close()
             self._keeper.join()
             self._sign_off(Retirement(self._identity.consumer, ""))
 
     def stop(self) -> None:
         """From any thread: hand back what has not begun, and let the running body end."""
         self._stopping = True
+        with contextlib.suppress(OSError):  # it has ended already
+            self._prompter.send(b"s")  # for a report that tells it
         self._crew.stop()
 
     def abandon(self) -> None:
@@ -124,9 +127,9 @@ class SoloWorker:
         while True:
             if ready := self._selector.select(pause_s):
                 bell = ready[0][0].data
-                if bell is None:
+                if bell is None and not self._prompt.recv(64):
                     break
-                pause_s = 0.0 if bell.rang() else AGAIN_S
+                pause_s = 0.0 if bell is None or bell.rang() else AGAIN_S
                 continue
             try:
                 pause_s = 0.0 if self._renew() else self._leases.renew_every_s
@@ -135,7 +138,7 @@ class SoloWorker:
                 pause_s = AGAIN_S
         self._contact.end()
         self._selector.close()
-        os.close(self._end_read)
+        self._prompt.close()
 
     def _renew(self) -> bool:
         """Renew the lease. True: something was heard that another report is to tell at once."""
