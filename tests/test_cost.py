@@ -25,12 +25,25 @@ AT_MOST = 1.5
 
 
 class Counter:
-    """Counts the instructions that Python carries out in the threads that are traced."""
+    """Counts the instructions that Python carries out in the threads that are traced.
+
+    Python 3.11 may forget that nothing is asked of a thread any more; one that is traced then hangs where it enters a
+    function, until another thread asks for the interpreter. So one does, now and then.
+    """
 
     def __init__(self) -> None:
         self._ticks = count()
         # Python 3.12 counts nothing unless a frame has asked for it before the tracing begins.
         sys._getframe().f_trace_opcodes = True
+        self._ended = threading.Event()
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def _ask(self) -> None:
+        while not self._ended.wait(0.05):
+            pass
+
+    def end(self) -> None:
+        self._ended.set()
 
     @property
     def value(self) -> int:
@@ -52,6 +65,7 @@ def counted_here() -> Iterator[Counter]:
         yield counter
     finally:
         sys.settrace(before)
+        counter.end()
 
 
 @contextmanager
@@ -63,6 +77,7 @@ def counted_in_new_threads() -> Iterator[Counter]:
         yield counter
     finally:
         threading.settrace(None)
+        counter.end()
 
 
 def check(what: str, cost: float) -> None:
