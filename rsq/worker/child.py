@@ -23,7 +23,7 @@ from rsq.loader import load_app
 from rsq.settings import Settings
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
-from rsq.worker.crew import Crew
+from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
 from rsq.worker.wear import Wear
@@ -96,6 +96,7 @@ def run(place: ChildPlace) -> NoReturn:
 
 
 def _work(place: ChildPlace, stop_read: int) -> int:
+    share_the_interpreter()
     try:
         app = load_app(place.app)
         app.configure(**place.overrides)

@@ -1,6 +1,7 @@
 """Group commit: while one commit is on its way to the server the next verdicts gather, and go together.
 
-No timers: at low load each verdict goes at once, at high load one script call settles hundreds.
+No timers: at low load each verdict goes at once, from the thread that brings it if that has nothing else to do; at high
+load one script call settles hundreds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rsq.errors import BrokerUnavailable, DecodeError, LeaseLost
 from rsq.message import Delivery
 from rsq.outcome import Buried, Completed, Retried, Verdict
 from rsq.retry import error_of
+from rsq.worker.bell import Bell
 
 log = logging.getLogger("rsq.task")
 broker_log = logging.getLogger("rsq.worker")
@@ -26,6 +28,9 @@ broker_log = logging.getLogger("rsq.worker")
 MOST_VERDICTS = 500
 MOST_BYTES = 8 * 1024 * 1024
 """Bounds of one commit: neither the server nor this process should hang over one for long."""
+
+MOST_WAITING = 4 * MOST_VERDICTS
+"""With more outcomes than this still to be written nothing new is begun: each runs again if the lease is lost."""
 
 PAUSE_S = (0.05, 1.0)
 """First and longest wait before a commit is repeated."""
@@ -40,18 +45,24 @@ class Committer:
         queues: Mapping[str, Queue],
         on_lease_lost: Callable[[str], None],
         on_failure: Callable[[], None],
+        on_caught_up: Callable[[], None],
         log_arguments: bool = False,
     ) -> None:
         self._link = link
         self._queues = queues
         self._on_lease_lost = on_lease_lost
         self._on_failure = on_failure
+        self._on_caught_up = on_caught_up
         self._log_arguments = log_arguments
         self._verdicts = deque[Verdict]()
         self._wakes = deque[tuple[str, str, bytes]]()
         self._in_flight: list[Verdict] = []
         self._sleeping = False
-        self._wakeup = threading.Event()
+        self._wakeup = Bell()
+        self._writing = threading.Lock()
+        self._brings = 0
+        self.left = False
+        """There is a verdict for whose writing nobody was woken."""
         self._closed = False
         self._gave_up = False
         self._thread = threading.Thread(target=self._run, name="rsq-committer", daemon=True)
@@ -62,7 +73,31 @@ class Committer:
     def put(self, verdict: Verdict) -> None:
         """Have a verdict written as soon as possible."""
         self._verdicts.append(verdict)
-        if self._sleeping:
+        if not self._sleeping:
+            return
+        if threading.get_ident() == self._brings:
+            self.left = True
+        else:
+            self._wakeup.set()
+
+    def leave_to_me(self) -> None:
+        """The thread that calls this looks at `left` after what it has put, and calls `write_left` then."""
+        self._brings = threading.get_ident()
+
+    def write_left(self, idle: bool) -> None:
+        """Write at once, in the calling thread, if that is idle: no other one has to be woken for it. It tries once;
+        what it cannot write is for the committer's own thread.
+        """
+        self.left = False
+        if idle and self._writing.acquire(blocking=False):
+            try:
+                if self._verdicts and not self._in_flight:
+                    self._commit(patient=False)
+            except Exception as error:
+                broker_log.debug("left to the committer: %s", error)
+            finally:
+                self._writing.release()
+        if self._verdicts or self._in_flight:
             self._wakeup.set()
 
     def drop_wakes(self, queue: str, entry_ids: list[bytes], consumer: str) -> None:
@@ -72,9 +107,9 @@ class Committer:
             self._wakeup.set()
 
     @property
-    def backlog(self) -> int:
-        """Verdicts that wait to be written: it grows while the server is away."""
-        return len(self._verdicts)
+    def is_behind(self) -> bool:
+        """Whether too many verdicts wait to be written: the server is slower than the bodies, or away."""
+        return len(self._verdicts) > MOST_WAITING
 
     def held(self) -> list[Delivery]:
         """Deliveries whose verdict is not known to be written."""
@@ -93,13 +128,13 @@ class Committer:
     def _run(self) -> None:
         while True:
             self._sleeping = True
-            if not self._verdicts and not self._wakes and not self._closed:
+            if not self._verdicts and not self._wakes and not self._in_flight and not self._closed:
                 self._wakeup.wait()
             self._sleeping = False
-            self._wakeup.clear()
             try:
-                while self._verdicts or self._wakes:
-                    self._commit()
+                while self._verdicts or self._wakes or self._in_flight:
+                    with self._writing:
+                        self._commit()
             except Exception:
                 # Outcomes that cannot be written must not pile up unseen: what this child holds goes to others.
                 broker_log.exception("the committer failed")
@@ -108,8 +143,8 @@ class Committer:
             if self._closed:
                 return
 
-    def _commit(self) -> None:
-        batch = self._in_flight
+    def _commit(self, patient: bool = True) -> None:
+        batch, was_behind = self._in_flight, self.is_behind
         size = 0
         while self._verdicts and len(batch) < MOST_VERDICTS and size < MOST_BYTES:
             verdict = self._verdicts[0]
@@ -121,7 +156,7 @@ class Committer:
         for verdict in batch:
             verdicts[verdict.delivery.consumer][verdict.delivery.queue].append(verdict)
         wakes: dict[str, dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
-        while self._wakes:
+        while patient and self._wakes:
             consumer, name, entry_id = self._wakes.popleft()
             wakes[consumer][name].append(entry_id)
         for consumer in {*verdicts, *wakes}:
@@ -132,7 +167,7 @@ class Committer:
                 calls.append(self._queues[name].drop_wakes_call(consumer, entry_ids))
             mine = [verdict for some in verdicts[consumer].values() for verdict in some]
             try:
-                written = self._write(calls, consumer)
+                written = self._write(calls, consumer, patient)
             except LeaseLost:
                 if mine:
                     broker_log.warning("%s lost its lease: %d outcomes are not committed", consumer, len(mine))
@@ -143,8 +178,10 @@ class Committer:
                 else:
                     self._gave_up = True
         self._in_flight = []
+        if was_behind and not self.is_behind:
+            self._on_caught_up()
 
-    def _write(self, calls: list[ScriptCall], consumer: str) -> bool:
+    def _write(self, calls: list[ScriptCall], consumer: str, patient: bool) -> bool:
         """Until all is written, however long the server is away: the fence decides then whether it still counts.
 
         False when it gave up, as the worker ends.
@@ -159,6 +196,8 @@ class Committer:
                 raise LeaseLost(consumer)
             failed = [(call, reply) for call, reply in zip(calls, replies, strict=True) if isinstance(reply, Exception)]
             calls = [call for call, _ in failed]
+            if failed and not patient:
+                raise failed[0][1]
             if failed:
                 if self._closed and pause_s >= PAUSE_S[1]:
                     broker_log.error("%d outcomes could not be committed: %s", len(self._in_flight), failed[0][1])

@@ -23,7 +23,7 @@ from rsq.worker.board import ChildBoard
 from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
-from rsq.worker.prefetch import MOST_AHEAD, Prefetch
+from rsq.worker.prefetch import Prefetch
 from rsq.worker.revocations import Revocations
 from rsq.worker.turns import Turns
 
@@ -34,9 +34,6 @@ PAUSE_S = (0.1, 2.0)
 
 PATIENCE_S = 0.1
 """Tasks that all run longer than this keep nobody waiting behind them: what waits is handed back."""
-
-MOST_UNCOMMITTED = 2 * MOST_AHEAD
-"""With more outcomes than this still to be written nothing new is begun: each runs again if the lease is lost."""
 
 SWEEP_S = LONGEST_BLOCK_MS / 1000
 """The longest time between two looks for due messages and orphans."""
@@ -174,7 +171,7 @@ class Fetcher:
         elif len(running) >= self._workload.slots or len(self._inbox):
             self._wait_while_busy(running, now)
         elif room <= 0:
-            self._wait(PATIENCE_S)  # for the committer, which is behind
+            self._wait(SWEEP_S)  # for the committer, which is behind
         elif self._paused:
             self._wait(self._sweep_at - now)
         else:
@@ -186,7 +183,7 @@ class Fetcher:
         ahead = self._prefetch.update(done, self._workload.busy_s)
         held = len(self._inbox)
         self._inbox.low_water = ahead // 2
-        if held > ahead // 2 or self._committer.backlog > MOST_UNCOMMITTED:
+        if held > ahead // 2 or self._committer.is_behind:
             return 0
         return self._workload.slots - running + ahead - held
 
@@ -288,7 +285,6 @@ class Fetcher:
     def _wait(self, seconds: float) -> None:
         if seconds > 0 and not self._stop.is_set():
             self._inbox.hungry.wait(self._revocations.wait_s(seconds))
-        self._inbox.hungry.clear()
 
     def _hand_back(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:

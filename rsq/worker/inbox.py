@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
 from rsq.message import Delivery
+from rsq.worker.bell import Bell
 
 
 class Inbox:
@@ -18,10 +18,10 @@ class Inbox:
 
     def __init__(self) -> None:
         self._waiting = deque[Delivery]()
-        self._arrived = threading.Event()
+        self._arrived = Bell()
         self._closed = False
         self.low_water = 0
-        self.hungry = threading.Event()
+        self.hungry = Bell()
         self.ring: Callable[[], None] = self._arrived.set
         """Wakes the executor. One that does not wait in `peek` puts its own here, before the first message."""
         self.idle = False

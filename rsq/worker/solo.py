@@ -28,7 +28,7 @@ from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board
 from rsq.worker.children import WorkerOptions
 from rsq.worker.contact import Contact
-from rsq.worker.crew import Crew
+from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
 from rsq.worker.report import Portrait
@@ -169,6 +169,7 @@ class SoloWorker:
 
 def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     """`rsq worker -P solo`: until a signal. Returns the exit code; raises what `Supervisor.run` does."""
+    share_the_interpreter()
     app = load_app(options.app)
     app.configure(**options.overrides)
     signals: SimpleQueue[int] = SimpleQueue()

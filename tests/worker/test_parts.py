@@ -6,6 +6,7 @@ import os
 import threading
 
 from rsq.message import Delivery
+from rsq.worker.bell import Bell
 from rsq.worker.board import Board, Running
 from rsq.worker.children import Child
 from rsq.worker.identity import Identity
@@ -81,6 +82,22 @@ def test_only_the_generation_whose_lease_is_lost_is_fenced() -> None:
     assert fenced() is False
     board.fence(1)
     assert fenced() is True
+
+
+def test_a_bell_rings_once_however_often_it_is_rung() -> None:
+    bell = Bell()
+    assert not bell.wait(0)
+    ringers = [threading.Thread(target=bell.set) for _ in range(8)]
+    for thread in ringers:
+        thread.start()
+    for thread in ringers:
+        thread.join()
+    assert bell.is_set()
+    assert bell.wait()
+    assert not bell.is_set()
+    bell.set()
+    bell.clear()
+    assert not bell.wait(0.001)
 
 
 def test_the_inbox_gives_in_order_and_says_when_it_is_hungry() -> None:

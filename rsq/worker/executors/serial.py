@@ -15,6 +15,7 @@ class SerialExecutor:
     def __init__(self, surroundings: Surroundings) -> None:
         self.slots = 1
         self._inbox = surroundings.inbox
+        self._committer = surroundings.committer
         self._wear = surroundings.wear
         self._links = surroundings.links
         self._lane = Lane(surroundings, 0, Interrupt())
@@ -44,7 +45,8 @@ class SerialExecutor:
 
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough."""
-        inbox, lane = self._inbox, self._lane
+        inbox, lane, committer = self._inbox, self._lane, self._committer
+        committer.leave_to_me()
         wear = self._wear if self._wear.limited else None
         while (delivery := inbox.peek()) is not None:
             # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
@@ -52,6 +54,8 @@ class SerialExecutor:
             if inbox.remove(delivery):
                 lane.run(delivery, lane.running[1])
             lane.running = None
+            if committer.left:
+                committer.write_left(idle=not inbox)
             if wear is not None and wear.is_reached(lane.done):
                 break
         lane.attempts.close()

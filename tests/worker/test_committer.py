@@ -1,0 +1,124 @@
+"""Who writes a verdict: the thread that brings it, or the committer's own. On a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rsq.broker.connection import Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.message import Delivery
+from rsq.outcome import Completed
+from rsq.settings import Settings
+from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
+from tests.helpers import wait_until
+
+
+class Office:
+    """A queue, its consumer, and a committer whose thread sleeps."""
+
+    def __init__(self, redis: Any, url: str) -> None:
+        self.redis = redis
+        self.link = Link(Endpoint(url), 5)
+        self.queue = Queue("default", Settings(url=url))
+        self.queue.register(self.link, "alice")
+        self.caught_up = threading.Event()
+        self.failed = threading.Event()
+        self.written = Link(Endpoint(url), 5)
+        self.committer = Committer(
+            self.written,
+            {"default": self.queue},
+            on_lease_lost=lambda consumer: None,
+            on_failure=self.failed.set,
+            on_caught_up=self.caught_up.set,
+        )
+
+    def deliveries(self, number: int) -> list[Delivery]:
+        for count in range(number):
+            self.redis.xadd(self.queue.keys.stream(), {"id": f"x{count}", "task": "t", "body": b"", "meta": b""})
+        fetched = self.queue.fetch(self.link, "alice", number).deliveries
+        for delivery in fetched:
+            delivery.consumer = "alice"
+        return fetched
+
+    def start(self) -> None:
+        self.committer.start()
+        wait_until(lambda: self.committer._sleeping, what="the committer to sleep")
+
+    def succeeded(self) -> int:
+        return int(self.redis.hget(self.queue.keys.stats, "succeeded") or 0)
+
+
+def done(delivery: Delivery) -> Completed:
+    return Completed(delivery, "succeeded", b"", 0)
+
+
+@pytest.fixture
+def office(redis: Any, url: str) -> Iterator[Office]:
+    office = Office(redis, url)
+    yield office
+    office.committer.close(10)
+    office.link.close()
+
+
+def test_a_verdict_that_comes_alone_is_written_by_who_brings_it(office: Office) -> None:
+    office.start()
+    office.committer.leave_to_me()
+    (delivery,) = office.deliveries(1)
+    office.committer.put(done(delivery))
+    assert office.committer.left
+    assert office.committer.held() == [delivery]
+    office.committer.write_left(idle=True)
+    assert office.succeeded() == 1
+    assert office.committer.held() == []
+    assert not office.committer.left
+
+
+def test_who_has_more_to_do_leaves_it_to_the_committer(office: Office) -> None:
+    office.start()
+    office.committer.leave_to_me()
+    (delivery,) = office.deliveries(1)
+    office.committer.put(done(delivery))
+    office.committer.write_left(idle=False)
+    wait_until(lambda: office.succeeded() == 1)
+    wait_until(lambda: office.committer.held() == [])
+
+
+def test_what_another_thread_brings_wakes_the_committer(office: Office) -> None:
+    office.start()
+    office.committer.leave_to_me()
+    (delivery,) = office.deliveries(1)
+    other = threading.Thread(target=office.committer.put, args=(done(delivery),))
+    other.start()
+    other.join()
+    assert not office.committer.left
+    wait_until(lambda: office.succeeded() == 1)
+
+
+def test_what_could_not_be_written_at_once_is_written_by_the_committer(office: Office) -> None:
+    office.start()
+    office.committer.leave_to_me()
+    first, second = office.deliveries(2)
+    office.committer.put(done(first))
+    office.committer.write_left(idle=True)
+    office.redis.client_kill_filter(_type="normal", skipme=True)
+    office.committer.put(done(second))
+    office.committer.write_left(idle=True)
+    wait_until(lambda: office.succeeded() == 2)
+    wait_until(lambda: office.committer.held() == [])
+    assert not office.failed.is_set()
+
+
+def test_it_says_when_it_has_caught_up(office: Office) -> None:
+    number = MOST_WAITING + MOST_VERDICTS // 2
+    for delivery in office.deliveries(number):
+        office.committer.put(done(delivery))
+    behind = [office.committer.is_behind]
+    office.start()
+    assert office.caught_up.wait(10)
+    behind.append(office.committer.is_behind)
+    assert behind == [True, False]
+    wait_until(lambda: office.succeeded() == number)
