@@ -22,6 +22,7 @@ from rsq.broker.reads import BlockingRead
 from rsq.errors import LeaseLost
 from rsq.keys import GROUP
 from rsq.task import Task
+from rsq.worker.fetcher import WHOLE_SWEEP_S
 from rsq.worker.leases import RENEWALS, Leases
 
 FEW, MANY = 10_000, 1_000_000
@@ -180,13 +181,15 @@ def idle_workers(rig: Rig) -> Samples:
         """What a fetcher does that was given something once and has nothing to do now."""
         own, name = link(), f"child-{number}"
         queue.register(own, name)
-        queue.fetch(own, name, 1)
         own.call("XGROUP", "CREATECONSUMER", queue.keys.stream(), GROUP, name)
         wait = BlockingRead(name, [(queue, [0])])
+        whole_at, calm = 0.0, False
         while not stop.is_set():
             try:
-                queue.fetch(own, name, 1)
-                wait(own, 1, LONGEST_BLOCK_MS)
+                if not calm or time.monotonic() >= whole_at:
+                    whole_at = time.monotonic() + WHOLE_SWEEP_S
+                    queue.fetch(own, name, 1)
+                calm = wait(own, 1, LONGEST_BLOCK_MS).calm
             except LeaseLost:  # this process was too slow to be so many
                 queue.register(own, name)
         own.close()

@@ -203,8 +203,13 @@ class Queue:
         return scripts.RETIRE, self.keys.tag, (consumer, how, lost_result, ttl_ms, *rows)
 
     def reconcile_call(self) -> ScriptCall:
-        """Find consumers of the group that have no lease record; answers those whose entries others may claim now."""
-        return scripts.RECONCILE, self.keys.tag, (self.settings.lease_ms,)
+        """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
+
+        It goes through all of them, so it does so once in the life of a lease, however many workers ask. They ask as
+        often, and none should come a moment too soon.
+        """
+        lease_ms = self.settings.lease_ms
+        return scripts.RECONCILE, self.keys.tag, (lease_ms, max(1, lease_ms * 9 // 10))
 
     def fetch(self, link: Link, consumer: str, room: int) -> Fetched:
         """Do what is due, and get up to `room` messages. Raises LeaseLost for a consumer that is not registered."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rsq import keys
 from rsq.broker.queue import Queue
-from rsq.broker.wire import packed
+from rsq.broker.wire import Command, packed, packed_texts
 from rsq.errors import BrokerError
 from rsq.message import Delivery
 
@@ -33,44 +34,82 @@ def adopt(
     return deliveries, wakes
 
 
-class BlockingRead:
-    """How an idle worker waits: one read on all streams in use of all its queues.
+REVOKED_WEIGHT = 14
+"""More than there are other signs of a queue: so one number tells those apart from revocations."""
 
-    in_use  pairs of a queue and the priorities that have a stream
+
+def signs(queue: Queue) -> list[str]:
+    """What an idle worker counts by EXISTS, which counts a key as often as it is named."""
+    at = queue.keys
+    return [at.revoked] * REVOKED_WEIGHT + [at.paused, at.orphans, at.consumers, at.delayed, *at.streams()[:-1]]
+
+
+@dataclass
+class Waited:
+    """What a blocking read brought.
+
+    got          (queue, deliveries, wakes) for each stream that had something
+    calm         there is nothing of which the last fetch does not know: no whole fetch is needed
+    next_due_ms  when the next delayed message is due, or None
     """
 
-    def __init__(self, consumer: str, in_use: Iterable[tuple[Queue, Iterable[int]]]) -> None:
-        self._consumer = consumer
+    got: list[tuple[Queue, list[Delivery], list[bytes]]]
+    calm: bool
+    next_due_ms: int | None
+
+
+class BlockingRead:
+    """How an idle worker waits: one read on all streams in use of all its queues, and after it a look at the rest.
+
+    It may be called again as long as what the last fetch has seen is still so.
+
+    in_use   pairs of a queue and the priorities that have a stream; without any the queue is paused
+    delayed  names of the queues that hold delayed messages
+    """
+
+    def __init__(
+        self, consumer: str, in_use: Iterable[tuple[Queue, Sequence[int]]], delayed: Collection[str] = ()
+    ) -> None:
+        in_use = list(in_use)
         self._streams = {
             queue.keys.stream(priority).encode(): (queue, priority)
             for queue, priorities in in_use
             for priority in priorities
         }
+        self._head: Command = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT")
+        self._tail: Command = ("STREAMS", *self._streams, *[">"] * len(self._streams))
         # After the read, so that what was revoked before it was read is always seen.
-        self._look = packed("EXISTS", *{queue.keys.revoked for queue, _ in self._streams.values()})
+        looks = [packed_texts("EXISTS", *signs(queue)) for queue, _ in in_use]
+        dues = [
+            packed("ZRANGE", queue.keys.delayed, 0, 0, "WITHSCORES") for queue, _ in in_use if queue.name in delayed
+        ]
+        self._looks = looks + dues
+        # One sign is that there are consumers, one that there are delayed messages, and each urgent stream is one.
+        self._expected = {queue.name: len(used) + (queue.name in delayed) if used else -1 for queue, used in in_use}
 
-    def __call__(
-        self, link: Link, count: int, block_ms: int, on_time: Callable[[], None] | None = None
-    ) -> list[tuple[Queue, list[Delivery], list[bytes]]]:
-        """Wait `block_ms` at most for up to `count` messages a stream; give (queue, deliveries, wakes) for each.
+    def __call__(self, link: Link, count: int, block_ms: int, on_time: Callable[[], None] | None = None) -> Waited:
+        """Wait `block_ms` at most for up to `count` messages a stream.
 
         on_time  called when the time is up and the server has not answered yet
         """
-        head = ("XREADGROUP", "GROUP", keys.GROUP, self._consumer, "COUNT", count, "BLOCK", max(1, block_ms), "STREAMS")
-        request = packed(*head, *self._streams, *(">" for _ in self._streams))
-        reply, some_revoked = link.pipeline_packed(
-            [request, self._look], on_late=on_time and (block_ms / 1000, on_time)
-        )
-        for error in (reply, some_revoked):
+        request = packed(*self._head, count, "BLOCK", max(1, block_ms), *self._tail)
+        reply, *looks = link.pipeline_packed([request, *self._looks], on_late=on_time and (block_ms / 1000, on_time))
+        for error in (reply, *looks):
             if isinstance(error, BrokerError):
                 raise error
-        result: list[tuple[Queue, list[Delivery], list[bytes]]] = []
+        dues = looks[len(self._expected) :]
+        seen = {name: divmod(look, REVOKED_WEIGHT) for name, look in zip(self._expected, looks, strict=False)}
+        waited = Waited(
+            [],
+            all(seen[name][1] == expected for name, expected in self._expected.items()) and all(dues),
+            min((int(float(due[1])) for due in dues if due), default=None),
+        )
         for name, entries in reply or ():
             queue, priority = self._streams[name]
             deliveries: list[Delivery] = []
             wakes: list[bytes] = []
             queue.sort(priority, entries, deliveries, wakes)
-            if some_revoked:
+            if seen[queue.name][0]:
                 queue.mark_revoked(link, deliveries)
-            result.append((queue, deliveries, wakes))
-        return result
+            waited.got.append((queue, deliveries, wakes))
+        return waited

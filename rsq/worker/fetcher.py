@@ -36,7 +36,10 @@ PATIENCE_S = 0.1
 """Tasks that all run longer than this keep nobody waiting behind them: what waits is handed back."""
 
 SWEEP_S = LONGEST_BLOCK_MS / 1000
-"""The longest time between two looks for due messages and orphans."""
+"""The longest time between two looks for due messages, orphans and whatever else concerns an idle worker."""
+
+WHOLE_SWEEP_S = 10.0
+"""The longest time without a whole fetch, whatever the lighter looks say."""
 
 BUSY_SWEEP_S = 0.1
 """The same while there is a backlog, at whose end an entry that would wake the worker is not read for long."""
@@ -100,7 +103,9 @@ class Fetcher:
         self._clock = clock
         self._settings = turns.queues[0].settings
         self._in_use: dict[str, list[int]] = {}
-        self._sweep_at = 0.0
+        self._delayed: set[str] = set()
+        self._read_on: BlockingRead | None = None
+        self._sweep_at = self._whole_at = 0.0
         self._plain_until = 0.0
         self._more = True
         self._paused = False
@@ -189,7 +194,8 @@ class Fetcher:
 
     def _fetch(self, room: int) -> None:
         """One fetch from each queue whose turn it is, as far as there is room."""
-        self._sweep_at = time.monotonic() + SWEEP_S
+        now = time.monotonic()
+        self._sweep_at, self._whole_at = now + SWEEP_S, now + WHOLE_SWEEP_S
         self._more = self._paused = self._due = False
         paused = 0
         for queue, count in self._turns.share_out(room):
@@ -216,12 +222,19 @@ class Fetcher:
 
     def _took(self, queue: Queue, fetched: Fetched) -> None:
         self._clock.set(fetched.now_ms)
-        self._in_use[queue.name] = [] if fetched.paused else fetched.priorities
-        if fetched.next_due_ms is not None:
-            due_at = time.monotonic() + (fetched.next_due_ms - fetched.now_ms) / 1000
+        in_use = [] if fetched.paused else fetched.priorities
+        delayed = self._delayed - {queue.name} if fetched.next_due_ms is None else self._delayed | {queue.name}
+        if self._in_use.get(queue.name) != in_use or self._delayed != delayed:
+            self._in_use[queue.name], self._delayed, self._read_on = in_use, delayed, None
+        self._be_there(fetched.next_due_ms)
+        self._accept(queue, fetched.deliveries, fetched.wakes, self._identity.consumer)
+
+    def _be_there(self, due_ms: int | None) -> None:
+        """When this delayed message is due."""
+        if due_ms is not None:
+            due_at = time.monotonic() + (due_ms - self._clock.now_ms()) / 1000
             self._due = self._due or due_at < self._sweep_at
             self._sweep_at = min(self._sweep_at, due_at)
-        self._accept(queue, fetched.deliveries, fetched.wakes, self._identity.consumer)
 
     def _accept(self, queue: Queue, deliveries: list[Delivery], wakes: list[bytes], consumer: str) -> None:
         if wakes:
@@ -246,18 +259,22 @@ class Fetcher:
             block_ms = int(self._revocations.wait_s(block_ms / 1000) * 1000) + 1
         if self._client_id is None or not self._link.connected:
             self._client_id = int(self._link.call("CLIENT", "ID"))
-        read = BlockingRead(
-            self._identity.consumer, [(queue, self._in_use.get(queue.name, [0])) for queue in self._queues]
-        )
+        if self._read_on is None:
+            in_use = [(queue, self._in_use.get(queue.name, [0])) for queue in self._queues]
+            self._read_on = BlockingRead(self._identity.consumer, in_use, self._delayed)
         self._blocked = True
         try:
             if self._stop.is_set():
                 return
             # A server ends a read that found nothing up to 0.1 s late: too late for a message that is due.
-            got = read(self._link, room, block_ms, (lambda: self._unblock(self._unblocker)) if self._due else None)
+            on_time = (lambda: self._unblock(self._unblocker)) if self._due else None
+            waited = self._read_on(self._link, room, block_ms, on_time)
         finally:
             self._blocked = False
-        for queue, deliveries, wakes in got:
+        if waited.calm:
+            self._sweep_at, self._due = min(time.monotonic() + SWEEP_S, self._whole_at), False
+            self._be_there(waited.next_due_ms)
+        for queue, deliveries, wakes in waited.got:
             self._accept(queue, deliveries, wakes, self._identity.consumer)
             if len(deliveries) >= room:
                 self._more = True
@@ -298,6 +315,7 @@ class Fetcher:
         self._link.close()
         self._client_id = None
         self._in_use.clear()
+        self._read_on = None
         self._sweep_at = self._plain_until = 0.0
         self._adopt = self._more = True
         self._stop.wait(self._pause_s)
@@ -338,6 +356,7 @@ class Fetcher:
             queue.register(self._link, name)
         self._identity.change(self._settings.lease_s)
         self._fenced.clear()
+        self._read_on = None
         self._sweep_at = self._plain_until = 0.0
         self._more = True
         self._adopt = False

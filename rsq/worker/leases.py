@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.queue import Queue
-from rsq.broker.wire import Argument
+from rsq.broker.wire import Argument, Command, packed
 from rsq.broker.wishes import Wish, unpack_wish
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
 from rsq.outcome import pack_failure
@@ -67,9 +68,10 @@ class Leases:
         self._queues = queues
         self._worker_id = worker_id
         self._constant = dict(constant or {})
-        self._told = False
         self._settings = queues[0].settings
-        self._reconcile_at = 0.0
+        self._knows_constant = False
+        self._told: Mapping[str, Argument] = {}
+        self._look_at = 0.0
 
     @property
     def renew_every_s(self) -> float:
@@ -83,7 +85,7 @@ class Leases:
     def change(self, **constant: Argument) -> None:
         """Something has changed after all: it is told with the next renewal."""
         self._constant |= constant
-        self._told = False
+        self._forgotten()
 
     def renew(self, consumers: Sequence[str], report: Mapping[str, Argument]) -> Renewal:
         """Prolong the leases, tell that the worker lives, and see what is wished of it.
@@ -91,25 +93,27 @@ class Leases:
         Raises  BrokerError: nothing is known, the old moment stands
         """
         asked_at = time.monotonic()
+        looks = asked_at >= self._look_at
         calls: list[ScriptCall] = [queue.renew_call(consumers) for queue in self._queues] if consumers else []
-        lost: set[str] = set()
-        for reply in self._link.run_many(calls):
+        renewals = len(calls)
+        if looks:
+            calls += [queue.reconcile_call() for queue in self._queues]
+        again = dict(report) == self._told and not looks
+        tell = self._tell_again() if again else self._tell(report)
+        replies = self._link.run_many(calls, [packed(*command) for command in tell])
+        for reply in replies[: len(calls)]:
             if isinstance(reply, Exception):
                 raise reply
-            lost |= {name.decode() for name in reply}
-        wish = self._report(report)
-        if asked_at >= self._reconcile_at:
-            self._reconcile_at = asked_at + self._settings.lease_s
-            self._reconcile()
+        wish = self._heard(report, again, replies[len(calls) :])
+        if looks:
+            self._look_at = asked_at + self._settings.lease_s
+            self._warn(replies[renewals : len(calls)])
+        lost = {name.decode() for reply in replies[:renewals] for name in reply}
         return Renewal(asked_at + self._settings.lease_s, lost, wish)
 
-    def _reconcile(self) -> None:
-        for queue, reply in zip(
-            self._queues, self._link.run_many([queue.reconcile_call() for queue in self._queues]), strict=True
-        ):
-            if isinstance(reply, Exception):
-                raise reply
-            for name in reply:
+    def _warn(self, found: Sequence[Sequence[bytes]]) -> None:
+        for queue, names in zip(self._queues, found, strict=True):
+            for name in names:
                 log.warning(
                     "consumer %s of queue %s has no lease: its messages go to others", name.decode(), queue.name
                 )
@@ -129,42 +133,64 @@ class Leases:
 
     def leave(self) -> None:
         """The worker ends: it is listed no more. Raises BrokerError."""
-        namespace, worker_id = self._settings.namespace, self._worker_id
-        self._link.pipeline(
-            [
-                ("DEL", keys.worker(namespace, worker_id)),
-                ("DEL", keys.wish(namespace, worker_id)),
-                ("ZREM", keys.workers(namespace), worker_id),
-            ]
-        )
+        key, wish, everyone = self._keys
+        self._link.pipeline([("DEL", key), ("DEL", wish), ("ZREM", everyone, self._worker_id)])
 
-    def _report(self, report: Mapping[str, Argument]) -> Wish | None:
+    # -- what the worker tells, and what is wished of it
+
+    @property
+    def _keys(self) -> tuple[str, str, str]:
+        """Where this worker is described, where wishes stand, and where all workers are listed."""
         namespace = self._settings.namespace
-        key, wish = keys.worker(namespace, self._worker_id), keys.wish(namespace, self._worker_id)
-        ttl_ms, now_ms = int(self._settings.lease_ms * 1.5), int(time.time() * 1000)
-        fields = report if self._told else {**self._constant, **report}
-        replies = self._link.pipeline(
-            [
-                ("HSET", key, *(value for pair in fields.items() for value in pair)),
-                ("PEXPIRE", key, ttl_ms),
-                # What is wished stays as long as the worker: a number that began anew would seem to be seen already.
-                ("PEXPIRE", wish, ttl_ms),
-                ("HGETALL", wish),
-                ("ZADD", keys.workers(namespace), now_ms, self._worker_id),
-                # Those that vanished without a word.
-                ("ZREMRANGEBYSCORE", keys.workers(namespace), "-inf", now_ms - 10 * ttl_ms),
-                ("PEXPIRE", keys.workers(namespace), 20 * ttl_ms),
-            ]
-        )
+        return keys.worker(namespace, self._worker_id), keys.wish(namespace, self._worker_id), keys.workers(namespace)
+
+    def _tell(self, report: Mapping[str, Argument]) -> list[Command]:
+        """Say what this worker is and does."""
+        key, _, everyone = self._keys
+        fields = report if self._knows_constant else {**self._constant, **report}
+        ttl_ms, now_ms = self._report_ttl_ms, int(time.time() * 1000)
+        return [
+            ("HSET", key, *(value for pair in fields.items() for value in pair)),
+            ("ZADD", everyone, now_ms, self._worker_id),
+            # Those that vanished without a word.
+            ("ZREMRANGEBYSCORE", everyone, "-inf", now_ms - 10 * ttl_ms),
+            ("PEXPIRE", everyone, 20 * ttl_ms),
+            *self._keep(),
+        ]
+
+    def _tell_again(self) -> list[Command]:
+        """Say that it lives, and is and does what was told."""
+        return [("ZADD", self._keys[2], "XX", int(time.time() * 1000), self._worker_id), *self._keep()]
+
+    def _keep(self) -> list[Command]:
+        key, wish, _ = self._keys
+        return [
+            # What is wished stays as long as the worker: a number that began anew would seem to be seen already.
+            ("PEXPIRE", wish, self._report_ttl_ms),
+            ("PEXPIRE", key, self._report_ttl_ms),
+            ("HGETALL", wish),
+        ]
+
+    @property
+    def _report_ttl_ms(self) -> int:
+        return int(self._settings.lease_ms * 1.5)
+
+    def _heard(self, report: Mapping[str, Argument], again: bool, replies: Sequence[Any]) -> Wish | None:
+        """Take in the replies to what was told, or told again."""
         for reply in replies:
             if isinstance(reply, BrokerUnavailable):
                 raise reply
             if isinstance(reply, BrokerError):
                 # A full server takes no report, but it has renewed the leases: whoever empties it must go on.
                 log.warning("this worker cannot be listed: %s", reply)
+                self._forgotten()
                 return None
-        lost, self._told = self._told and replies[0] > 0, True
-        if lost:
-            self._told = False
-            return self._report(report)
-        return unpack_wish(replies[3])
+        new_fields, kept = 0 if again else replies[0], replies[-2]
+        if not kept or (self._knows_constant and new_fields):
+            self._forgotten()  # it has vanished meanwhile, as with a flush: the next time all is written anew
+        else:
+            self._knows_constant, self._told = True, dict(report)
+        return unpack_wish(replies[-1])
+
+    def _forgotten(self) -> None:
+        self._knows_constant, self._told = False, {}

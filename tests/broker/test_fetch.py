@@ -315,7 +315,7 @@ def test_what_one_worker_cannot_take_wakes_the_next(rig: Rig) -> None:
     rig.retire("old")
     for worker, got in (("alice", ["a"]), ("bob", ["b"]), ("carol", ["c"])):
         # As an idle worker does: the read it was blocked in brings the wake entry, and then it looks at the queue.
-        ((_, deliveries, wakes),) = BlockingRead(worker, [(rig.queue, [0])])(rig.link, 1, 1000)
+        ((_, deliveries, wakes),) = BlockingRead(worker, [(rig.queue, [0])])(rig.link, 1, 1000).got
         assert (deliveries, len(wakes)) == ([], 1)
         rig.link.run_one(rig.queue.drop_wakes_call(worker, wakes))
         assert ids(rig.get(worker, room=1)) == got

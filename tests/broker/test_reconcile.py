@@ -47,5 +47,21 @@ def test_the_living_are_left_alone(redis: Any, url: str) -> None:
 def test_without_a_queue_there_is_nothing_to_find(redis: Any, url: str) -> None:
     queue, link = Queue("default", Settings(url=url)), Link(Endpoint(url), 5)
     assert link.run_one(queue.reconcile_call()) == []
-    assert redis.keys() == []
+    assert redis.keys() == [f"{queue.keys.tag}:reconciled".encode()]
+    link.close()
+
+
+def test_however_many_ask_one_looks(redis: Any, url: str) -> None:
+    settings = Settings(url=url, lease_s=600)
+    queue, link = Queue("default", settings), Link(Endpoint(url), 5)
+    queue.register(link, "alive")
+    assert link.run_one(queue.reconcile_call()) == []
+    redis.xgroup_createconsumer(queue.keys.stream(), GROUP, "empty")
+    assert link.run_one(queue.reconcile_call()) == []
+    assert names(redis, queue) == {b"empty"}
+    # The next look comes before anybody has waited for a whole lease since the last one.
+    assert 0 < redis.pttl(f"{queue.keys.tag}:reconciled") < settings.lease_ms
+    redis.delete(f"{queue.keys.tag}:reconciled")
+    assert link.run_one(queue.reconcile_call()) == []
+    assert names(redis, queue) == set()
     link.close()

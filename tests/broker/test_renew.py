@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsq.broker import scripts
-from tests.broker.conftest import FAR, HOUR_MS, Rig
+from tests.broker.conftest import FAR, HOUR_MS, Rig, ids
 
 
 def test_renewed(rig: Rig) -> None:
@@ -45,6 +45,21 @@ def test_a_lease_that_ran_out_unnoticed_goes_on(rig: Rig) -> None:
     assert rig.run(scripts.RENEW, HOUR_MS, "alice") == []
     assert rig.get("bob") == []
     assert rig.snapshot()["stream pending"] == {"a": ("alice", 1)}
+
+
+def test_others_whose_lease_ran_out_are_unregistered(rig: Rig) -> None:
+    """A worker may be busy for long, and idle children look at all consumers rarely."""
+    rig.hire("alice", "bob")
+    rig.add("a")
+    rig.get("bob")
+    rig.lapse("bob")
+    with rig.span() as span:
+        assert rig.run(scripts.RENEW, HOUR_MS, "alice") == []
+    found = rig.snapshot()
+    assert (found["consumers"], found["orphans"]) == ({"alice": span.plus(HOUR_MS)}, {"bob"})
+    assert rig.ready() == ["a", "wake"]
+    assert rig.run(scripts.RENEW, HOUR_MS, "bob") == [b"bob"]
+    assert ids(rig.get("alice")) == ["a"]
 
 
 def test_none(rig: Rig) -> None:

@@ -142,7 +142,7 @@ def test_a_blocking_read_tells(rig: Rig) -> None:
     rig.get("alice")
     rig.add("a", "b")
     revoke(rig, "b")
-    ((_, deliveries, _),) = BlockingRead("alice", [(rig.queue, [0])])(rig.link, 9, 1000)
+    ((_, deliveries, _),) = BlockingRead("alice", [(rig.queue, [0])])(rig.link, 9, 1000).got
     assert (ids(deliveries), marked(deliveries)) == (["a", "b"], ["b"])
 
 

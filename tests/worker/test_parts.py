@@ -51,7 +51,7 @@ def test_a_child_that_has_just_died_is_told_nothing() -> None:
     child = Child(0, 2**22 + 1, "host-1", 1, 0.0, None, write, Board(1, slots=1).child(0))
     os.close(read)
     child.let_go(10.0)
-    child.replace()
+    child.dismiss()
     os.close(write)
 
 

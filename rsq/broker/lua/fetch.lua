@@ -13,13 +13,10 @@
 local consumer, room = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
 -- Bounds of one call, so that no call blocks the server for long.
-local PROMOTE, EXPIRE, ORPHANS, CLAIM = 200, 16, 16, 1000
+local PROMOTE, ORPHANS, CLAIM = 200, 16, 1000
 
 go_on_when_full()
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', T .. ':consumers', '-inf', now, 'LIMIT', 0, EXPIRE)) do
-  redis.call('ZREM', T .. ':consumers', name)
-  redis.call('SADD', T .. ':orphans', name)
-end
+unregister_late(now)
 if not holds_lease(consumer) then return -1 end
 
 -- Somebody else has to look at the queue, too: there is work that this call does not take, or that nobody waits for yet.

@@ -1,7 +1,7 @@
 -- reconcile: running -> ready, for consumers of the group that have no lease record: evicted, failed over, or made by a
 -- read that reached the server after its consumer had left
 -- KEYS  T
--- ARGV  lease_ms
+-- ARGV  lease_ms, every_ms (no sooner after the last look, whoever took it)
 -- out   names of consumers whose entries were made claimable
 -- An empty one is deleted, here, where nothing can be delivered to it between the look and the deletion. One that holds
 -- entries must have been idle for a lease: its registration may be on its way.
@@ -11,6 +11,7 @@
 -- include: _held
 local lease_ms, found = tonumber(ARGV[1]), {}
 go_on_when_full()
+if not redis.call('SET', T .. ':reconciled', '', 'NX', 'PX', ARGV[2]) then return found end
 for p = 0, 9 do
   local stream = stream_of(p)
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)

@@ -2,14 +2,18 @@
 -- KEYS  T
 -- ARGV  lease_ms, then the consumers
 -- out   the consumers that lost their lease
+-- Others whose lease ran out are unregistered meanwhile: an idle child looks for them more rarely than leases are renewed.
 -- include: _common
-local deadline, lost = now_ms() + tonumber(ARGV[1]), {}
+-- include: _orphans
+-- include: _ready
+local now, lost = now_ms(), {}
+local deadline = now + tonumber(ARGV[1])
 go_on_when_full()
 for i = 2, #ARGV do
-  if holds_lease(ARGV[i]) then
-    redis.call('ZADD', T .. ':consumers', deadline, ARGV[i])
-  else
+  -- It says 0 also where the deadline stays the same.
+  if redis.call('ZADD', T .. ':consumers', 'XX', 'CH', deadline, ARGV[i]) == 0 and not holds_lease(ARGV[i]) then
     lost[#lost + 1] = ARGV[i]
   end
 end
+if unregister_late(now) then wake() end
 return lost
