@@ -272,7 +272,9 @@ class Fetcher:
         finally:
             self._blocked = False
         if waited.calm:
-            self._sweep_at, self._due = min(time.monotonic() + SWEEP_S, self._whole_at), False
+            # Of a process that stood still meanwhile the look is old.
+            looked_at = min(time.monotonic(), now + block_ms / 1000)
+            self._sweep_at, self._due = min(looked_at + SWEEP_S, self._whole_at), False
             self._be_there(waited.next_due_ms)
         for queue, deliveries, wakes in waited.got:
             self._accept(queue, deliveries, wakes, self._identity.consumer)

@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
                 call.place = "ready"
 
     def notice_lapsed(self) -> None:
-        """What every fetch does first."""
+        """What every fetch does first, and every renewal last."""
         for name in self.registered():
             if self.workers[name].lapsed:
                 self.unregister(name)
@@ -363,6 +363,7 @@ class Machine(RuleBasedStateMachine):
         assert {text(name) for name in lost} == {name for name in names if not self.workers[name].registered}
         for name in names:
             self.workers[name].lapsed = False
+        self.notice_lapsed()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -409,7 +410,8 @@ class Machine(RuleBasedStateMachine):
         had = name.encode() in self.rig.redis.smembers(self.rig.keys.orphans)
         reply = self.rig.link.call("XREADGROUP", "GROUP", keys.GROUP, name, "COUNT", 2, "STREAMS", stream, ">")
         entries = reply[0][1] if reply else []
-        found = self.rig.run(scripts.RECONCILE, 0)
+        self.rig.redis.delete(f"{self.rig.keys.tag}:reconciled")
+        found = self.rig.run(scripts.RECONCILE, 0, HOUR_MS)
         assert found == ([name.encode()] if entries and not had else [])
         for entry_id, fields in entries:
             if fields[0] == b"wake":  # counts as a message until somebody takes it over
