@@ -1,4 +1,4 @@
-"""`python -m benchmarks --write-docs RUN.json...`: the tables and the picture of docs/performance.md, from saved runs.
+"""`python -m benchmarks --write-docs RUN.json...`: the tables and the pictures of docs/performance.md, from saved runs.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Those whose figures no run has stay as they are.
 """
@@ -14,13 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rsq.bench.growth import GROWTH
+from rsq.bench.growth import GROWTH, LONG_RUN, RESIDENT
 from rsq.bench.peers import OURS, SCENARIO, side_by_side
-from rsq.bench.picture import draw, number
+from rsq.bench.picture import draw, draw_line, number
 from rsq.bench.report import Figure, from_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PICTURE = DOCS / "performance.md", DOCS / "_static" / "peers.svg"
+MEMORY = "memory.svg"
+STEPS = [LONG_RUN // 20 * number for number in range(1, 21)]
+"""When a long run was weighed; the table has every fifth, and the first, with which the others are compared."""
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BARE = "bare redis-py"
 
@@ -58,7 +61,7 @@ GOALS = (
     Goal("bytes of a queued task", "memory", "a task that is queued", "value", 130),
     Goal("commands a task, scripts' own too", "drain", "results kept: commands a task", "value", 5),
     Goal("socket reads a task", "drain", "results kept: socket reads a task", "value", 0.05),
-    Goal("requests of an idle worker with one child, a second", "footprint", "idle: requests", "value", 3),
+    Goal("requests of an idle worker with one child, a second", "footprint", "idle: requests", "value", 2),
     Goal("`import rsq`, to `import redis`", "startup", "import rsq, against import redis", "ratio", 1.2),
     Goal("server busy with 1,000 idle workers, %", "idle-workers", "1,000 idle workers: server", "value", 5),
 )
@@ -109,6 +112,7 @@ def peers(figures: Mapping[tuple[str, str], Figure]) -> str:
 
 def growth(figures: Mapping[tuple[str, str], Figure]) -> str:
     """The figures of growth, and what they were at the small size."""
+    drawn = {RESIDENT.format(tasks) for tasks in STEPS[1:] if tasks % STEPS[4]}
     rows = [
         [
             figure.name,
@@ -117,7 +121,7 @@ def growth(figures: Mapping[tuple[str, str], Figure]) -> str:
             f"{median(figure.ratios):.2f}" if figure.ratios else "",
         ]
         for figure in figures.values()
-        if figure.scenario in GROWTH
+        if figure.scenario in GROWTH and figure.name not in drawn
     ]
     return table(["figure", "measured", "against", "ratio"], rows) if rows else ""
 
@@ -165,6 +169,11 @@ def write(paths: Sequence[Path]) -> None:
     if any(scenario == SCENARIO for scenario, _ in figures):
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text(draw(side_by_side(figures.values())))
+    weighed = [(tasks, figures.get(("long-run", RESIDENT.format(tasks)))) for tasks in STEPS]
+    if points := [(float(tasks), figure.value) for tasks, figure in weighed if figure is not None]:
+        PICTURE.parent.mkdir(exist_ok=True)
+        title = "Resident memory of a child, MB, by the tasks that it has run"
+        (PICTURE.parent / MEMORY).write_text(draw_line(title, points))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import rsq
 from benchmarks import docs
 from rsq.bench import peers
-from rsq.bench.growth import GROWTH
+from rsq.bench.growth import GROWTH, RESIDENT
 from rsq.bench.peers import OURS, PEERS, SCENARIO, chosen, find_scripts, install, side_by_side
 from rsq.bench.picture import PANELS, draw
 from rsq.bench.report import Figure, Sample, to_json
@@ -106,6 +106,26 @@ def test_the_docs_take_their_tables_from_a_run(tmp_path: Path, monkeypatch: pyte
     assert picture.read_text().startswith("<svg")
 
 
+def test_a_long_run_is_drawn_and_every_fifth_step_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, run = tmp_path / "page.md", tmp_path / "run.json"
+    page.write_text("<!-- table: growth -->\nold\n<!-- end -->\n")
+    steps = [Figure("long-run", RESIDENT.format(n * 100_000), "MB", "less", [40.0], [40.0]) for n in range(1, 21)]
+    run.write_text(json.dumps(to_json(ABOUT, steps)))
+    monkeypatch.setattr(docs, "PAGE", page)
+    monkeypatch.setattr(docs, "PICTURE", tmp_path / "_static" / "peers.svg")
+    docs.write([run])
+    assert re.findall(r"after (\S+) tasks", page.read_text()) == [
+        "100,000",
+        "500,000",
+        "1,000,000",
+        "1,500,000",
+        "2,000,000",
+    ]
+    (line,) = ET.fromstring((tmp_path / "_static" / docs.MEMORY).read_text()).iter(f"{SVG}polyline")
+    heights = {point.split(",")[1] for point in line.attrib["points"].split()}
+    assert (len(line.attrib["points"].split()), len(heights)) == (20, 1)
+
+
 def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page, run = tmp_path / "page.md", tmp_path / "run.json"
     page.write_text("<!-- table: growth -->\nold\n<!-- end -->\n<!-- table: about -->\nold\n<!-- end -->\n")
@@ -121,6 +141,7 @@ def test_the_page_has_the_tables_that_are_written() -> None:
     assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "growth"]
     assert page.count("<!-- end -->") == 4
     assert docs.PICTURE.is_file()
+    assert (docs.PICTURE.parent / docs.MEMORY).is_file()
 
 
 # -- peers

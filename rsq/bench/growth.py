@@ -32,6 +32,7 @@ RESULTS = 100_000
 PAYLOADS = ("100 B", 100), ("1 kB", 1000), ("10 kB", 10_000), ("100 kB", 100_000), ("1 MB", 1_000_000)
 PAYLOAD_BYTES, PAYLOAD_CALLS = 200_000_000, 5000
 LONG_RUN = 2_000_000
+RESIDENT = "resident memory after {:,} tasks"
 WORKERS = 1000
 SCHEDULES, LOOK_AT_BEAT_S = 10_000, 30.0
 PATIENCE_S = 120.0
@@ -160,10 +161,10 @@ def long_run(rig: Rig) -> Samples:
         for number in range(1, 21):
             enqueue(add_quietly, step)
             rig.wait_until_succeeded(1 + number * step)
-            if ON_LINUX and number in (1, 5, 10, 15, 20):
+            if ON_LINUX:
                 resident, _ = memory_bytes(child)
                 first = first or resident
-                name = f"resident memory after {LONG_RUN // 20 * number:,} tasks"
+                name = RESIDENT.format(LONG_RUN // 20 * number)
                 yield Sample(name, "MB", "less", resident / 1e6, first / 1e6)
 
 

@@ -1,8 +1,10 @@
-"""One picture of rsq beside its floor and its peers: bars on a logarithmic scale, as an SVG that any page can show."""
+"""Pictures as SVGs that any page can show: rsq beside its floor and its peers, as bars on a logarithmic scale, and a
+figure over a long run, as a line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
 
@@ -38,7 +40,11 @@ def draw(table: Mapping[str, Mapping[str, float]]) -> str:
             values = [value for other in alike for value in table.get(other, {}).values() if value > 0]
             parts += panel(f"{name} ({unit})", row, top, floor(log10(min(values) * 0.99)), ceil(log10(max(values))))
             top += HEAD + len(row) * (BAR + GAP) + FOOT
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
+    return framed(parts, top)
+
+
+def framed(parts: Sequence[str], height: int) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     return "\n".join([f'{head} role="img">', f"<style>{STYLE}</style>", *parts, "</svg>", ""])
 
 
@@ -64,6 +70,26 @@ def panel(title: str, row: Mapping[str, float], top: int, lowest: int, highest: 
         parts.append(f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{colour}"/>')
         parts.append(f'<text x="{LABEL + length + 6:.1f}" y="{y + 11}">{number(value)}</text>')
     return parts
+
+
+def draw_line(title: str, points: Sequence[tuple[float, float]]) -> str:
+    """One figure over what has grown, both from 0: (x, y) in ascending order. Pure."""
+    left, bottom, right = 60, HEAD + 160, WIDTH - ROOM
+    highest = 1.25 * max((y for _, y in points), default=1.0)
+    longest = max((x for x, _ in points), default=1.0)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + x / longest * (right - left), bottom - y / highest * (bottom - HEAD)
+
+    parts = [f'<text class="h" x="0" y="18">{escape(title)}</text>']
+    for step in range(5):
+        x, y = at(longest * step / 4, highest * step / 4)
+        parts.append(f'<line class="g" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{number(highest * step / 4)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{number(longest * step / 4)}</text>')
+    line = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in points)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS["rsq"]}" stroke-width="2"/>')
+    return framed(parts, bottom + 30)
 
 
 def number(value: float) -> str:

@@ -121,6 +121,11 @@ class Rig:
         cpu_s = float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
         return Readings(sum(calls), int(info["total_reads_processed"]), cpu_s)
 
+    def calls_of(self, command: str) -> int:
+        """How often the server has carried out a command, in scripts too."""
+        row = self.info("commandstats").get(f"cmdstat_{command.lower()}", "calls=0,")
+        return int(row.split("calls=")[1].split(",")[0])
+
     def data_bytes(self) -> int:
         """Memory without the buffers of clients."""
         info = self.info("memory")

@@ -152,6 +152,24 @@ def drain(rig: Rig) -> Samples:
             yield Sample(f"results {kind}: {name}", unit, "less", value, least)
 
 
+def group_commit(rig: Rig) -> Samples:
+    """Outcomes in one commit under load, and how long after its body a lone one has reached its caller."""
+    tasks, count = rig.size(20_000), rig.size(500)
+    rig.empty()
+    enqueue = partial(add.map_async, [(1, 2)] * tasks)
+    before = rig.calls_of("XACK")
+    work_off(rig, 1, tasks, enqueue)
+    yield Sample("outcomes in one commit, under load", "", "more", tasks / (rig.calls_of("XACK") - before))
+    rig.empty()
+    with rig.worker():
+        waits = []
+        for _ in range(count):
+            _, ended, _ = mark.delay().get(timeout=60)
+            waits.append(1000 * (time.monotonic() - ended))
+    yield Sample("from a lone body to its caller, p50", "ms", "less", _percentile(sorted(waits), 50))
+    yield Sample("from a lone body to its caller, p99", "ms", "less", _percentile(sorted(waits), 99))
+
+
 def executors(rig: Rig) -> Samples:
     """Work off a backlog in one process, by each executor that runs several tasks at once in it."""
     tasks = rig.size(10_000)
@@ -385,6 +403,7 @@ SCENARIOS: dict[str, Callable[[Rig], Samples]] = {
     "enqueue-single": enqueue_single,
     "enqueue-bulk": enqueue_bulk,
     "drain": drain,
+    "group-commit": group_commit,
     "executors": executors,
     "latency": latency,
     "delayed": delayed,
