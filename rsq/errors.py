@@ -24,7 +24,10 @@ RsqError
     ├── ResultIgnored       the task keeps no results
     ├── TaskRevoked         the call was revoked or expired before it started
     ├── WorkerLost          the process died while it ran the task, `max_crashes` times
+    ├── TimeLimitExceeded   the task ran longer than its `time_limit`
     └── RemoteError         the task raised a class that this process does not have
+
+SoftTimeLimitExceeded       raised inside a task that has run for its `soft_time_limit`
 
 Signal                      raised inside a task; never an error of rsq
 ├── Retry                   run again later
@@ -160,6 +163,10 @@ class WorkerLost(ResultError):
     """The process that ran the task died, as often as `max_crashes` allows."""
 
 
+class TimeLimitExceeded(ResultError):
+    """The task ran longer than its `time_limit`. Where it cannot be killed alone it is also raised inside it."""
+
+
 class RemoteError(ResultError):
     """The task raised an exception whose class this process does not have.
 
@@ -172,6 +179,10 @@ class RemoteError(ResultError):
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.args[0]}" if self.args[0] else self.type_name
+
+
+class SoftTimeLimitExceeded(Exception):
+    """Raised inside a task that has run for its `soft_time_limit`: the time to clean up. Uncaught it is a failure."""
 
 
 class Signal(Exception):

@@ -51,6 +51,7 @@ class QueueKeys:
         "delayed",
         "messages",
         "orphans",
+        "overdue",
         "paused",
         "progress",
         "queue",
@@ -68,6 +69,7 @@ class QueueKeys:
         self.consumers = f"{self.tag}:consumers"
         self.orphans = f"{self.tag}:orphans"
         self.crashes = f"{self.tag}:crashes"
+        self.overdue = f"{self.tag}:overdue"
         self.dead = f"{self.tag}:dead"
         self.stats = f"{self.tag}:stats"
         self.paused = f"{self.tag}:paused"

@@ -44,7 +44,11 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "version": (list,),
     "begin": (bool,),
     "reserved": (bool,),
+    "time_limit": (int, float),
+    "soft_time_limit": (int, float),
 }
+
+NO_LIMIT: tuple[float | None, float | None] = (None, None)
 
 
 def new_id() -> str:
@@ -84,9 +88,10 @@ class Message:
     priority  0 to 9
     meta      what differs from the default, by these keys:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
-              result_expires (seconds), deferred_since (ms since the epoch), parent and root (task ids),
-              headers (map of the user's own), version (key, version, ms for which it is remembered),
-              begin (True: ask the server before each start), reserved (True: its turn under a rate limit has come)
+              result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
+              parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
+              remembered), begin (True: ask the server before each start), reserved (True: its turn under a rate limit
+              has come)
     """
 
     id: str
@@ -113,6 +118,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
         kinds = _META_KINDS.get(name)
         if kinds is not None and not isinstance(value, kinds):
             raise DecodeError(f"meta carries {name} {value!r}")
+        if name in ("time_limit", "soft_time_limit") and not 0 < value <= LONGEST_S:  # NaN, too
+            raise DecodeError(f"meta carries {name} {value!r}")
     if not 1 <= meta.get("attempt", 1) <= MOST_ATTEMPTS:
         raise DecodeError(f"meta carries attempt {meta['attempt']}")
     if "version" in meta:
@@ -134,6 +141,8 @@ class Delivery:
     crash_how   how the last of them died, such as ``signal SIGKILL``
     problem     why it cannot be read, or '' when it can
     runtime_s   how long its body ran, once it has
+    timelimit   (hard, soft) time limit of its body in seconds, once it runs; None = none
+    overdue_s   the hard time limit that this attempt has passed; 0.0 = it has not
     revoked     set when it must not start; while it runs: when it is to be interrupted, and its outcome is REVOKED
     lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
     """
@@ -149,12 +158,14 @@ class Delivery:
         "lease_lost",
         "meta",
         "meta_raw",
+        "overdue_s",
         "priority",
         "problem",
         "queue",
         "revoked",
         "runtime_s",
         "task",
+        "timelimit",
     )
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
@@ -167,7 +178,8 @@ class Delivery:
         self.crash_how = ""
         self.lease_lost = False
         self.revoked = False
-        self.runtime_s = 0.0
+        self.runtime_s = self.overdue_s = 0.0
+        self.timelimit = NO_LIMIT
         self.problem = ""
         self.meta = NO_META
         self.id = entry_id.decode()

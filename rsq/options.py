@@ -13,7 +13,7 @@ from rsq.broker.queue import PLAIN, Placement
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
 from rsq.limits import interval_us
-from rsq.message import LONGEST_S, NO_META, check_id, check_priority
+from rsq.message import LONGEST_S, NO_LIMIT, NO_META, check_id, check_priority
 from rsq.retry import RetryPolicy
 
 MOST_VERSION = 2**53
@@ -30,6 +30,8 @@ class TaskOptions:
     priority        0 to 9, 9 is the most urgent
     autoretry_for, dont_autoretry_for, max_retries, retry_backoff, retry_backoff_max, retry_jitter, default_retry_delay,
     max_crashes     see `rsq.retry.RetryPolicy`
+    time_limit      seconds after which a run is killed, and fails with TimeLimitExceeded; None = never
+    soft_time_limit  seconds after which SoftTimeLimitExceeded is raised inside it; None = never
     ignore_result   keep no result
     result_expires  seconds for which a result is kept
     acks_late       acknowledge after the body ran (at least once); False: before it starts (at most once)
@@ -62,6 +64,8 @@ class TaskOptions:
     retry_jitter: bool = RetryPolicy.retry_jitter
     default_retry_delay: float = RetryPolicy.default_retry_delay
     max_crashes: int = RetryPolicy.max_crashes
+    time_limit: float | timedelta | None = None
+    soft_time_limit: float | timedelta | None = None
     ignore_result: bool = False
     result_expires: float = 86_400.0
     acks_late: bool = True
@@ -93,6 +97,7 @@ class TaskOptions:
                 _require(name, getattr(self, name), int, float)
             if self.expires is not None:
                 _positive("expires", self.expires)
+            _check_timelimit(self.timelimit)
             for name in ("dedupe_key", "rate_limit_key", "max_concurrency_key"):
                 _check_key(name, getattr(self, name))
             _check_duplicates(self.dedupe_until, self.on_duplicate, self.debounce, self.dedupe_key)
@@ -124,6 +129,15 @@ class TaskOptions:
     def rate(self) -> tuple[int, int] | None:
         """(microseconds between two starts, how many may start at once), or None."""
         return None if self.rate_limit is None else (interval_us(self.rate_limit), self.rate_burst)
+
+    @property
+    def timelimit(self) -> tuple[float | None, float | None]:
+        """(hard, soft), in seconds. Raises SettingsError."""
+        hard, soft = self.time_limit, self.soft_time_limit
+        return (
+            None if hard is None else _positive("time_limit", hard),
+            None if soft is None else _positive("soft_time_limit", soft),
+        )
 
     @property
     def result_ttl_ms(self) -> int:
@@ -162,6 +176,7 @@ class CallOptions:
     dedupe_until: str = "ttl"
     on_duplicate: str = "ignore"
     debounce: float | None = None
+    timelimit: tuple[float | None, float | None] = NO_LIMIT
 
     @classmethod
     def of(cls, options: TaskOptions) -> CallOptions:
@@ -187,6 +202,7 @@ class CallOptions:
             debounce=options.debounce,
             on_duplicate=options.on_duplicate,
             dedupe_until=options.dedupe_until,
+            timelimit=options.timelimit,
         )
 
     def changed(self, options: Mapping[str, Any], zone: str = "UTC") -> CallOptions:
@@ -203,7 +219,11 @@ class CallOptions:
                 )
         given = {name: value for name, value in options.items() if value is not None}
         place = _placed(given, zone)
-        meta = {**self.meta, **_carried(given)}
+        carried = _carried(given)
+        hard, soft = self.timelimit
+        timelimit = (carried.get("time_limit", hard), carried.get("soft_time_limit", soft))
+        _check_timelimit(timelimit)
+        meta = {**self.meta, **carried}
         if "max_retries" in options and options["max_retries"] is None:
             meta["max_retries"] = None  # here None says something: without end
         expires = given.get("expires", self.expires)
@@ -234,6 +254,7 @@ class CallOptions:
             until,
             on_duplicate,
             debounce,
+            timelimit,
         )
 
 
@@ -308,11 +329,14 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
         carried["result_expires"] = _positive("result_expires", given["result_expires"])
     if "headers" in given:
         carried["headers"] = dict(_require("headers", given["headers"], Mapping))
+    for name in ("time_limit", "soft_time_limit"):
+        if name in given:
+            carried[name] = _positive(name, given[name])
     return carried
 
 
 _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "task_id", "wait_replicas"}
-_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers"}
+_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "time_limit", "soft_time_limit"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
 _CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}
 
@@ -328,9 +352,17 @@ def _require(name: str, value: Any, *kinds: type | None) -> Any:
 
 def _positive(name: str, value: Any) -> float:
     seconds = _seconds(name, value)
-    if seconds <= 0:
+    if not seconds > 0:  # NaN, too
         raise SettingsError(f"{name} must be above 0 seconds, not {value!r}")
     return seconds
+
+
+def _check_timelimit(timelimit: tuple[float | None, float | None]) -> None:
+    hard, soft = timelimit
+    if hard is not None and soft is not None and soft >= hard:
+        raise SettingsError(
+            f"soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s), so that the task can clean up between"
+        )
 
 
 def _check_key(name: str, key: Any) -> None:

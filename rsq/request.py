@@ -23,6 +23,7 @@ class Request:
     expires     ms since the epoch, or None
     parent, root  ids of the call that sent this one and of the first of all, or None
     headers     what the sender put there
+    timelimit   (hard, soft) time limit in seconds, None for none
     called_directly  True when the function was called without a worker
     """
 
@@ -80,6 +81,10 @@ class Request:
     def headers(self) -> Mapping[str, Any]:
         headers: Mapping[str, Any] = self._delivery.meta.get("headers", NO_META)
         return headers
+
+    @property
+    def timelimit(self) -> tuple[float | None, float | None]:
+        return self._delivery.timelimit
 
     @property
     def lease_lost(self) -> bool:

@@ -111,7 +111,7 @@ def decide(
         delay_ms = policy.delay_ms(attempt, rng) if countdown_s is None else int(countdown_s * 1000)
         why = error_of({"type": type(cause).__name__, "message": codec.text_of(cause)})
         return Retried(delivery, "retried", {**delivery.meta, "attempt": attempt + 1}, delay_ms, why)
-    reason = "retries-exhausted" if wanted and attempt > 1 else "failed"
+    reason = "time-limit" if delivery.overdue_s else "retries-exhausted" if wanted and attempt > 1 else "failed"
     return bury(delivery, reason, cause, runtime_s=runtime_s, result_ttl_ms=result_ttl_ms)
 
 

@@ -64,6 +64,8 @@ class Task(Generic[P, R]):
         self.options = options
         self.policy = options.policy()
         self.is_plain = options.acks_late and not options.limited
+        self.timelimit = options.timelimit
+        self.is_timed = any(self.timelimit)
         self.function = function
         self.run: Callable[..., Any] = function.__get__(self) if options.bind else function
         try:
@@ -105,8 +107,8 @@ class Task(Generic[P, R]):
         countdown    seconds to wait, by the server's clock
         eta          moment before which it does not start: a datetime (naive means the setting `timezone`)
         expires      seconds from now, or a datetime: a call that has not started by then is dropped
-        queue, priority, max_retries, ignore_result, result_expires, dedupe_key, dedupe_ttl, dedupe_until,
-        on_duplicate, debounce, max_length, max_length_wait
+        queue, priority, max_retries, ignore_result, result_expires, time_limit, soft_time_limit, dedupe_key,
+        dedupe_ttl, dedupe_until, on_duplicate, debounce, max_length, max_length_wait
                      as the task's options of these names
         version      a number beside a dedupe_key: once a newer version of the key is done, older ones do not start
         task_id      an id of your own; a second call with the same id is not enqueued while the first is remembered

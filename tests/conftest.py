@@ -27,8 +27,8 @@ MakeServer: TypeAlias = Callable[..., Server]
 # What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `rsq:worker:*` are not among it.
 PERSISTENT = re.compile(
     r"""
-    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | stats | paused
-      | held | latest | slots:.+ | parked:.+ | fired:.+)
+    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | overdue | stats
+      | paused | held | latest | slots:.+ | parked:.+ | fired:.+)
     | [^{}:]+ : (queues | workers)
     | \{ [^{}:]+ : beat \} : .+
     """,
@@ -137,7 +137,7 @@ def dangling_ids(client: Any) -> Iterator[str]:
             yield f"{task_id} in only one of {tag}:messages and {tag}:delayed"
         kept = {
             key: {*client.hkeys(key)}
-            for kind in ("crashes", "held", "latest", "slots:*")
+            for kind in ("crashes", "overdue", "held", "latest", "slots:*")
             for key in client.keys(f"{tag}:{kind}")
         }
         kept |= {key: {*client.zrange(key, 0, -1)} for key in client.keys(f"{tag}:parked:*")}

@@ -488,7 +488,7 @@ class TestWorker:
             assert add.delay(1, 2).get(timeout=10) == 3
             assert told.get(timeout=10)["headers"] == {"trace": "t"}
             assert isinstance(on_a_loop.delay().get(timeout=10), int)
-        assert runs[1].name == "rsq-test-worker"
+        assert runs[1].name == "rsq-task-0"
 
     def test_what_coroutines_have_opened_is_closed_with_their_loop(self, url: str) -> None:
         with app.testing.worker(url=url) as worker:

@@ -166,8 +166,8 @@ def group_commit(rig: Rig) -> Samples:
         for _ in range(count):
             _, ended, _ = mark.delay().get(timeout=60)
             waits.append(1000 * (time.monotonic() - ended))
-    yield Sample("from a lone body to its caller, p50", "ms", "less", _percentile(sorted(waits), 50))
-    yield Sample("from a lone body to its caller, p99", "ms", "less", _percentile(sorted(waits), 99))
+    yield Sample("from a lone body to its caller, p50", "ms", "less", percentile(sorted(waits), 50))
+    yield Sample("from a lone body to its caller, p99", "ms", "less", percentile(sorted(waits), 99))
 
 
 def executors(rig: Rig) -> Samples:

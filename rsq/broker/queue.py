@@ -97,6 +97,22 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A call that ran when its process died.
+
+    entry_id  b'' if it was taken early
+    limit_s   the time limit for which it was killed; None: it died with the process
+    result    what its caller gets if it was taken early
+    """
+
+    priority: int
+    entry_id: bytes
+    task_id: str
+    limit_s: float | None
+    result: bytes
+
+
+@dataclass(frozen=True)
 class Rules:
     """What is asked before a body may start.
 
@@ -191,16 +207,18 @@ class Queue:
         """Prolong the leases of a worker's consumers; answers those that have lost theirs."""
         return scripts.RENEW, self.keys.tag, (self.settings.lease_ms, *consumers)
 
-    def retire_call(
-        self, consumer: str, how: str, running: Iterable[tuple[int, bytes, str]], lost_result: bytes, ttl_ms: int
-    ) -> ScriptCall:
+    def retire_call(self, consumer: str, how: str, ttl_ms: int, running: Iterable[Ended]) -> ScriptCall:
         """Hand on all that a consumer holds that left or died.
 
         how      how it ended, such as ``signal SIGKILL``
-        running  (priority, entry id or b'' if taken early, task id) of the calls that ran when it died
+        ttl_ms   how long the results of calls are kept that were taken early
+        running  the calls that ran when it died
         """
-        rows = [value for row in running for value in row]
-        return scripts.RETIRE, self.keys.tag, (consumer, how, lost_result, ttl_ms, *rows)
+        rows: list[Argument] = []
+        for each in running:
+            limit_s = "" if each.limit_s is None else f"{each.limit_s:g}"
+            rows += (each.priority, each.entry_id, each.task_id, limit_s, each.result)
+        return scripts.RETIRE, self.keys.tag, (consumer, how, ttl_ms, *rows)
 
     def reconcile_call(self) -> ScriptCall:
         """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
@@ -218,15 +236,13 @@ class Queue:
             raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
         now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked = reply
         fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities)
-        for priority, entry_id, fields, deliveries, crashes in claimed:
+        for priority, entry_id, fields, deliveries, crashes, overdue in claimed:
             if fields[0] == WAKE:
                 fetched.wakes.append(entry_id)
                 continue
             delivery = Delivery(self.name, priority, entry_id, fields)
             delivery.deliveries = deliveries
-            if crashes:
-                number, _, how = crashes.decode().partition(" ")
-                delivery.crashes, delivery.crash_how = int(number), how
+            _mark_killed(delivery, crashes, overdue)
             fetched.deliveries.append(delivery)
         for priority, entries in fresh:
             self.sort(priority, entries, fetched.deliveries, fetched.wakes)
@@ -269,6 +285,20 @@ class Queue:
                 wakes.append(entry_id)
             else:
                 deliveries.append(Delivery(name, priority, entry_id, fields))
+
+    def mark_killed(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+        """Set what is known of processes that ran them before: for messages that no fetch has looked at."""
+        if not deliveries:
+            return
+        ids = [delivery.id for delivery in deliveries]
+        marks = link.pipeline([("HMGET", self.keys.crashes, *ids), ("HMGET", self.keys.overdue, *ids)])
+        for reply in marks:
+            if isinstance(reply, BrokerError):
+                raise reply
+        for delivery, crashes, overdue in zip(deliveries, *marks, strict=True):
+            _mark_killed(delivery, crashes, overdue)
+            if crashes or overdue:
+                delivery.deliveries = 2  # at least: the one whose process died, and this one
 
     def mark_revoked(self, link: Link, deliveries: Sequence[Delivery]) -> None:
         """Set `revoked` on those that are: for messages that no fetch has looked at."""
@@ -375,3 +405,11 @@ class Queue:
                 head += (counter,)
             calls.append((script, self.keys.tag, (*head, *arguments)))
         return calls
+
+
+def _mark_killed(delivery: Delivery, crashes: bytes | None, overdue: bytes | None) -> None:
+    if crashes:
+        number, _, how = crashes.decode().partition(" ")
+        delivery.crashes, delivery.crash_how = int(number), how
+    if overdue:
+        delivery.overdue_s = float(overdue)

@@ -31,6 +31,7 @@ def adopt(
         unknown = [entry for entry in reply[0][1] if entry[1] and entry[0] not in known]
         queue.sort(priority, unknown, deliveries, wakes)
     queue.mark_revoked(link, deliveries)
+    queue.mark_killed(link, deliveries)
     return deliveries, wakes
 
 

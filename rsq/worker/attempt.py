@@ -26,6 +26,7 @@ from rsq.task import Task
 from rsq.worker import tell
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.permits import grant, put_off, rules_of
+from rsq.worker.time_limits import Clock, Timed, exceeded
 
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
@@ -43,6 +44,7 @@ class Attempts:
         settings: Settings,
         clock: ServerClock,
         interrupt: Interrupt | None = None,
+        limits: Clock | None = None,
     ) -> None:
         self._tasks = tasks
         self._settings = settings
@@ -50,6 +52,7 @@ class Attempts:
         self._rng = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.interrupt = interrupt or Interrupt()
+        self._limits = limits
 
     def is_plain(self, delivery: Delivery) -> bool:
         """Whether its body starts without a word to the server, as nearly all do."""
@@ -99,21 +102,28 @@ class Attempts:
         token = current.set(delivery)
         if task_prerun.handlers:
             task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
+        timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
         started = time.perf_counter()
         try:
-            self.interrupt.enter(delivery)
-            if delivery.revoked:  # just now: who revoked it could not reach the body yet
-                raise TaskRevoked
-            value = task.run(*args, **kwargs)
-            if task.is_async:
-                value = self._finish(value)
-            self.interrupt.leave()
-            delivery.runtime_s = time.perf_counter() - started
+            try:
+                self.interrupt.enter(delivery)
+                if delivery.revoked:  # just now: who revoked it could not reach the body yet
+                    raise TaskRevoked
+                if timed is not None:
+                    timed.begin()
+                value = task.run(*args, **kwargs)
+                if task.is_async:
+                    value = self._finish(value if timed is None else self.interrupt.tell(value))
+            finally:
+                self.interrupt.leave()
+            if timed is not None:
+                timed.end()
         except BaseException as error:  # SystemExit of a body is its failure, not the worker's end
-            self.interrupt.leave()
+            self.interrupt.leave()  # once more: what was thrown may have come before it
             delivery.runtime_s = time.perf_counter() - started
-            return self._failed(delivery, task, self.interrupt.meant(delivery, error), args, kwargs)
+            return self._failed(delivery, task, self._meant(delivery, error, timed), args, kwargs)
         else:
+            delivery.runtime_s = time.perf_counter() - started
             return self._succeeded(delivery, task, value, args, kwargs)
         finally:
             current.reset(token)
@@ -127,19 +137,31 @@ class Attempts:
         current.set(delivery)  # in this asyncio task alone
         if task_prerun.handlers:
             task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
+        timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
         started = time.perf_counter()
         try:
             self.interrupt.enter_coroutine(delivery)
             if delivery.revoked:  # see above
                 raise TaskRevoked
-            value = await task.run(*args, **kwargs)
+            if timed is not None:
+                timed.begin()
+            value = await (
+                task.run(*args, **kwargs) if timed is None else self.interrupt.tell(task.run(*args, **kwargs))
+            )
             self.interrupt.leave_coroutine()
             delivery.runtime_s = time.perf_counter() - started
+            if timed is not None:
+                timed.end()
         except BaseException as error:  # see above
             self.interrupt.leave_coroutine()
             delivery.runtime_s = time.perf_counter() - started
-            return self._failed(delivery, task, self.interrupt.meant(delivery, error), args, kwargs)
+            return self._failed(delivery, task, self._meant(delivery, error, timed), args, kwargs)
         return self._succeeded(delivery, task, value, args, kwargs)
+
+    def _meant(self, delivery: Delivery, error: BaseException, timed: Timed | None) -> BaseException:
+        """Why the body failed, where `error` is only what it made of an interruption."""
+        error = self.interrupt.meant(delivery, error)
+        return error if timed is None else timed.meant(error)
 
     def _call_of(self, delivery: Delivery) -> tuple[Task[..., Any], list[Any], dict[str, Any]] | Verdict:
         """What to call; or the verdict, where something speaks against it."""
@@ -212,16 +234,13 @@ class Attempts:
         elif isinstance(error, TypeError) and not _fits(task, args, kwargs):
             verdict = self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
         else:
-            verdict = decide(
-                delivery,
-                error,
-                task.policy,
-                runtime_s=delivery.runtime_s,
-                result_ttl_ms=self._result_ttl_ms(delivery, task),
-                rng=self._rng,
-            )
+            verdict = self._decide(delivery, task, error, delivery.runtime_s)
         tell.ended(task, delivery, args, kwargs, verdict, error)
         return verdict
+
+    def _decide(self, delivery: Delivery, task: Task[..., Any], error: BaseException, runtime_s: float) -> Verdict:
+        ttl_ms = self._result_ttl_ms(delivery, task)
+        return decide(delivery, error, task.policy, runtime_s=runtime_s, result_ttl_ms=ttl_ms, rng=self._rng)
 
     def _refusal(self, delivery: Delivery, task: Task[..., Any] | None) -> Verdict | None:
         """A verdict without a run, or None."""
@@ -231,6 +250,9 @@ class Attempts:
             return revoked(delivery)
         if task is None:
             return self._unknown(delivery)
+        if delivery.overdue_s:
+            # Its process was killed for it; the attempt counts as one that raised this.
+            return self._decide(delivery, task, exceeded(delivery.overdue_s), delivery.overdue_s)
         lost = after_crashes(delivery, task.policy, self._settings.max_deliveries)
         if lost is not None:
             reason, error = lost

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 _CHILD = struct.Struct("<dIIQd")  # lease_until, generation, fenced, tasks done, beat
 _SLOT = struct.Struct("<dHB40s100s120s")  # started, queue index, priority, entry id, task id, name of the task
-_RUNNING_SIZE = 1  # one byte before each slot: 1 while it runs; written last at the start and first at the end
+_LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
+_RUNNING_SIZE = 1  # one byte before each slot: RUNS or TIMED while it runs; written last at the start, first at the end
+_RUNS, _TIMED = 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Running:
     """A call that runs, as the board tells it. `entry_id` is b'' when it was acknowledged early.
 
     task  name of the task, cut off after 120 bytes
+    deadline  when its process is to be killed, or None
+    limit_s   the time limit that is behind the deadline
     """
 
     started: float
@@ -28,6 +32,8 @@ class Running:
     entry_id: bytes
     task_id: str
     task: str
+    deadline: float | None = None
+    limit_s: float = 0.0
 
 
 class Board:
@@ -35,7 +41,7 @@ class Board:
 
     def __init__(self, children: int, slots: int) -> None:
         self._slots = slots
-        self._child_size = _CHILD.size + slots * (_RUNNING_SIZE + _SLOT.size)
+        self._child_size = _CHILD.size + slots * Slot.size
         self._memory = mmap.mmap(-1, children * self._child_size)
 
     def child(self, index: int) -> ChildBoard:
@@ -49,9 +55,7 @@ class ChildBoard:
     def __init__(self, memory: mmap.mmap, offset: int, slots: int) -> None:
         self._memory = memory
         self._offset = offset
-        self.slots = [
-            Slot(memory, offset + _CHILD.size + number * (_RUNNING_SIZE + _SLOT.size)) for number in range(slots)
-        ]
+        self.slots = [Slot(memory, offset + _CHILD.size + number * Slot.size) for number in range(slots)]
 
     def clear(self) -> None:
         """Before a new child takes this place."""
@@ -115,15 +119,27 @@ class ChildBoard:
 class Slot:
     """Where one executor slot of a child writes what it runs."""
 
+    size = _RUNNING_SIZE + _SLOT.size + _LIMIT.size
+
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
         self._memory = memory
         self._flag = offset
         self._body = offset + _RUNNING_SIZE
+        self._limit = self._body + _SLOT.size
 
     def start(self, started: float, queue: int, priority: int, entry_id: bytes, task_id: bytes, task: bytes) -> None:
         """Tell what runs from now on. The flag comes last, so a torn write is never read."""
         _SLOT.pack_into(self._memory, self._body, started, queue, priority, entry_id, task_id, task)
-        self._memory[self._flag] = 1
+        self._memory[self._flag] = _RUNS
+
+    def limit(self, deadline: float, limit_s: float) -> None:
+        """What runs is to be killed at this moment. The flag comes last here, too."""
+        _LIMIT.pack_into(self._memory, self._limit, deadline, limit_s)
+        self._memory[self._flag] = _TIMED
+
+    def unlimit(self) -> None:
+        """Its body has ended, in time."""
+        self._memory[self._flag] = _RUNS
 
     def end(self) -> None:
         """Nothing runs here any more."""
@@ -131,8 +147,10 @@ class Slot:
 
     def read(self) -> Running | None:
         """What runs here, or None."""
-        if not self._memory[self._flag]:
+        flag = self._memory[self._flag]
+        if not flag:
             return None
         started, queue, priority, *texts = _SLOT.unpack_from(self._memory, self._body)
         entry_id, task_id, task = (text.rstrip(b"\0") for text in texts)
-        return Running(started, queue, priority, entry_id, task_id.decode(), task.decode(errors="ignore"))
+        limit = _LIMIT.unpack_from(self._memory, self._limit) if flag == _TIMED else ()
+        return Running(started, queue, priority, entry_id, task_id.decode(), task.decode(errors="ignore"), *limit)

@@ -81,6 +81,7 @@ class Child:
     board       its part of the shared memory
     registered  its consumer has a lease
     cut_off     we killed it ourselves: what it ran is no suspect
+    cut_for_limit_at  when we did for the time limit of what it ran, else None
     """
 
     index: int
@@ -94,6 +95,7 @@ class Child:
     heard: bytes = b""
     registered: bool = False
     cut_off: bool = False
+    cut_for_limit_at: float | None = None
 
     @property
     def consumer(self) -> str:

@@ -23,6 +23,7 @@ from rsq.worker.fetcher import Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import Prefetch
+from rsq.worker.time_limits import Watch
 from rsq.worker.turns import Turns
 from rsq.worker.wear import Wear
 
@@ -74,6 +75,7 @@ class Crew:
             on_caught_up=self._inbox.hungry.set,
             log_arguments=settings.log_arguments,
         )
+        self._watch = Watch(kills=pool == "prefork")
         surroundings = Surroundings(
             inbox=self._inbox,
             committer=self._committer,
@@ -82,6 +84,7 @@ class Crew:
             queues={queue.name: (index, queue) for index, queue in enumerate(queues)},
             links=LinkPool(self._endpoint, COMMIT_TIMEOUT_S),
             attempts=partial(Attempts, tasks, settings, clock),
+            watch=self._watch,
             wear=wear or Wear(),
             hand_back=self.stop,
         )
@@ -110,6 +113,7 @@ class Crew:
         self._fetcher.start()
         self.executor.serve()
         self._board.done = self.executor.done
+        self._watch.close()
         self.stop()
         return self._committer.close(COMMIT_TIMEOUT_S)
 

@@ -1,8 +1,8 @@
 """Raising an error inside a body that runs, from another thread of the process.
 
 In the main thread by a signal, which also ends a sleep or a read. In a coroutine by cancelling it: its body sees
-CancelledError, and the error is what the run failed with. In another thread as soon as it executes Python code: a
-sleep, a read or a C function ends first.
+CancelledError (or its soft limit, as what it is), and the error is what the run failed with. In another thread as soon
+as it executes Python code: a sleep, a read or a C function ends first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import ctypes
 import signal
+import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
 
+from rsq.errors import SoftTimeLimitExceeded
 from rsq.message import Delivery
 
 SIGNAL = signal.SIGUSR1
@@ -67,8 +69,11 @@ class Interrupt:
         finally:
             self._loop = self._coroutine = None
 
-    def throw(self, delivery: Delivery, error: BaseException) -> None:
-        """Raise `error` in the body of this delivery, if it still runs. From any other thread."""
+    def throw(self, delivery: Delivery, error: BaseException, again: bool = False) -> None:
+        """Raise `error` in the body of this delivery, if it still runs. From any other thread.
+
+        again  also in one that has caught an error of this kind before, or is about to get it
+        """
         loop = self._loop
         if loop is not None:
             self._cancel_on(loop, delivery, error)
@@ -82,7 +87,23 @@ class Interrupt:
         if thrown is None or thrown[0] is not delivery:
             return error
         bare = type(error) is type(thrown[1]) and not error.args
-        return thrown[1] if bare or isinstance(error, asyncio.CancelledError) else error
+        if bare or isinstance(error, asyncio.CancelledError):
+            return thrown[1].with_traceback(error.__traceback__)
+        return error
+
+    async def tell(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        """Run the coroutine of a body with a time limit: it sees the soft one as what it is, not as a cancellation."""
+        try:
+            return await _Listening(coroutine, self._take_soft)
+        except _SoftCancellation as error:
+            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
+
+    def _take_soft(self) -> SoftTimeLimitExceeded | None:
+        """The soft limit, where that is what the cancellation stands for."""
+        if self._thrown is None or not isinstance(self._thrown[1], SoftTimeLimitExceeded):
+            return None
+        error, self._thrown = self._thrown[1], None
+        return error
 
     def _go_in(self, loop: asyncio.AbstractEventLoop) -> bool:
         """From now on the way is by the loop. True: an error is on its way already."""
@@ -107,7 +128,6 @@ class Interrupt:
         if self._loop is not None:
             self._cancel_on(self._loop, *thrown)
             return
-        self._inside = None
         raise thrown[1]
 
 
@@ -141,13 +161,13 @@ class ThreadInterrupt(Interrupt):
                 if self._thrown is None or type(error) is not type(self._thrown[1]):
                     raise
 
-    def throw(self, delivery: Delivery, error: BaseException) -> None:
+    def throw(self, delivery: Delivery, error: BaseException, again: bool = False) -> None:
         with self._lock:
             if self._inside is not delivery:
                 return
             if self._loop is not None:
                 self._cancel_on(self._loop, delivery, error)
-            elif not self._on_its_way:
+            elif again or not self._on_its_way or self._thrown is None or type(self._thrown[1]) is not type(error):
                 self._thrown = (delivery, error)
                 self._on_its_way = True
                 _raise_in(self._thread, type(error))
@@ -163,6 +183,38 @@ class ThreadInterrupt(Interrupt):
         if was:
             _raise_in(self._thread, None)
         return was
+
+
+class _SoftCancellation(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """For the body the one, for all of asyncio between it and its loop (task groups, timeouts) the other."""
+
+
+class _Listening(Generator[Any, Any, Any]):
+    """Awaits a coroutine; where it is cancelled for its soft limit it sees that error."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, object], take_soft: Callable[[], SoftTimeLimitExceeded | None]
+    ) -> None:
+        self._coroutine = coroutine
+        self._take_soft = take_soft
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self
+
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def throw(self, error: Any, *more: Any) -> Any:
+        soft = self._take_soft()
+        if soft is None:
+            return self._coroutine.throw(error, *more)
+        task = asyncio.current_task()
+        if sys.version_info >= (3, 11) and task is not None:
+            task.uncancel()  # the body may await what it likes while it cleans up
+        return self._coroutine.throw(_SoftCancellation(*soft.args))
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
-from rsq.broker.queue import Queue
+from rsq.broker.queue import Ended, Queue
 from rsq.broker.wire import Argument, Command, packed
 from rsq.broker.wishes import Wish, unpack_wish
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
@@ -22,6 +22,7 @@ from rsq.outcome import pack_failure
 from rsq.remote import encode_error
 from rsq.states import State
 from rsq.worker.board import Running
+from rsq.worker.time_limits import exceeded
 
 log = logging.getLogger("rsq.worker")
 
@@ -34,11 +35,17 @@ LOST_RESULT_TTL_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Retirement:
-    """A consumer that left or died, and what it was running then. `how` is '' for an orderly end."""
+    """A consumer that left or died, and what it was running then.
+
+    how      '' for an orderly end
+    running  calls that died with it
+    overdue  calls for whose time limit it was killed
+    """
 
     consumer: str
     how: str
     running: Sequence[Running] = field(default_factory=tuple)
+    overdue: Sequence[Running] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,13 @@ class Leases:
     def retire(self, retirement: Retirement) -> None:
         """Hand on all that a consumer held. Raises BrokerError; repeating it after that is safe."""
         how = retirement.how or "the worker was stopped"
-        record = encode_error(WorkerLost(f"the process died while it ran this call: {how}"))
-        result = pack_failure(State.FAILURE, 1, 0.0, record)
+        lost = WorkerLost(f"the process died while it ran this call: {how}")
+        ended = [(each.queue, _ended(each, None, lost)) for each in retirement.running]
+        ended += [(each.queue, _ended(each, each.limit_s, exceeded(each.limit_s))) for each in retirement.overdue]
         calls = []
         for index, queue in enumerate(self._queues):
-            running = [(r.priority, r.entry_id, r.task_id) for r in retirement.running if r.queue == index]
-            calls.append(queue.retire_call(retirement.consumer, retirement.how, running, result, LOST_RESULT_TTL_MS))
+            running = [each for number, each in ended if number == index]
+            calls.append(queue.retire_call(retirement.consumer, retirement.how, LOST_RESULT_TTL_MS, running))
         for reply in self._link.run_many(calls):
             if isinstance(reply, Exception):
                 raise reply
@@ -194,3 +202,8 @@ class Leases:
 
     def _forgotten(self) -> None:
         self._knows_constant, self._told = False, {}
+
+
+def _ended(running: Running, limit_s: float | None, error: Exception) -> Ended:
+    result = pack_failure(State.FAILURE, 1, limit_s or 0.0, encode_error(error))
+    return Ended(running.priority, running.entry_id, running.task_id, limit_s, result)

@@ -27,6 +27,7 @@ from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
 from rsq.worker.contact import Contact
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
+from rsq.worker.overdue import Deadlines, overdue
 from rsq.worker.reload import CodeWatch
 from rsq.worker.report import Portrait
 
@@ -53,6 +54,7 @@ class Supervisor:
         self._announce = announce
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         self._children = Children(options, self._worker_id)
+        self._deadlines = Deadlines(self._children)
         self._beat = BesideBeat(options, self._children, announce)
         self._code: CodeWatch | None = None
         self._delays: dict[int, float] = {}
@@ -107,6 +109,7 @@ class Supervisor:
         for child, code in self._children.reap():
             self._mourn(child, code)
         now = time.monotonic()
+        self._deadlines.tend(now)
         if self._keeps_leases and now >= self._next_renewal:
             self._keep_leases()
         for index, moment in list(self._respawn_at.items()):
@@ -121,7 +124,7 @@ class Supervisor:
         if self._beat.spawn_at is not None:
             moments.append(self._beat.spawn_at)
         if self._keeps_leases:
-            moments.append(self._next_renewal)
+            moments += (self._next_renewal, self._deadlines.look_at)
         if self._stop_deadline is not None:
             moments.append(self._stop_deadline)
         return max(0.0, min(moments) - time.monotonic()) if moments else 1.0
@@ -193,11 +196,12 @@ class Supervisor:
         how = "" if code == 0 or child.cut_off else how_it_ended(code)
         # Of what we cut off ourselves nothing is a suspect; but a call that was taken early will not be run again, so
         # its caller must hear of it.
-        running = [entry for entry in child.board.running() if how or not entry.entry_id]
+        late = overdue(child)
+        running = [entry for entry in child.board.running() if entry not in late and (how or not entry.entry_id)]
         while child.hello is not None:
             self._listen(child)
         if child.registered:
-            self._retirements.append(Retirement(child.consumer, how, running))
+            self._retirements.append(Retirement(child.consumer, how, running, late))
             self._next_renewal = now
         if self._stopping:
             return
@@ -209,7 +213,7 @@ class Supervisor:
             log.error("child %d (pid %d) died: %s%s", child.index, child.pid, how, what)
         if child.index not in self._children.places:
             return
-        young = now - child.started < YOUNG_S and code != 0 and not running
+        young = now - child.started < YOUNG_S and code != 0 and not running and not late
         delay = self._delays.get(child.index, RESPAWN_S[0]) if young else 0.0
         self._delays[child.index] = min(RESPAWN_S[1], delay * 2) if young else RESPAWN_S[0]
         self._respawn_at[child.index] = now + delay

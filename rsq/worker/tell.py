@@ -12,6 +12,7 @@ from rsq.request import Request
 from rsq.signals import task_failure, task_postrun, task_retry, task_revoked, task_success
 from rsq.states import State
 from rsq.task import Task
+from rsq.worker.time_limits import exceeded
 
 
 def ended(
@@ -50,6 +51,8 @@ def refused(task: Task[..., Any] | None, delivery: Delivery, verdict: Verdict) -
     """A call was settled without a run."""
     if isinstance(verdict, Buried):
         _failed(task, delivery, [], {}, decode_error(dict(verdict.error)))
+    elif isinstance(verdict, Retried) and delivery.overdue_s:
+        task_retry.send(task, request=Request(delivery), reason=exceeded(delivery.overdue_s))
     elif isinstance(verdict, Completed):
         expired = verdict.counter == "expired"
         task_revoked.send(task, request=Request(delivery), terminated=False, expired=expired)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import PLAIN, Fetched, Placement, Queue
+from rsq.broker.queue import PLAIN, Ended, Fetched, Placement, Queue
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.message import Delivery, Message
@@ -131,9 +131,12 @@ class Rig:
     def take(self, consumer: str, delivery: Delivery) -> bool:
         return self.queue.take(self.link, consumer, delivery)
 
-    def retire(self, consumer: str, *running: Delivery, how: str = "signal SIGKILL") -> int:
-        rows = [(delivery.priority, delivery.entry_id, delivery.id) for delivery in running]
-        return int(self.link.run_one(self.queue.retire_call(consumer, how, rows, b"lost", HOUR_MS)))
+    def retire(
+        self, consumer: str, *running: Delivery, how: str = "signal SIGKILL", overdue: Iterable[Delivery] = ()
+    ) -> int:
+        rows = [Ended(each.priority, each.entry_id, each.id, None, b"lost") for each in running]
+        rows += [Ended(each.priority, each.entry_id, each.id, 2.5, b"overdue") for each in overdue]
+        return int(self.link.run_one(self.queue.retire_call(consumer, how, HOUR_MS, rows)))
 
     # -- looks
 

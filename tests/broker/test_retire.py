@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
+from rsq.broker import scripts
 from rsq.broker.queue import Placement
-from rsq.outcome import Released
+from rsq.broker.reads import adopt
+from rsq.outcome import Buried, Released, Retried
 from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, WAKE, Rig, completed, entry, ids
 
 
@@ -246,3 +248,95 @@ def test_nobody_is_left_when_all_is_handed_on(rig: Rig) -> None:
     snapshot = rig.snapshot()
     assert {name for name in snapshot if not name.startswith("result:")} == {"stats"}
     assert snapshot["stats"]["succeeded"] == "18"
+
+
+# -- killed for a time limit
+
+
+def test_what_was_killed_for_its_limit_is_marked_as_that_and_its_neighbours_not_at_all(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("late", "waited")
+    late, _ = rig.get("alice")
+    assert rig.retire("alice", how="", overdue=[late]) == 1
+    snapshot = rig.snapshot()
+    assert snapshot["overdue"] == {"late": "2.5"}
+    assert "crashes" not in snapshot
+    assert snapshot["stats"] == {"overdue": "1"}
+    got = {d.id: (d.overdue_s, d.crashes, d.deliveries) for d in rig.get("bob")}
+    assert got == {"late": (2.5, 0, 2), "waited": (0.0, 0, 2)}
+
+
+def test_a_mark_of_a_limit_counts_once_and_spares_the_crashes(rig: Rig) -> None:
+    rig.add("a")
+    rig.hire("alice")
+    assert rig.retire("alice", *rig.get("alice")) == 1
+    rig.hire("bob", "carol")
+    (late,) = rig.get("bob")
+    assert rig.retire("bob", how="", overdue=[late]) == 1
+    before = rig.dumps()
+    assert rig.retire("bob", how="", overdue=[late]) == 0
+    assert rig.dumps() == before
+    (again,) = rig.get("carol")
+    assert (again.overdue_s, again.crashes) == (2.5, 1)
+    assert rig.retire("bob", how="", overdue=[late]) == 0
+    assert rig.snapshot()["overdue"] == {"a": "2.5"}
+
+
+@pytest.mark.parametrize("how", ["completed", "retried", "buried", "purged"])
+def test_the_mark_ends_with_the_attempt(rig: Rig, how: str) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a")
+    assert rig.retire("alice", how="", overdue=rig.get("alice")) == 1
+    (a,) = rig.get("bob")
+    match how:
+        case "completed":
+            rig.commit("bob", completed(a))
+        case "retried":
+            rig.commit("bob", Retried(a, "retried", {"attempt": 2}, 0, "late"))
+        case "buried":
+            rig.commit("bob", Buried(a, "time-limit", {}, b"", 0))
+        case "purged":
+            rig.commit("bob", Released(a))
+            assert rig.run(scripts.PURGE, 100) == 1
+    assert "overdue" not in rig.snapshot()
+    if how == "retried":
+        (again,) = rig.get("bob")
+        assert (again.attempt, again.overdue_s) == (2, 0.0)
+
+
+def test_the_mark_outlives_a_worker_that_did_not_come_to_settle_it(rig: Rig) -> None:
+    rig.hire("alice", "bob", "carol")
+    rig.add("a")
+    assert rig.retire("alice", how="", overdue=rig.get("alice")) == 1
+    (a,) = rig.get("bob")
+    rig.commit("bob", Released(a))
+    (a,) = rig.get("carol")
+    assert a.overdue_s == 2.5
+
+
+def test_the_mark_is_seen_where_the_reply_of_the_fetch_was_lost(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a", "b")
+    a, b = rig.get("alice")
+    assert rig.retire("alice", b, how="exit 1", overdue=[a]) == 2
+    rig.get("bob")
+    deliveries, _ = adopt(rig.link, rig.queue, "bob", set(), [0])
+    assert [(d.id, d.overdue_s, d.crashes, d.deliveries > 1) for d in deliveries] == [
+        ("a", 2.5, 0, True),
+        ("b", 0.0, 1, True),
+    ]
+
+
+def test_what_was_taken_early_and_killed_for_its_limit_is_over(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a")
+    (a,) = rig.get("alice")
+    rig.take("alice", a)
+    with rig.pushes("a") as pushed:
+        assert rig.retire("alice", how="", overdue=[a]) == 1
+        assert rig.retire("alice", how="", overdue=[a]) == 0
+    assert pushed == [("a", b"overdue")]
+    snapshot = rig.snapshot()
+    assert snapshot["stats"] == {"lost": "1"}
+    assert "overdue" not in snapshot
+    assert rig.get("bob") == []

@@ -120,7 +120,7 @@ def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
     left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
     for key in (keys.revoked, keys.terminate):
         left.marks += [f"{name.decode()} in {key}" for name in client.zrange(key, 0, -1)]
-    left.crashes += [name.decode() for name in client.hkeys(keys.crashes)]
+    left.crashes += [name.decode() for name in [*client.hkeys(keys.crashes), *client.hkeys(keys.overdue)]]
 
 
 def _groups(client: Any, stream: str) -> list[dict[str, Any]]:

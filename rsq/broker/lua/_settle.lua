@@ -42,9 +42,15 @@ local function publish_result(id, result, ttl_ms)
   redis.call('PUBLISH', key, result)
 end
 
+-- An attempt that was killed for its time limit is settled; the next one has its own time.
+local function forget_overdue(ids)
+  for _, id in ipairs(ids) do redis.call('HDEL', T .. ':overdue', id) end
+end
+
 local function forget_crashes(ids)
-  if #ids == 0 or redis.call('EXISTS', T .. ':crashes') == 0 then return end
+  if #ids == 0 or redis.call('EXISTS', T .. ':crashes', T .. ':overdue') == 0 then return end
   for _, id in ipairs(ids) do redis.call('HDEL', T .. ':crashes', id) end
+  forget_overdue(ids)
 end
 
 -- Who revoked them has what he wanted, or came too late; a later call with the same id is another one.

@@ -3,7 +3,8 @@
 -- ARGV  consumer, count (how many entries the caller has room for)
 -- out   -1 when the consumer lost its lease, else
 --       now ms, due time of the next delayed message (-1 = none), paused (0 | 1), priorities in use, most urgent first,
---       claimed: list of {priority, entry id, fields, deliveries, crashes ('' = none, else "<n> <how>")},
+--       claimed: list of {priority, entry id, fields, deliveries, crashes ('' = none, else "<n> <how>"),
+--         overdue ('' = no, else the time limit in s for which it was killed)},
 --       fresh: list of {priority, entries},
 --       revoked: the task ids among all these that are revoked
 -- Afterwards every stream in use has its group, also when there was no room or the queue is paused.
@@ -84,8 +85,12 @@ local function claim(orphan, priority)
   end
   for _, entry in ipairs(redis.call('XCLAIM', stream, GROUP, consumer, 0, unpack(ids))) do
     if entry and entry[2] then
-      local crashes = entry[2][1] == 'id' and redis.call('HGET', T .. ':crashes', entry[2][2]) or ''
-      claimed[#claimed + 1] = { priority, entry[1], entry[2], deliveries[entry[1]], crashes or '' }
+      local row = { priority, entry[1], entry[2], deliveries[entry[1]], '', '' }
+      if entry[2][1] == 'id' then
+        row[5] = redis.call('HGET', T .. ':crashes', entry[2][2]) or ''
+        row[6] = redis.call('HGET', T .. ':overdue', entry[2][2]) or ''
+      end
+      claimed[#claimed + 1] = row
       deliveries[entry[1]] = nil
       room = room - 1
     end

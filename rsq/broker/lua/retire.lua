@@ -1,49 +1,56 @@
 -- retire: running -> ready, for all that a consumer held that left or died; called by its supervisor
 -- KEYS  T
--- ARGV  consumer, how it ended, result and its ttl_ms for calls that were taken early,
---       then for each call that was running: priority, entry id, task id
--- out   number of calls marked as suspects of the crash
+-- ARGV  consumer, how it ended, ttl_ms of the results, then for each call that was running: priority, entry id, task id,
+--       time limit in s for which it was killed ('' = it died with the process), result if it was taken early
+-- out   number of calls marked, as suspects of the crash or as overdue, or lost
 -- Only what ran is marked; what was merely fetched is handed on as if nothing had happened.
 -- include: _common
 -- include: _orphans
 -- include: _ready
 -- include: _settle
 -- include: _held
-local consumer, how, result, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local consumer, how, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
 local function pends(stream, entry_id)
   local pending = redis.pcall('XPENDING', stream, GROUP, entry_id, entry_id, 1, consumer)
   return not pending.err and #pending == 1
 end
 
-local function mark(stream, entry_id, id)
+local function mark(stream, entry_id, id, limit_s)
   -- An entry that was deleted by hand will never run again.
   if #redis.call('XRANGE', stream, entry_id, entry_id) == 0 then return false end
-  local seen = redis.call('HGET', T .. ':crashes', id)
-  local crashes = 1 + (seen and tonumber(string.match(seen, '^%d+')) or 0)
-  redis.call('HSET', T .. ':crashes', id, crashes .. ' ' .. how)
+  if limit_s ~= '' then
+    -- Whoever claims it settles this attempt by the task's own rules, without another run.
+    redis.call('HSET', T .. ':overdue', id, limit_s)
+  else
+    local seen = redis.call('HGET', T .. ':crashes', id)
+    local crashes = 1 + (seen and tonumber(string.match(seen, '^%d+')) or 0)
+    redis.call('HSET', T .. ':crashes', id, crashes .. ' ' .. how)
+  end
   -- Handed on by itself, so that a repeated call does not find it and mark it again.
   redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry_id, 'JUSTID')
   redis.call('SADD', T .. ':orphans', RELEASED)
   return true
 end
 
-local crashed, lost = 0, 0
+local marked, lost = { crashed = 0, overdue = 0 }, 0
 redis.call('ZREM', T .. ':consumers', consumer)
-for i = 5, #ARGV, 3 do
-  local stream, entry_id, id = stream_of(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
+for i = 4, #ARGV, 5 do
+  local stream, entry_id, id, limit_s = stream_of(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if entry_id ~= '' and pends(stream, entry_id) then
-    if mark(stream, entry_id, id) then crashed = crashed + 1 end
+    local how_marked = limit_s == '' and 'crashed' or 'overdue'
+    if mark(stream, entry_id, id, limit_s) then marked[how_marked] = marked[how_marked] + 1 end
   elseif settle_taken(consumer, entry_id, id) then
     -- At most once: it began and nobody will run it again, so its caller must hear of it.
-    publish_result(id, result, ttl_ms)
+    publish_result(id, ARGV[i + 4], ttl_ms)
     forget_crashes({ id })
     forget_marks({ id })
     give_up({ id }, now_ms())
     lost = lost + 1
   end
 end
-count('crashed', crashed)
+count('crashed', marked.crashed)
+count('overdue', marked.overdue)
 count('lost', lost)
 
 if not strike_if_empty(consumer) then redis.call('SADD', T .. ':orphans', consumer) end
@@ -55,4 +62,4 @@ for i, orphan in ipairs(redis.call('SMEMBERS', T .. ':orphans')) do
 end
 if waits then wake() end
 if redis.call('ZCARD', T .. ':consumers') == 0 then drop_wake() end
-return crashed + lost
+return marked.crashed + marked.overdue + lost

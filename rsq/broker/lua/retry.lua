@@ -23,6 +23,7 @@ for i = 4, #ARGV, 8 do
     if ARGV[i + 6] ~= '' then park(ARGV[i + 1], ARGV[i + 6], tonumber(ARGV[i + 7]), now) end
   end
 end
+forget_overdue(settled)
 let_go(settled, now)
 count(counter, #settled)
 return #settled

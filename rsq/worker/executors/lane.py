@@ -22,6 +22,7 @@ from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
+from rsq.worker.time_limits import Clock, Watch
 from rsq.worker.wear import Wear
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ class Surroundings:
     """What the lanes of one child share.
 
     queues     by name, with the place of each in the order of the child's queues
-    attempts   makes what runs bodies, with the way in which they are interrupted
+    attempts   makes what runs bodies, with the way in which they are interrupted and with their time limits
+    watch      of the time limits
     hand_back  gives back what has not begun: called by an executor that ends by itself
     """
 
@@ -47,7 +49,8 @@ class Surroundings:
     board: ChildBoard
     queues: Mapping[str, tuple[int, Queue]]
     links: LinkPool
-    attempts: Callable[[Interrupt], Attempts]
+    attempts: Callable[[Interrupt, Clock], Attempts]
+    watch: Watch
     wear: Wear
     hand_back: Callable[[], None]
 
@@ -65,11 +68,11 @@ class Lane:
         self.done = 0
         self.busy_s = 0.0
         self.interrupt = interrupt
-        self.attempts = surroundings.attempts(interrupt)
         self._committer = surroundings.committer
         self._identity = surroundings.identity
         self._board = surroundings.board
         self._slot = surroundings.board.slots[number]
+        self.attempts = surroundings.attempts(interrupt, Clock(surroundings.watch, interrupt, self._slot))
         self._queues = surroundings.queues
         self._links = surroundings.links
 
