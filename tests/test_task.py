@@ -164,6 +164,33 @@ def test_times_may_be_timedeltas_and_tiny() -> None:
     assert TaskOptions(result_expires=0.0001).result_ttl_ms == 1, "Redis takes no 0"
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"time_limit": 0}, "time_limit must be above 0 seconds, not 0"),
+        ({"soft_time_limit": float("nan")}, "soft_time_limit must be above 0 seconds"),
+        ({"time_limit": "1m"}, "time_limit takes seconds"),
+        ({"time_limit": 5, "soft_time_limit": 5}, r"soft_time_limit \(5 s\) must be below time_limit \(5 s\)"),
+    ],
+)
+def test_time_limits_that_cannot_be(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidTask, match=text):
+        app.task(**options)
+    with pytest.raises(SettingsError, match=text):
+        plain.message((1,), **options)
+
+
+def test_time_limits_of_a_task_and_of_a_call() -> None:
+    other = App("other", task_defaults={"time_limit": timedelta(minutes=1)})
+    task = other.task(name="t", soft_time_limit=50)(plain.function)
+    assert task.timelimit == (60, 50)
+    assert task.message((1, 2))[0].meta == {}
+    assert task.message((1, 2), time_limit=timedelta(seconds=70), soft_time_limit=None)[0].meta == {"time_limit": 70}
+    for changed in ({"time_limit": 40}, {"soft_time_limit": 60}):
+        with pytest.raises(SettingsError, match="must be below time_limit"):
+            task.message((1, 2), **changed)
+
+
 def test_app_wide_defaults() -> None:
     careful = App("careful", task_defaults={"autoretry_for": (), "queue": "slow"})
     task = careful.task(name="t", queue="fast")(test_names)

@@ -7,13 +7,14 @@ import gc
 import re
 import sys
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rsq import App, DuplicateCall, Ignore, Reject, State, Task
+from rsq import App, DuplicateCall, Ignore, Reject, SoftTimeLimitExceeded, State, Task, TimeLimitExceeded
 from rsq.asyncresult import AsyncResult
 from rsq.broker.embedded import from_url
 from rsq.errors import (
@@ -119,6 +120,18 @@ def asks_for_retry(self: Body, failures: int, countdown: float) -> int:
 @app.task(max_retries=None)
 def never_works() -> None:
     raise ValueError("not yet")
+
+
+@app.task
+def sleeps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task
+def runs_on() -> None:
+    while True:
+        pass
 
 
 @app.task
@@ -448,6 +461,11 @@ class TestEager:
         assert app.client.settings is app.settings
 
 
+def test_eager_mode_knows_no_time_limits() -> None:
+    with app.testing.eager():
+        assert sleeps.apply_async((0.05,), time_limit=0.02, soft_time_limit=0.01).get() == 0.05
+
+
 def test_eager_mode_ends_with_its_block(runs: list[Any]) -> None:
     client = app.client
     for error in (None, OutOfStock("chair", 1)):
@@ -488,7 +506,7 @@ class TestWorker:
             assert add.delay(1, 2).get(timeout=10) == 3
             assert told.get(timeout=10)["headers"] == {"trace": "t"}
             assert isinstance(on_a_loop.delay().get(timeout=10), int)
-        assert runs[1].name == "rsq-task-0"
+        assert runs[1].name == "rsq-test-worker"
 
     def test_what_coroutines_have_opened_is_closed_with_their_loop(self, url: str) -> None:
         with app.testing.worker(url=url) as worker:
@@ -545,6 +563,13 @@ class TestWorker:
             worker.wait_idle(delayed=False)
             assert handle.ready()
         del app.tasks["waits"]
+
+    def test_time_limits_hold(self, url: str) -> None:
+        with app.testing.worker(url=url):
+            with pytest.raises(TimeLimitExceeded):
+                runs_on.apply_async(time_limit=0.3, max_retries=0).get(timeout=30)
+            with pytest.raises(SoftTimeLimitExceeded):
+                runs_on.apply_async(soft_time_limit=0.3, max_retries=0).get(timeout=30)
 
     def test_the_running_task_ends_and_what_waits_stays(self, url: str, runs: list[Any]) -> None:
         with app.testing.isolated(url):

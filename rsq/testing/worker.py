@@ -28,8 +28,7 @@ class ThreadWorker:
     def __init__(self, app: App, queue_names: Sequence[str]) -> None:
         self._settings = app.settings
         self._queues = [Queue(name, self._settings) for name in queue_names or app.queues()]
-        # In a thread, where bodies can be interrupted though it is not the main one.
-        self._solo = SoloWorker(app, [queue.name for queue in self._queues], pool="threads")
+        self._solo = SoloWorker(app, [queue.name for queue in self._queues], main_thread=False)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
         self._thread = threading.Thread(target=self._serve, name="rsq-test-worker", daemon=True)
         self._error: BaseException | None = None

@@ -22,6 +22,7 @@ from rsq.worker.executors.lane import Surroundings
 from rsq.worker.fetcher import Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
+from rsq.worker.interrupt import Interrupt, ThreadInterrupt
 from rsq.worker.prefetch import Prefetch
 from rsq.worker.time_limits import Watch
 from rsq.worker.turns import Turns
@@ -48,6 +49,7 @@ class Crew:
     pool        how bodies run: a name of `-P`. As many at once as the board has slots
     wear        after how much the crew begins nothing more; default: never
     weights     of the queues; default: their order is strict
+    main_thread  `serve` is called in it
     on_failure  called when nothing can be committed any more; default: `serve` ends
     """
 
@@ -62,6 +64,7 @@ class Crew:
         wear: Wear | None = None,
         on_failure: Callable[[], None] | None = None,
         weights: Mapping[str, int] | None = None,
+        main_thread: bool = True,
     ) -> None:
         self._endpoint = Endpoint(settings.url)
         queues = [Queue(name, settings) for name in queue_names]
@@ -85,6 +88,7 @@ class Crew:
             links=LinkPool(self._endpoint, COMMIT_TIMEOUT_S),
             attempts=partial(Attempts, tasks, settings, clock),
             watch=self._watch,
+            interrupt=Interrupt if main_thread else ThreadInterrupt,
             wear=wear or Wear(),
             hand_back=self.stop,
         )

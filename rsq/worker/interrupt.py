@@ -181,7 +181,12 @@ class ThreadInterrupt(Interrupt):
         """Whether something was on its way. It may have arrived already."""
         was, self._on_its_way = self._on_its_way, False
         if was:
-            _raise_in(self._thread, None)
+            # By another one in its place, which arrives here. Taken back by nothing it would leave a flag standing in
+            # the interpreter that says there is something: 3.11 then hangs as soon as a thread is traced.
+            with contextlib.suppress(_Arrived):
+                _raise_in(self._thread, _Arrived)
+                while True:
+                    pass
         return was
 
 
@@ -217,6 +222,10 @@ class _Listening(Generator[Any, Any, Any]):
         return self._coroutine.throw(_SoftCancellation(*soft.args))
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have an error raised in a thread of Python; None takes back what has not been raised yet."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+class _Arrived(BaseException):
+    """Takes the place of what is on its way to a thread."""
+
+
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have an error raised in a thread of Python, in place of what was on its way there."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))

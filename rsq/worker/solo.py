@@ -42,7 +42,7 @@ class SoloWorker:
     """One crew, and the thread that keeps its lease.
 
     on_shutdown  called in that thread when `rsq control` asks for the end; default: `stop`
-    pool    how bodies run: "solo" in the thread that serves, where it is the main one; "threads" in one beside it
+    main_thread  it serves in the main one: that decides how bodies are interrupted
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SoloWorker:
         wear: Wear | None = None,
         weights: Mapping[str, int] | None = None,
         on_shutdown: Callable[[], None] | None = None,
-        pool: str = "solo",
+        main_thread: bool = True,
     ) -> None:
         self._app = app
         self._settings = app.settings
@@ -65,7 +65,15 @@ class SoloWorker:
         portrait = Portrait(app.name, self.queue_names, sorted(app.tasks), "solo", 1, 1, self._settings.lease_ms)
         self._on_shutdown = on_shutdown or self.stop
         self._crew = Crew(
-            app.tasks, self._settings, self.queue_names, self._identity, self._board, pool, wear, weights=weights
+            app.tasks,
+            self._settings,
+            self.queue_names,
+            self._identity,
+            self._board,
+            "solo",
+            wear,
+            weights=weights,
+            main_thread=main_thread,
         )
         self._selector = selectors.DefaultSelector()
         self._prompt, self._prompter = socket.socketpair()

@@ -95,3 +95,12 @@ def ignores_soft() -> None:
     except SoftTimeLimitExceeded:
         journal("soft")
     linger("loop")
+
+
+@app.task(max_retries=0)
+async def aignores_soft() -> None:
+    try:
+        await asyncio.sleep(FOR_EVER_S)
+    except SoftTimeLimitExceeded:
+        journal("soft")
+    await asyncio.sleep(FOR_EVER_S)

@@ -384,6 +384,9 @@ def test_meta_that_makes_no_sense_hurts_nobody(app: App, redis: Any) -> None:
     body = codec.encode_call((1, 1), {}, None)
     bad = [
         {"result_expires": "x"},
+        {"time_limit": "x"},
+        {"soft_time_limit": -1},
+        {"time_limit": float("nan")},
         {"expires": "x"},
         {"attempt": "x"},
         {"attempt": 0},

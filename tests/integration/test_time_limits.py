@@ -219,11 +219,12 @@ def test_a_soft_limit_that_nobody_catches_is_an_error_of_the_attempt(
 
 
 @pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("task", [limit_tasks.ignores_soft, limit_tasks.aignores_soft], ids=["plain", "coroutine"])
 def test_a_hard_limit_follows_a_soft_one_that_was_caught(
-    app: App, start_worker: StartWorker, journal: Journal, pool: str
+    app: App, start_worker: StartWorker, journal: Journal, pool: str, task: Any
 ) -> None:
     start(start_worker, pool)
-    handle = limit_tasks.ignores_soft.apply_async(soft_time_limit=0.3, time_limit=0.8)
+    handle = task.apply_async(soft_time_limit=0.3, time_limit=0.8)
     with pytest.raises(TimeLimitExceeded, match=r"0\.8 s"):
         handle.get(timeout=30)
     assert journal.lines() == ["soft"]

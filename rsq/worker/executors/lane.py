@@ -40,6 +40,7 @@ class Surroundings:
     queues     by name, with the place of each in the order of the child's queues
     attempts   makes what runs bodies, with the way in which they are interrupted and with their time limits
     watch      of the time limits
+    interrupt  how a body is interrupted in the thread that serves
     hand_back  gives back what has not begun: called by an executor that ends by itself
     """
 
@@ -51,6 +52,7 @@ class Surroundings:
     links: LinkPool
     attempts: Callable[[Interrupt, Clock], Attempts]
     watch: Watch
+    interrupt: type[Interrupt]
     wear: Wear
     hand_back: Callable[[], None]
 

@@ -6,7 +6,6 @@ import time
 
 from rsq.message import Delivery
 from rsq.worker.executors.lane import Lane, Surroundings
-from rsq.worker.interrupt import Interrupt
 
 
 class SerialExecutor:
@@ -18,7 +17,7 @@ class SerialExecutor:
         self._committer = surroundings.committer
         self._wear = surroundings.wear
         self._links = surroundings.links
-        self._lane = Lane(surroundings, 0, Interrupt())
+        self._lane = Lane(surroundings, 0, surroundings.interrupt())
 
     @property
     def done(self) -> int:
