@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from rsq import App, AsyncResult, State, TaskRevoked
 from rsq.cli.main import main
+from rsq.keys import GROUP, RELEASED
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, ended, kill, settled, totals
@@ -86,7 +87,7 @@ def test_a_backlog_is_worked_off_without_what_was_revoked(
 
 
 def test_what_was_fetched_and_not_begun_is_dropped(
-    app: App, journal: Journal, start_worker: StartWorker, tmp_path: Path
+    app: App, journal: Journal, start_worker: StartWorker, tmp_path: Path, redis: Any
 ) -> None:
     """While a task runs for long, what the child has fetched goes back; revoked meanwhile, nobody starts it."""
     start_worker(concurrency=1)
@@ -94,6 +95,13 @@ def test_what_was_fetched_and_not_begun_is_dropped(
     gate = tasks.gate.delay(str(tmp_path / "open"))
     handles = [tasks.note.delay(number) for number in range(20)]
     wait_until(lambda: journal.count("began gate"), 20, "the long task to begin")
+    stream = app.client.queue(None).keys.stream()
+
+    def held() -> list[int]:
+        owners = redis.xpending(stream, GROUP)["consumers"]
+        return [owner["pending"] for owner in owners if owner["name"] != RELEASED.encode()]
+
+    wait_until(lambda: held() == [1], 20, "what was fetched with it to go back")
     app.revoke(*(handle.id for handle in handles))
     (tmp_path / "open").touch()
     assert gate.get(timeout=20) == "gate"
