@@ -27,14 +27,23 @@ from tests.servers import ServerMissing
 )
 @click.option("--server", type=click.Choice(["redis", "valkey", "redis62"]), help="Default: what the tests run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, each recovery included.")
+@click.option(
+    "--haste",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Share of the faults that do not wait for the end of others; what these hold up is not measured.",
+)
 @click.option("--markdown", is_flag=True, help="Print the recovery as docs/guarantees.md has it.")
 @click.option("--keep", is_flag=True, help="Keep journal and logs though nothing was violated.")
-def main(seconds: float, seed: int, runs: int, server: str | None, as_json: bool, markdown: bool, keep: bool) -> None:
+def main(
+    seconds: float, seed: int, runs: int, server: str | None, as_json: bool, haste: float, markdown: bool, keep: bool
+) -> None:
     """Producers and workers at work, and a saboteur among them; then the check that nothing was lost or doubled."""
     reports: list[Report] = []
     for number in range(seed, seed + runs):
         try:
-            reports.append(Chaos(seconds, number, server, keep=keep).run())
+            reports.append(Chaos(seconds, number, server, haste, keep).run())
         except ServerMissing as error:
             raise click.ClickException(str(error)) from None
         click.echo(f"seed {number}: {len(reports[-1].violations)} violations", err=True)

@@ -53,7 +53,7 @@ NAMES = {
 def render_markdown(report: Report) -> str:
     """The recovery from one fault at a time, for the docs, and whether anything was violated."""
     faults, calls = sum(report.faults.values()), report.numbers["accepted"]
-    head = f"{report.seconds / 60:g} minutes, lease {LEASE_S:g} s: {faults} faults, {calls} calls"
+    head = f"{report.seconds / 60:.0f} minutes, lease {LEASE_S:g} s: {faults} faults, {calls} calls"
     rows = [
         f"{head}, {len(report.violations)} violations.",
         "",
