@@ -9,8 +9,8 @@ import selectors
 from collections.abc import Iterable, Sequence
 
 from rsq import keys
-from rsq.broker.bell import Bell
 from rsq.broker.connection import Link
+from rsq.broker.doorbell import Doorbell
 from rsq.broker.queue import Queue
 from rsq.broker.wishes import Wish
 from rsq.errors import BrokerError
@@ -36,7 +36,7 @@ class Contact:
     ) -> None:
         settings = queues[0].settings
         self._portrait = portrait
-        self._bell = Bell(link.endpoint, keys.wish(settings.namespace, worker_id), link.timeout_s, selector)
+        self._bell = Doorbell(link.endpoint, keys.wish(settings.namespace, worker_id), link.timeout_s, selector)
         self.leases = Leases(link, queues, worker_id, portrait.constant)
         self.wish = Wish()
         self.news = False

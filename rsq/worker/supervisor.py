@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rsq import codec
-from rsq.broker.bell import Bell
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.doorbell import Doorbell
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
@@ -100,7 +100,7 @@ class Supervisor:
                 self._read_signals()
             elif isinstance(key.data, CodeWatch):
                 self._reload(key.data)
-            elif isinstance(key.data, Bell):
+            elif isinstance(key.data, Doorbell):
                 pause_s = 0.0 if key.data.rang() else AGAIN_S
                 self._next_renewal = min(self._next_renewal, time.monotonic() + pause_s)
             else:

@@ -8,20 +8,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from rsq.message import Delivery
-from rsq.worker.executors.lane import Lane, Surroundings
+from rsq.worker.executors.lane import Executor, Lane, Surroundings
 from rsq.worker.interrupt import ThreadInterrupt
 
 
-class AsyncioExecutor:
+class AsyncioExecutor(Executor):
     """The loop runs in the thread that serves. A lane is taken for each body and given back after it."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        self.slots = len(surroundings.board.slots)
-        self._inbox = surroundings.inbox
-        self._wear = surroundings.wear
-        self._links = surroundings.links
+        super().__init__(surroundings, len(surroundings.board.slots), ThreadInterrupt)
         self._hand_back = surroundings.hand_back
-        self._lanes = [Lane(surroundings, number, ThreadInterrupt()) for number in range(self.slots)]
         self._free = self._lanes[::-1]
         self._begun = 0
         self._failure: BaseException | None = None
@@ -30,30 +26,6 @@ class AsyncioExecutor:
         self._bell = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inbox.ring = self._ring
-
-    @property
-    def done(self) -> int:
-        """Bodies that ran to their end."""
-        return sum(lane.done for lane in self._lanes)
-
-    @property
-    def busy_s(self) -> float:
-        """How long they took, summed."""
-        return sum(lane.busy_s for lane in self._lanes)
-
-    def install(self) -> None:
-        """Nothing is needed here for bodies to be interrupted."""
-
-    def running(self) -> list[tuple[Delivery, float]]:
-        """What runs now, and since when (monotonic)."""
-        return [running for lane in self._lanes if (running := lane.running) is not None]
-
-    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
-        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
-        for lane in self._lanes:
-            running = lane.running
-            if running is not None and running[0] is delivery:
-                lane.interrupt.throw(delivery, error)
 
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough."""

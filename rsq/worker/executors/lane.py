@@ -1,10 +1,11 @@
-"""One lane of an executor: in it one delivery at a time goes from its start to its verdict."""
+"""A lane: in it one delivery at a time goes from its start to its verdict; and what all executors share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor as Pool
 from contextvars import copy_context
@@ -162,3 +163,46 @@ class Lane:
             return None
         finally:
             self._links.give_back(link)
+
+
+class Executor(ABC):
+    """The way in which the bodies of one child run, in a lane for each that runs at once.
+
+    slots       lanes: as many as the board has slots
+    interrupts  makes the way in which the bodies of a lane are interrupted
+    """
+
+    def __init__(self, surroundings: Surroundings, slots: int, interrupts: Callable[[], Interrupt]) -> None:
+        self.slots = slots
+        self._inbox = surroundings.inbox
+        self._wear = surroundings.wear
+        self._links = surroundings.links
+        self._lanes = [Lane(surroundings, number, interrupts()) for number in range(slots)]
+
+    @property
+    def done(self) -> int:
+        """Bodies that ran to their end."""
+        return sum(lane.done for lane in self._lanes)
+
+    @property
+    def busy_s(self) -> float:
+        """How long they took, summed."""
+        return sum(lane.busy_s for lane in self._lanes)
+
+    def install(self) -> None:  # noqa: B027 - most need nothing for it
+        """Let bodies be interrupted. Called in the thread that will serve, when it is the main one."""
+
+    def running(self) -> list[tuple[Delivery, float]]:
+        """What runs now, and since when (monotonic)."""
+        return [running for lane in self._lanes if (running := lane.running) is not None]
+
+    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
+        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
+        for lane in self._lanes:
+            running = lane.running
+            if running is not None and running[0] is delivery:
+                lane.interrupt.throw(delivery, error)
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Run what the inbox gives, until it is closed or the child has done enough. Raises what ended it."""

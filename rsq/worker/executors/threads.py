@@ -6,47 +6,19 @@ import threading
 import time
 
 from rsq.message import Delivery
-from rsq.worker.executors.lane import Lane, Surroundings
+from rsq.worker.executors.lane import Executor, Lane, Surroundings
 from rsq.worker.interrupt import ThreadInterrupt
 
 
-class ThreadsExecutor:
+class ThreadsExecutor(Executor):
     """One thread for each slot of the board. Whoever is free waits for its turn at the inbox, which has one reader."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        self.slots = len(surroundings.board.slots)
-        self._inbox = surroundings.inbox
-        self._wear = surroundings.wear
-        self._links = surroundings.links
+        super().__init__(surroundings, len(surroundings.board.slots), ThreadInterrupt)
         self._hand_back = surroundings.hand_back
-        self._lanes = [Lane(surroundings, number, ThreadInterrupt()) for number in range(self.slots)]
         self._turn = threading.Lock()
         self._begun = 0
         self._failure: BaseException | None = None
-
-    @property
-    def done(self) -> int:
-        """Bodies that ran to their end."""
-        return sum(lane.done for lane in self._lanes)
-
-    @property
-    def busy_s(self) -> float:
-        """How long they took, summed."""
-        return sum(lane.busy_s for lane in self._lanes)
-
-    def install(self) -> None:
-        """Nothing is needed here for bodies to be interrupted."""
-
-    def running(self) -> list[tuple[Delivery, float]]:
-        """What runs now, and since when (monotonic)."""
-        return [running for lane in self._lanes if (running := lane.running) is not None]
-
-    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
-        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
-        for lane in self._lanes:
-            running = lane.running
-            if running is not None and running[0] is delivery:
-                lane.interrupt.throw(delivery, error)
 
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough. Raises what ended a thread."""

@@ -19,7 +19,7 @@ from rsq.broker.connection import Endpoint
 log = logging.getLogger("rsq.broker")
 
 
-class Bell:
+class Doorbell:
     """Rings by becoming readable: it stands in `selector`, with itself as data, as long as it is connected."""
 
     def __init__(self, endpoint: Endpoint, channel: str, timeout_s: float, selector: selectors.BaseSelector) -> None:
