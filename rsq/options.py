@@ -96,7 +96,7 @@ class TaskOptions:
             for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay", "max_length_wait"):
                 _require(name, getattr(self, name), int, float)
             if self.expires is not None:
-                _positive("expires", self.expires)
+                object.__setattr__(self, "expires", _positive("expires", self.expires))
             _check_timelimit(self.timelimit)
             for name in ("dedupe_key", "rate_limit_key", "max_concurrency_key"):
                 _check_key(name, getattr(self, name))

@@ -161,6 +161,7 @@ def test_times_that_cannot_be_kept(seconds: Any) -> None:
 def test_times_may_be_timedeltas_and_tiny() -> None:
     hour = TaskOptions(result_expires=timedelta(hours=1), dedupe_ttl=timedelta(hours=1))  # type: ignore[arg-type]
     assert (hour.result_ttl_ms, hour.dedupe_ttl) == (3_600_000, 3600.0)
+    assert TaskOptions(expires=timedelta(minutes=1)).expires == 60.0  # type: ignore[arg-type]
     assert TaskOptions(result_expires=0.0001).result_ttl_ms == 1, "Redis takes no 0"
 
 

@@ -103,7 +103,7 @@ def test_a_handle_by_id_finds_its_queue(app: App) -> None:
 def test_get_times_out_and_works_afterwards(tmp_path: Any) -> None:
     handle = tasks.gate.delay(str(tmp_path / "open"))
     with pytest.raises(ResultTimeout, match=handle.id):
-        handle.get(timeout=0.05)
+        handle.get(timeout=1)
     (tmp_path / "open").touch()
     assert handle.get(timeout=10) == "gate"
 
