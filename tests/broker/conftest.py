@@ -138,6 +138,11 @@ class Rig:
         rows += [Ended(each.priority, each.entry_id, each.id, 2.5, b"overdue") for each in overdue]
         return int(self.link.run_one(self.queue.retire_call(consumer, how, HOUR_MS, rows)))
 
+    def reconcile(self) -> list[str]:
+        """As if nobody had done so for long."""
+        self.redis.delete(f"{self.keys.tag}:reconciled")
+        return [text(name) for name in self.run(scripts.RECONCILE, HOUR_MS, HOUR_MS)]
+
     # -- looks
 
     @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from rsq.broker import scripts
 from rsq.broker.inspect import purge
 from rsq.broker.queue import Begin, Placement, Rules
 from rsq.errors import LeaseLost
@@ -220,10 +219,10 @@ def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(
         assert begin(rig, each.id, Rules(slot=("s", 2))) == GO
         assert rig.take("alice", each)
     rig.commit("alice", Retried(b, "retried", {"attempt": 2}, HOUR_MS, "failed"))
-    rig.run(scripts.RECONCILE, HOUR_MS)
+    rig.reconcile()
     assert {*rig.snapshot()["held"]} == {"a", "b"}
     rig.redis.delete(f"{rig.keys.tag}:taken:a")
-    rig.run(scripts.RECONCILE, HOUR_MS)
+    rig.reconcile()
     snapshot = rig.snapshot()
     assert {*snapshot["held"]} == {"b"}, "it waits for its retry"
     assert not {"slots:s", "dedupe:key:k"} & snapshot.keys()

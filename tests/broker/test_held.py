@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from rsq.broker import scripts
 from rsq.broker.inspect import purge
 from rsq.broker.queue import Begin, Placement, Rules
 from rsq.message import Delivery
@@ -83,7 +82,7 @@ def is_lost(rig: Rig, delivery: Delivery) -> None:
 def is_lost_with_its_host(rig: Rig, delivery: Delivery) -> None:
     rig.take("alice", delivery)
     rig.redis.delete(f"{rig.keys.tag}:taken:a")  # after its week
-    rig.run(scripts.RECONCILE, HOUR_MS)
+    rig.reconcile()
 
 
 WAYS: list[Callable[[Rig, Delivery], None]] = [

@@ -82,7 +82,7 @@ def test_bounded_steps(rig: Rig, count: int) -> None:
 @pytest.mark.parametrize("task_id", ODD_IDS)
 def test_the_crashes_of_what_goes_are_forgotten(rig: Rig, task_id: str) -> None:
     rig.hire("alice", "bob")
-    rig.add(f"{task_id}1", f"{task_id}2", f"{task_id}3")
+    rig.add(*(f"{task_id[:99]}{number}" for number in (1, 2, 3)))
     first, second, third = rig.get("alice")
     rig.retire("alice", first, second, third)
     for delivery in rig.get("bob"):
