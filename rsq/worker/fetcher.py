@@ -168,7 +168,7 @@ class Fetcher:
         now = self._board.beat = time.monotonic()
         running = self._workload.running()
         self._revocations.listen(self._link, running, now)
-        room = self._room(len(running))
+        room = self._room(running, now)
         if room >= PLAIN_ROOM and self._more and now < min(self._plain_until, self._sweep_at):
             self._read(room)
         elif room > 0 and (self._more or now >= self._sweep_at):
@@ -182,15 +182,21 @@ class Fetcher:
         else:
             self._block(room, now, bool(running))
 
-    def _room(self, running: int) -> int:
-        """How many messages may be fetched now; 0 while enough is there."""
+    def _room(self, running: list[tuple[Delivery, float]], now: float) -> int:
+        """How many messages may be fetched now; 0 while enough is there, or while long tasks have all slots."""
         done = self._board.done = self._workload.done
         ahead = self._prefetch.update(done, self._workload.busy_s)
         held = len(self._inbox)
         self._inbox.low_water = ahead // 2
-        if held > ahead // 2 or self._committer.is_behind:
+        if held > ahead // 2 or self._committer.is_behind or self._patience(running, now) <= 0:
             return 0
-        return self._workload.slots - running + ahead - held
+        return self._workload.slots - len(running) + ahead - held
+
+    def _patience(self, running: list[tuple[Delivery, float]], now: float) -> float:
+        """How much longer something may wait for a slot; endless while one is free."""
+        if len(running) < self._workload.slots:
+            return float("inf")
+        return max(started for _, started in running) + PATIENCE_S - now
 
     def _fetch(self, room: int) -> None:
         """One fetch from each queue whose turn it is, as far as there is room."""
@@ -289,14 +295,14 @@ class Fetcher:
 
     def _wait_while_busy(self, running: list[tuple[Delivery, float]], now: float) -> None:
         """Until the inbox wants more; meanwhile see to it that nothing waits behind a long task."""
+        patience = self._patience(running, now)
         waiting = len(self._inbox)
-        if waiting and len(running) >= self._workload.slots:
-            patience = max(started for _, started in running) + PATIENCE_S - now
-            if patience <= 0:
-                self._hand_back(self._inbox.drain())
-                return
+        if waiting and patience <= 0:
+            self._prefetch.stuck()
+            self._hand_back(self._inbox.drain())
+        elif waiting and len(running) >= self._workload.slots:
             self._wait(patience)
-        elif self._room(len(running)) > 0:
+        elif self._room(running, now) > 0:
             self._wait(self._sweep_at - now)
         else:
             self._wait(SWEEP_S)

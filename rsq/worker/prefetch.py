@@ -1,7 +1,8 @@
 """How much work to hold ahead, from measured run times. Pure.
 
-A child keeps about `prefetch_ms` of work ahead: hundreds of tasks that take microseconds, and exactly none of those
-that take longer than that, so that a message never waits behind a long task while another worker idles.
+A child keeps up to `prefetch_ms` of work ahead: hundreds of tasks that take microseconds, and exactly none of those
+that take longer than that, so that a message never waits behind a long task while another worker idles. Where now and
+then one turns out long, it keeps so few that hardly any have to be handed back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ MOST_AHEAD = 1000
 
 GROWTH = 8
 """The number held ahead grows by this factor at most from one look to the next: one odd measurement does no harm."""
+
+WASTE = 0.015
+"""The share of tasks for which a message may be handed back because one turned out long: less is held ahead then."""
+
+WINDOW = 10_000
+"""What was seen this many tasks ago counts half."""
+
+UNPROVEN_S = 0.002
+"""So much work may be held ahead before it is known that long tasks are rare: handing it back costs next to nothing."""
 
 WEIGHT = 0.5
 """Weight of the newest measurements in the moving average."""
@@ -24,6 +34,7 @@ class Prefetch:
         self._slots = slots
         self._mean_s: float | None = None
         self._seen = (0, 0.0)
+        self._tasks = self._stuck = 0.0
         self.ahead = 0
         """How many messages to hold beyond those that run."""
 
@@ -35,5 +46,17 @@ class Prefetch:
             mean_s = time_s / number
             self._mean_s = mean_s if self._mean_s is None else self._mean_s + WEIGHT * (mean_s - self._mean_s)
             wanted = int(self._slots * self._ahead_s / max(self._mean_s, 1e-7))
-            self.ahead = min(wanted, MOST_AHEAD, max(1, self.ahead * GROWTH))
+            self.ahead = min(wanted, MOST_AHEAD, max(1, self.ahead * GROWTH), self._affordable(number, self._mean_s))
         return self.ahead
+
+    def stuck(self) -> None:
+        """All slots run what turned out long: what was held ahead goes back."""
+        self._stuck += 1
+
+    def _affordable(self, number: int, mean_s: float) -> int:
+        """How many may go back each time that happens."""
+        fading = 0.5 ** (number / WINDOW)
+        self._tasks, self._stuck = self._tasks * fading + number, self._stuck * fading
+        if self._stuck < 0.5:
+            return int(max(WASTE * self._tasks, UNPROVEN_S / max(mean_s, 1e-7)))
+        return round(WASTE * self._tasks / self._stuck)

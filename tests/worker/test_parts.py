@@ -169,7 +169,7 @@ def test_prefetch_holds_hundreds_of_short_tasks_and_no_long_one() -> None:
     done, ahead = 0, []
     for _ in range(10):
         done += 100
-        ahead.append(short.update(done, done * 0.0001))
+        ahead.append(short.update(done, done * 0.000001))
     assert ahead[0] <= GROWTH
     assert ahead[-1] == MOST_AHEAD
     long = Prefetch(prefetch_ms=100, slots=1)
@@ -178,11 +178,33 @@ def test_prefetch_holds_hundreds_of_short_tasks_and_no_long_one() -> None:
 
 def test_prefetch_follows_a_change_and_ignores_silence() -> None:
     prefetch = Prefetch(prefetch_ms=100, slots=1)
-    for number in range(1, 10):
+    for number in range(1, 100):
         prefetch.update(number * 100, number * 0.1)
     assert prefetch.ahead == 100
-    assert prefetch.update(900, 0.9) == 100
-    assert prefetch.update(901, 10.9) == 0
+    assert prefetch.update(9900, 9.9) == 100
+    assert prefetch.update(9901, 19.9) == 0
+
+
+def test_prefetch_takes_what_it_can_afford_to_hand_back() -> None:
+    prefetch = Prefetch(prefetch_ms=100, slots=1)
+    done = 0
+
+    def run(tasks: int) -> int:
+        nonlocal done
+        for _ in range(tasks):
+            done += 1
+            prefetch.update(done, done * 0.001)
+        return prefetch.ahead
+
+    # Of nothing but short tasks it holds more, the longer it has seen no other.
+    assert run(10) == 2
+    assert run(1000) in range(10, 16)
+    # Each fiftieth is stuck: one that waits behind it is two in a hundred.
+    for _ in range(200):
+        prefetch.stuck()
+        assert run(50) <= 16
+    assert run(1) == 1
+    assert 1 < run(10_000) < run(60_000) <= 110
 
 
 def test_prefetch_can_be_turned_off() -> None:
