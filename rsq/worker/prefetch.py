@@ -19,8 +19,9 @@ WASTE = 0.015
 WINDOW = 10_000
 """What was seen this many tasks ago counts half."""
 
-UNPROVEN_S = 0.002
-"""So much work may be held ahead before it is known that long tasks are rare: handing it back costs next to nothing."""
+SHORT_S = 0.001
+"""Of tasks that take so long one may always be held ahead, and with the square more of shorter ones: fetching them one
+by one costs more than handing some back."""
 
 WEIGHT = 0.5
 """Weight of the newest measurements in the moving average."""
@@ -57,6 +58,4 @@ class Prefetch:
         """How many may go back each time that happens."""
         fading = 0.5 ** (number / WINDOW)
         self._tasks, self._stuck = self._tasks * fading + number, self._stuck * fading
-        if self._stuck < 0.5:
-            return int(max(WASTE * self._tasks, UNPROVEN_S / max(mean_s, 1e-7)))
-        return round(WASTE * self._tasks / self._stuck)
+        return int(max((SHORT_S / max(mean_s, 1e-7)) ** 2, WASTE * self._tasks / max(1.0, self._stuck)))
