@@ -38,7 +38,7 @@ PATIENCE_S = 0.1
 SWEEP_S = LONGEST_BLOCK_MS / 1000
 """The longest time between two looks for due messages, orphans and whatever else concerns an idle worker."""
 
-WHOLE_SWEEP_S = 10.0
+WHOLE_SWEEP_S = 30.0
 """The longest time without a whole fetch, whatever the lighter looks say."""
 
 BUSY_SWEEP_S = 0.1
