@@ -195,9 +195,10 @@ class Leases:
                 return None
         new_fields, kept = 0 if again else replies[0], replies[-2]
         if not kept or (self._knows_constant and new_fields):
-            self._forgotten()  # it has vanished meanwhile, as with a flush: the next time all is written anew
-        else:
-            self._knows_constant, self._told = True, dict(report)
+            # It has vanished meanwhile, as with a flush: all is written anew.
+            self._forgotten()
+            return self._heard(report, False, self._link.pipeline(self._tell(report)))
+        self._knows_constant, self._told = True, dict(report)
         return unpack_wish(replies[-1])
 
     def _forgotten(self) -> None:

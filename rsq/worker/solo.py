@@ -76,12 +76,11 @@ class SoloWorker:
             main_thread=main_thread,
         )
         self._selector = selectors.DefaultSelector()
-        self._prompt, self._prompter = socket.socketpair()
-        self._selector.register(self._prompt, selectors.EVENT_READ)
+        self._prompter: socket.socket | None = None
         self._contact = Contact(self._link, self._queues, self.worker_id, portrait, self._selector)
         self._leases = self._contact.leases
         self._stopping = False
-        self._keeper = threading.Thread(target=self._keep_lease, name="rsq-lease", daemon=True)
+        self._keeper: threading.Thread | None = None
 
     def begin(self) -> str:
         """Look at the server and take a lease; gives the line about the server. Raises BrokerError."""
@@ -89,6 +88,8 @@ class SoloWorker:
         self._leases.register(self._identity.consumer)
         self._board.lease_until = time.monotonic() + self._settings.lease_s
         self._renew()
+        self._prompter, prompt = socket.socketpair()
+        self._keeper = threading.Thread(target=self._keep_lease, args=(prompt,), name="rsq-lease", daemon=True)
         self._keeper.start()
         return (
             f"rsq worker {self.worker_id}\n"
@@ -104,6 +105,8 @@ class SoloWorker:
 
     def serve(self) -> bool:
         """Work in this thread until `stop`. False when outcomes could not be committed any more."""
+        assert self._prompter is not None, "it has begun"
+        assert self._keeper is not None, "it has begun"
         try:
             return self._crew.serve()
         finally:
@@ -114,8 +117,9 @@ class SoloWorker:
     def stop(self) -> None:
         """From any thread: hand back what has not begun, and let the running body end."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it has ended already
-            self._prompter.send(b"s")  # for a report that tells it
+        if self._prompter is not None:
+            with contextlib.suppress(OSError):  # it has ended already
+                self._prompter.send(b"s")  # for a report that tells it
         self._crew.stop()
 
     def abandon(self) -> None:
@@ -132,12 +136,13 @@ class SoloWorker:
         """Deliveries that run, or whose verdict is not known to be written."""
         return self._crew.unsettled()
 
-    def _keep_lease(self) -> None:
+    def _keep_lease(self, prompt: socket.socket) -> None:
+        self._selector.register(prompt, selectors.EVENT_READ)
         pause_s = self._leases.renew_every_s
         while True:
             if ready := self._selector.select(pause_s):
                 bell = ready[0][0].data
-                if bell is None and not self._prompt.recv(64):
+                if bell is None and not prompt.recv(64):
                     break
                 pause_s = 0.0 if bell is None or bell.rang() else AGAIN_S
                 continue
@@ -148,7 +153,7 @@ class SoloWorker:
                 pause_s = AGAIN_S
         self._contact.end()
         self._selector.close()
-        self._prompt.close()
+        prompt.close()
 
     def _renew(self) -> bool:
         """Renew the lease. True: something was heard that another report is to tell at once."""

@@ -248,3 +248,4 @@ async def test_from_a_coroutine(app: App, redis: Any) -> None:
     with pytest.raises(TaskRevoked):
         await waiting
     assert handle.state is State.REVOKED
+    await app.aclose()

@@ -25,6 +25,8 @@ SLOW = 10 * PATIENCE_S * RENEWALS
 """A lease with which a worker reports by itself long after the test has ended."""
 
 NAME = tasks.__name__
+KNOWN = sorted(name for name in tasks.app.tasks if name.startswith(f"{NAME}."))
+"""What a worker knows. Here other modules may have added theirs to the same app."""
 
 
 def the_worker(app: App) -> str:
@@ -135,7 +137,7 @@ def test_figures(app: App, start_worker: StartWorker, pool: str) -> None:
         "max-concurrency": at_once,
     }
     assert found.pop("rss") > 1_000_000
-    assert 0 < found.pop("uptime") < 600
+    assert 0 <= found.pop("uptime") < 600
     assert found.pop("app") == tasks.app.name
     assert found == {
         "host": os.uname().nodename,
@@ -160,7 +162,7 @@ def test_known_tasks_are_told_again_where_the_server_lost_them(app: App, start_w
     start_worker(lease=SLOW)
     name = the_worker(app)
     found = app.inspect(timeout=PATIENCE_S).registered()
-    assert found == {name: sorted(tasks.app.tasks)}
+    assert found == {name: KNOWN}
     queues = app.inspect(timeout=PATIENCE_S).stats()[name]["queues"]
     redis.delete(keys.worker(app.settings.namespace, name))
     assert app.control.workers() == []
@@ -233,7 +235,7 @@ def test_the_commands(app: App, url: str, start_worker: StartWorker, journal: Jo
     assert run(url, "inspect", "reserved", *patience) == "nothing is fetched ahead\n"
     assert run(url, "inspect", "scheduled") == "nothing is delayed\n"
     registered = run(url, "inspect", "registered", *patience, "--worker", name).splitlines()
-    assert registered == [name, *(f"  {task}" for task in sorted(tasks.app.tasks))]
+    assert registered == [name, *(f"  {task}" for task in KNOWN)]
     delayed = [tasks.add.apply_async((1, 1), countdown=600 + number) for number in range(2)]
     scheduled = run(url, "inspect", "scheduled", "--limit", "1").splitlines()
     assert scheduled[0].split() == ["QUEUE", "TASK", "ID", "DUE", "ATTEMPT"]
