@@ -159,6 +159,7 @@ def run_page(url: str, tmp_path: Path) -> Iterator[RunPage]:
     """Writes a module, has `rsq worker` run it, and runs a program beside it until that ends well."""
     path = os.pathsep.join([str(tmp_path), *(part for part in sys.path if part)])
     environment = {**os.environ, "RSQ_URL": url, "PYTHONPATH": path}
+    environment.pop("PYTHONUNBUFFERED", None)  # as with most users
     workers: list[Worker] = []
 
     def run(module: str, source: str, program: str, *arguments: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -84,6 +85,8 @@ def worker(
     logging.basicConfig(
         level=loglevel.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(process)d %(message)s"
     )
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what tasks print is seen at once, in a file or a pipe, too
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
     overrides = context.overrides | {name: value for name, value in given.items() if value is not None}
     weights = {} if queues is None else parse_queues(queues)
