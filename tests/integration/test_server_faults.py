@@ -92,15 +92,15 @@ def test_a_full_server_refuses_calls_and_is_worked_empty(
 
 
 def test_a_loading_server_is_waited_for(own_server: MakeServer, patient: App, start_worker: StartWorker) -> None:
-    # It loads slowly, and answers while it does.
-    server = own_server(config={"key-load-delay": "2000", "loading-process-events-interval-bytes": "1024"})
+    # It loads slowly, and answers after each 2 MB.
+    server = own_server(config={"key-load-delay": "1000", "rdbcompression": "no"})
     patient.configure(url=server.url)
     worker = start_worker(concurrency=1, worker_url=server.url, lease=1)
     handles = tasks.add.map_async([(number, 0) for number in range(100)])
     assert [handle.get(timeout=30) for handle in handles] == list(range(100))
     waiting = tasks.add.apply_async((1, 2), countdown=0.5)
     with server.client() as client:
-        client.mset({f"ballast:{number}": PAYLOAD[:1000] for number in range(1500)})
+        client.mset({f"ballast:{number}": PAYLOAD[:6000] for number in range(3000)})
         client.save()
     server.kill()
     starting = threading.Thread(target=server.start)
