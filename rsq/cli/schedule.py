@@ -82,7 +82,20 @@ def _next(each: ScheduleInfo) -> str:
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, 9 is the most urgent.")
 @click.option("--expires", metavar="DURATION", help="Drop a call that has not started so long after its slot.")
-@click.option("--catchup", type=click.Choice(["latest", "none", "all"]), default="latest", show_default=True)
+@click.option(
+    "--catchup",
+    type=click.Choice(["latest", "none", "all"]),
+    default="latest",
+    show_default=True,
+    help="What becomes of slots that no beat could fire in time.",
+)
+@click.option(
+    "--catchup-limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many of them 'all' fires at most.",
+)
 @pass_context
 def add(
     context: Context,
@@ -97,6 +110,7 @@ def add(
     priority: int | None,
     expires: str | None,
     catchup: str,
+    catchup_limit: int,
 ) -> None:
     """Add the schedule NAME, which calls TASK with ARGUMENTS: JSON values, or plain text where they are none.
 
@@ -117,6 +131,7 @@ def add(
         [value_of(text) for text in arguments],
         mapping_of(kwargs),
         catchup=catchup,
+        catchup_limit=catchup_limit,
         queue=queue,
         priority=priority,
         expires=None if expires is None else _duration("--expires", expires),

@@ -36,6 +36,9 @@ log = logging.getLogger("rsq.worker")
 AGAIN_S = 0.5
 """Wait before the server is asked again after a fault."""
 
+SAY_S = 10.0
+"""While the server is away, it is said again after this long."""
+
 LINK_TIMEOUT_S = 2.0
 """One answer may take this long, so that several tries fit into a lease."""
 
@@ -65,6 +68,7 @@ class Supervisor:
         self._contact: Contact | None = None
         self._next_renewal = 0.0
         self._renewed = time.monotonic()
+        self._say_at = 0.0
         self._health = HealthFile()
         self._signals_seen = 0
         self._stop_deadline: float | None = None
@@ -267,15 +271,18 @@ class Supervisor:
                     child.board.fence(generations[child])
                 else:
                     child.board.lease_until = until
-            self._renewed = time.monotonic()
+            self._renewed, self._say_at = time.monotonic(), 0.0
             self._next_renewal = self._renewed + leases.renew_every_s
             self._obey(contact)
         except RsqError as error:
             if self._contact is None and not isinstance(error, BrokerUnavailable):
                 self._fail(error)
                 return
-            log.warning("%s; trying again in %.1f s", error, AGAIN_S)
-            self._next_renewal = time.monotonic() + AGAIN_S
+            now = time.monotonic()
+            if now >= self._say_at:
+                log.warning("%s; trying again every %.1f s", error, AGAIN_S)
+                self._say_at = now + SAY_S
+            self._next_renewal = now + AGAIN_S
         self._replace_the_stuck()
         self._tell_health()
 

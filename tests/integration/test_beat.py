@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rsq import App
+from rsq.beat.store import Store
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration.conftest import STOP_S, Worker, is_alive, kill
@@ -36,6 +37,7 @@ app.schedule = {{
 """
 
 TICK = '"tick": {"task": "note", "schedule": every(seconds=1), "args": ("tick",)},'
+CATCHUP = ("--catchup", "all", "--catchup-limit", "3")
 YEARLY = '"yearly": {"task": "note", "schedule": crontab("@yearly"), "args": ("happy",)},'
 
 StartBeat = Callable[..., Worker]
@@ -224,7 +226,10 @@ def test_what_left_the_code_is_removed_and_run_time_stays(
     code(TICK, YEARLY)
     old = start_beat()
     assert names(clock) == ["tick", "yearly"]
-    rsq("schedule", "add", "mine", "note", "x", "--cron", "0 3 * * *", "--tz", "Europe/Paris")
+    rsq("schedule", "add", "mine", "note", "x", "--cron", "0 3 * * *", "--tz", "Europe/Paris", *CATCHUP)
+    mine = Store(clock.client).read("mine")
+    assert mine is not None
+    assert (mine.catchup, mine.catchup_limit) == ("all", 3)
     code(YEARLY)
     start_beat()
     assert names(clock) == ["mine", "yearly"]
