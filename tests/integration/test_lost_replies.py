@@ -249,7 +249,7 @@ def test_a_worker_gets_over_many_faults(
         assert [handle.get(timeout=60) for handle in flaky] == [2] * 20
         wait_until(lambda: settled(app), 60, "all to be settled")
         proxy.at_random(0, seed)
-        assert proxy.struck > 5
+        assert proxy.struck > 1  # how many there were follows from how often they spoke
         assert len(quiet) == 300
         now = totals(app)
         assert (now.counters["succeeded"], now.counters["retried"], now.dead) == (1820, 20, 0)
