@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from rsq.app import App
+    from rsq import App
     from rsq.testing import TemporaryServer, ThreadWorker
 
 
@@ -28,7 +28,7 @@ def rsq_server() -> TemporaryServer:
 @pytest.fixture
 def rsq_app() -> Iterator[App]:
     """The app under test, on the server of this run under a namespace of its own. Override it to name your app."""
-    from rsq.app import default_app
+    from rsq import default_app
 
     with default_app.testing.isolated():
         yield default_app

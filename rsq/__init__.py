@@ -3,13 +3,13 @@
 Where things are, in the order in which a call meets them; each module says at its head what it does:
 
     demo/tasks.py                an example of an app
-    app, task, options, routes   decorate a function, call `delay`
-    message, codec               the call as it travels
+    face, app, task              decorate a function, call `delay`
+    calls/                       the call as data: options, message, retries, schedules, outcomes
+    codec, remote                how values and errors travel
     broker/                      all that speaks to the server, with each transition in lua/
     keys, states, clock          its words: names of keys, states of a call, times
-    worker/                      supervisor, children, and in each: fetcher -> attempt -> committer
-    retry, outcome               what follows from an attempt
-    asyncresult, remote          what the caller gets back
+    loader, worker/              supervisor, children, and in each: fetcher -> attempt -> committer
+    result                       what the caller gets back
     beat/                        schedules
     cli/                         the commands
     settings, errors, signals    what all of them share
@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsq.app import App, default_app, task
-from rsq.asyncresult import AsyncResult
+from rsq.calls.request import Request
 from rsq.codec import register_type
 from rsq.errors import (
     BrokerError,
@@ -49,12 +48,13 @@ from rsq.errors import (
     UnknownTask,
     WorkerLost,
 )
-from rsq.request import Request
+from rsq.face import App, default_app, task
+from rsq.result import AsyncResult
 from rsq.states import State
 from rsq.task import Task
 
 if TYPE_CHECKING:
-    from rsq.beat.schedules import crontab, every
+    from rsq.calls.schedules import crontab, every
 
 __version__ = "0.1.0"
 
@@ -97,7 +97,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Schedules need croniter and time zones, which a program that only sends calls does not pay for."""
     if name in ("crontab", "every"):
-        from rsq.beat import schedules
+        from rsq.calls import schedules
 
         return getattr(schedules, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""The app: settings, the registry of tasks, and the connection to the server, which is made at the first send."""
+"""The app: settings, the registry of tasks, and the connection to the server, which is made at the first send.
+
+What a user reaches through the app but lives higher (schedules, helpers for tests) is added by `rsq.App`.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,26 @@ import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from rsq import settings as settings_module
-from rsq.asyncresult import AsyncResult
-from rsq.broker import control
-from rsq.broker.queue import Placement
+from rsq.broker import queue_control as control
+from rsq.calls.message import Message
+from rsq.calls.options import TaskOptions, options_from
+from rsq.calls.placement import Placement
+from rsq.calls.routes import Router, Routes
 from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
-from rsq.message import Message
-from rsq.options import TaskOptions, options_from
-from rsq.routes import Router, Routes
+from rsq.result import AsyncResult
 from rsq.settings import Settings
 from rsq.task import AsyncTask, Task, name_of
 
 if TYPE_CHECKING:
-    from rsq.beat.control import Schedules
     from rsq.broker.client import Client
-    from rsq.broker.inspector import Inspect
-    from rsq.broker.steering import Control
-    from rsq.testing import Testing
+    from rsq.broker.worker_control import Control
+    from rsq.broker.worker_inspect import Inspect
 
 P = ParamSpec("P")
+Part = TypeVar("Part")
 R = TypeVar("R")
 
 
@@ -53,7 +55,7 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
-class App:
+class BaseApp:
     """A set of tasks and the server that they go through.
 
     name           shown in logs and reports
@@ -65,6 +67,9 @@ class App:
     Raises         SettingsError, InvalidTask
     """
 
+    default: ClassVar[BaseApp]
+    """The one process-wide app, to which the module-level `rsq.task` binds."""
+
     def __init__(
         self,
         name: str = "rsq",
@@ -75,6 +80,7 @@ class App:
     ) -> None:
         self.name = name
         self.tasks: dict[str, Task[..., Any]] = {}
+        self._parts: dict[Callable[[BaseApp], Any], Any] = {}
         self.eager: Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None = None
         self.router = Router(None)
         self._routes: Routes = None
@@ -135,6 +141,17 @@ class App:
         client = self.__dict__.get("client")
         if client is not None:
             await client.aclose()
+
+    def part(self, kind: Callable[[BaseApp], Part]) -> Part:
+        """What lives above the app and belongs to it, such as its schedules: made once, at the first use.
+
+        kind  a class that is made from the app
+        """
+        with self._lock:
+            if kind not in self._parts:
+                self._parts[kind] = kind(self)
+            part: Part = self._parts[kind]
+            return part
 
     # -- tasks
 
@@ -208,7 +225,7 @@ class App:
 
     @property
     def routes(self) -> Routes:
-        """Where calls go that name no queue, of tasks that name none; see `rsq.routes.Router`."""
+        """Where calls go that name no queue, of tasks that name none; see `rsq.calls.routes.Router`."""
         return self._routes
 
     @routes.setter
@@ -241,58 +258,14 @@ class App:
 
     @property
     def control(self) -> Control:
-        """What people tell live workers: shutdown, pool_grow, pool_shrink. See `rsq.broker.steering`."""
-        from rsq.broker.steering import Control
+        """What people tell live workers: shutdown, pool_grow, pool_shrink. See `rsq.broker.worker_control`."""
+        from rsq.broker.worker_control import Control
 
         return Control(self.client)
 
     def inspect(self, destination: Collection[str] | None = None, timeout: float = 1.0, limit: int = 100) -> Inspect:
-        """What live workers do: active, reserved, scheduled, stats, registered, ping. See `rsq.broker.inspector`."""
+        """What live workers do: active, reserved, scheduled, stats, registered, ping: `rsq.broker.worker_inspect`."""
         return self.control.inspect(destination, timeout, limit)
-
-    @cached_property
-    def testing(self) -> Testing:
-        """Helpers for tests: eager mode and a worker inside the test. See `rsq.testing`."""
-        from rsq.testing import Testing
-
-        return Testing(self)
-
-    # -- schedules
-
-    @cached_property
-    def schedules(self) -> Schedules:
-        """The schedules on the server: add, remove, pause, resume, trigger, list. See `rsq.beat.control`."""
-        from rsq.beat.control import Schedules
-
-        return Schedules(self)
-
-    @property
-    def schedule(self) -> Mapping[str, Any]:
-        """The schedules that the code declares, for `rsq beat`; those of `@app.periodic` are among them."""
-        return self.schedules.declared
-
-    @schedule.setter
-    def schedule(self, entries: Mapping[str, Any]) -> None:
-        """Celery's `beat_schedule`: name -> map with task, schedule, args, kwargs, options. Raises SettingsError."""
-        self.schedules.declare(entries)
-
-    def periodic(self, schedule: Any, *, name: str | None = None, **given: Any) -> Callable[[Any], Any]:
-        """Call a task by a schedule: ``@app.periodic(crontab("*/5 * * * *", tz="Europe/Paris"))``.
-
-        It stands above ``@app.task(...)``; a plain function becomes a task with the default options.
-
-        schedule  crontab(...), every(...), a timedelta, or a number of seconds
-        name      of the schedule; default: the task's. A task with two schedules needs one
-        given     args, kwargs, options, catchup, catchup_limit, as in `app.schedule`
-        Raises    SettingsError
-        """
-
-        def declare(function: Any) -> Any:
-            task = function if isinstance(function, Task) else self.task(function)
-            self.schedules.declare_periodic(task, schedule, name, given)
-            return task
-
-        return declare
 
     def queues(self) -> list[str]:
         """The queues that this app's tasks and routes name, the default one first."""
@@ -316,10 +289,3 @@ def _anything(*args: Any, **kwargs: Any) -> None:
 def _place_of(function: Callable[..., Any]) -> str:
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
-
-
-default_app = App("default")
-"""The one process-wide object: the app to which the module-level `task` binds. It connects at the first send."""
-
-task = default_app.task
-"""`@task` for modules that name no app, like Celery's `shared_task`."""

@@ -1,8 +1,9 @@
 """Every key name that rsq uses in Redis. Nothing else in rsq spells a key.
 
-All keys of one queue share the hash tag ``{<namespace>:<queue>}``, so a script that works on one queue stays within one
-cluster slot. Scripts receive that tag as their only KEYS entry and append the suffixes named here; the hash tag makes
-the derived names safe in a cluster.
+The hash tag is a partition, ``{<namespace>:<number>}``; all queues of a partition share a hash slot, so whatever has to
+be atomic across them can be. A script gets a queue's prefix as its only KEYS entry, which is never the name of a key,
+and appends the suffixes named here. What belongs to the whole fleet has the tag ``{<namespace>}``. What a user chose
+stands last in a name: ids may hold colons.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ GROUP = "rsq"
 
 RELEASED = "released"
 """The consumer that holds entries which were handed back: always an orphan, so anybody may claim from it."""
+
+PARTITION = 0
+"""The one partition that there is."""
 
 PRIORITIES = range(10)
 """0 is the default, 9 the most urgent."""
@@ -41,7 +45,7 @@ def check_namespace(namespace: str) -> str:
 
 
 class QueueKeys:
-    """The keys of one queue. `tag` is what scripts get; the rest is for reads and plain commands."""
+    """The keys of one queue. `prefix` is what scripts get; the rest is for reads and plain commands."""
 
     __slots__ = (
         "barrier",
@@ -53,34 +57,34 @@ class QueueKeys:
         "orphans",
         "overdue",
         "paused",
+        "prefix",
         "progress",
         "queue",
         "revoked",
         "stats",
-        "tag",
         "terminate",
     )
 
     def __init__(self, namespace: str, queue: str) -> None:
         self.queue = queue
-        self.tag = f"{{{namespace}:{queue}}}"
-        self.delayed = f"{self.tag}:delayed"
-        self.messages = f"{self.tag}:messages"
-        self.consumers = f"{self.tag}:consumers"
-        self.orphans = f"{self.tag}:orphans"
-        self.crashes = f"{self.tag}:crashes"
-        self.overdue = f"{self.tag}:overdue"
-        self.dead = f"{self.tag}:dead"
-        self.stats = f"{self.tag}:stats"
-        self.paused = f"{self.tag}:paused"
-        self.revoked = f"{self.tag}:revoked"
-        self.terminate = f"{self.tag}:terminate"
-        self.barrier = f"{self.tag}:barrier"
-        self.progress = f"{self.tag}:progress"
+        self.prefix = f"{{{namespace}:{PARTITION}}}:{queue}"
+        self.delayed = f"{self.prefix}:delayed"
+        self.messages = f"{self.prefix}:messages"
+        self.consumers = f"{self.prefix}:consumers"
+        self.orphans = f"{self.prefix}:orphans"
+        self.crashes = f"{self.prefix}:crashes"
+        self.overdue = f"{self.prefix}:overdue"
+        self.dead = f"{self.prefix}:dead"
+        self.stats = f"{self.prefix}:stats"
+        self.paused = f"{self.prefix}:paused"
+        self.revoked = f"{self.prefix}:revoked"
+        self.terminate = f"{self.prefix}:terminate"
+        self.barrier = f"{self.prefix}:barrier"
+        self.progress = f"{self.prefix}:progress"
 
     def stream(self, priority: int = 0) -> str:
         """The stream of one priority; priority 0 has no suffix."""
-        return f"{self.tag}:stream:{priority}" if priority else f"{self.tag}:stream"
+        return f"{self.prefix}:stream:{priority}" if priority else f"{self.prefix}:stream"
 
     def streams(self) -> list[str]:
         """All ten streams, the most urgent first. Most of them never exist."""
@@ -88,7 +92,7 @@ class QueueKeys:
 
     def result(self, task_id: str) -> str:
         """Holds the outcome; the same name is the channel on which it is published."""
-        return f"{self.tag}:result:{task_id}"
+        return f"{self.prefix}:result:{task_id}"
 
     def progress_of(self, task_id: str) -> str:
         """What the call has told of its progress."""
@@ -96,42 +100,47 @@ class QueueKeys:
 
     def dedupe(self, key: str) -> str:
         """Marker of a user's dedupe key; its value is the task id that won."""
-        return f"{self.tag}:dedupe:key:{key}"
+        return f"{self.prefix}:dedupe:key:{key}"
 
     def fired(self, schedule: str) -> str:
         """Last slot of a schedule that was fired into this queue."""
-        return f"{self.tag}:fired:{schedule}"
+        return f"{self.prefix}:fired:{schedule}"
 
 
 class BeatKeys:
-    """The keys of the schedules. No suffix is one of a queue's, so even a queue named "beat" does not meet them."""
+    """The keys of the schedules, which belong to the fleet."""
 
-    __slots__ = ("beats", "due", "last", "schedules", "tag", "version")
+    __slots__ = ("beats", "due", "last", "prefix", "schedules", "version")
 
     def __init__(self, namespace: str) -> None:
-        self.tag = f"{{{namespace}:beat}}"
-        self.schedules = f"{self.tag}:schedules"
-        self.due = f"{self.tag}:due"
-        self.last = f"{self.tag}:last"
-        self.version = f"{self.tag}:version"
-        self.beats = f"{self.tag}:beats"
+        self.prefix = f"{{{namespace}}}:beat"
+        self.schedules = f"{self.prefix}:schedules"
+        self.due = f"{self.prefix}:due"
+        self.last = f"{self.prefix}:last"
+        self.version = f"{self.prefix}:version"
+        self.beats = f"{self.prefix}:beats"
 
 
 def queues(namespace: str) -> str:
     """Set of the queues known so far."""
-    return f"{namespace}:queues"
+    return f"{{{namespace}}}:queues"
 
 
 def workers(namespace: str) -> str:
     """Zset: worker id -> time of its last report, ms."""
-    return f"{namespace}:workers"
+    return f"{{{namespace}}}:workers"
 
 
 def worker(namespace: str, worker_id: str) -> str:
     """Hash with a TTL: what a worker says of itself."""
-    return f"{namespace}:worker:{worker_id}"
+    return f"{{{namespace}}}:worker:{worker_id}"
 
 
 def wish(namespace: str, worker_id: str) -> str:
     """Hash with a TTL: what people wish of a worker; the same name is the channel that tells of it."""
-    return f"{namespace}:wish:{worker_id}"
+    return f"{{{namespace}}}:wish:{worker_id}"
+
+
+def patterns(namespace: str) -> tuple[str, str]:
+    """Which keys belong to a namespace, as shell patterns: those of its partitions, and those of its fleet."""
+    return f"{{{namespace}:*}}:*", f"{{{namespace}}}:*"

@@ -8,14 +8,14 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from rsq.app import App, default_app
+from rsq.app import BaseApp
 from rsq.errors import RsqError, SettingsError
 from rsq.task import Task
 
 HOW = "name your app with -A module or -A module:attribute, or in RSQ_APP; for example: rsq -A shop.tasks:app worker"
 
 
-def load_app(name: str | None) -> App:
+def load_app(name: str | None) -> BaseApp:
     """The app of ``module:attribute`` or ``module``; None means RSQ_APP.
 
     Of a module it is the attribute ``app``, else its only App, else the default app when the module defines tasks on
@@ -35,21 +35,21 @@ def load_app(name: str | None) -> App:
         raise SettingsError(f"-A takes the name of a module, not a file: -A {as_module}{colon}{attribute}")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    before = set(default_app.tasks)
+    before = set(BaseApp.default.tasks)
     module = _import(module_name)
     if attribute:
         return _attribute(module, attribute)
     app = getattr(module, "app", None)
-    if isinstance(app, App):
+    if isinstance(app, BaseApp):
         return app
-    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, BaseApp)}
     if len(apps) > 1:
-        names = sorted(key for key, value in vars(module).items() if isinstance(value, App))
+        names = sorted(key for key, value in vars(module).items() if isinstance(value, BaseApp))
         raise SettingsError(f"{module_name} holds several apps: choose one, such as -A {module_name}:{names[0]}")
     if apps:
         return next(iter(apps.values()))
-    if set(default_app.tasks) - before or any(task.app is default_app for task in _tasks_in(module)):
-        return default_app
+    if set(BaseApp.default.tasks) - before or any(task.app is BaseApp.default for task in _tasks_in(module)):
+        return BaseApp.default
     raise SettingsError(f"module {module_name!r} holds no App and no task: define one, or name another module with -A")
 
 
@@ -83,14 +83,14 @@ def _place(error: BaseException) -> str:
     return place
 
 
-def _attribute(module: ModuleType, path: str) -> App:
+def _attribute(module: ModuleType, path: str) -> BaseApp:
     found: object = module
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise SettingsError(f"{module.__name__!r} has no attribute {path!r}: {HOW}") from None
-    if callable(found) and not isinstance(found, (App, Task)):
+    if callable(found) and not isinstance(found, (BaseApp, Task)):
         try:
             found = found()
         except RsqError:
@@ -98,7 +98,7 @@ def _attribute(module: ModuleType, path: str) -> App:
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise SettingsError(f"{module.__name__}:{path} cannot make an app: {_place(error)}: {what}") from error
-    if not isinstance(found, App):
+    if not isinstance(found, BaseApp):
         raise SettingsError(f"{module.__name__}:{path} is {type(found).__name__}, not an rsq.App: {HOW}")
     return found
 

@@ -18,16 +18,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
-from rsq import asyncresult, codec
-from rsq.asyncresult import AsyncResult
-from rsq.broker.queue import Placement, Queue
+from rsq import codec
+from rsq import result as asyncresult
+from rsq.broker.queue import Queue
+from rsq.calls.message import Message, new_id
+from rsq.calls.options import CallOptions, TaskOptions
+from rsq.calls.placement import Placement
+from rsq.calls.progress import Progress, pack_progress
+from rsq.calls.request import Request, current
+from rsq.calls.routes import Router
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, Retry, SettingsError
-from rsq.message import Message, new_id
-from rsq.options import CallOptions, TaskOptions
-from rsq.progress import Progress, pack_progress
-from rsq.request import Request, current
-from rsq.routes import Router
+from rsq.result import AsyncResult
 from rsq.signals import after_publish, before_publish
 
 if TYPE_CHECKING:

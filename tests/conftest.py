@@ -24,13 +24,12 @@ from tests.servers import Server, ServerMissing, find_binary
 
 MakeServer: TypeAlias = Callable[..., Server]
 
-# What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `rsq:worker:*` are not among it.
+# What may stay in Redis without a TTL. `T:result:*`, `T:dedupe:*` and `{rsq}:worker:*` are not among it.
 PERSISTENT = re.compile(
     r"""
-    \{ [^{}]+ \} : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes | overdue | stats
-      | paused | held | latest | slots:.+ | parked:.+ | fired:.+)
-    | [^{}:]+ : (queues | workers)
-    | \{ [^{}:]+ : beat \} : .+
+    \{ [^{}:]+ : \d+ \} : [^:]+ : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes
+      | overdue | stats | paused | held | latest | slots:.+ | parked:.+ | fired:.+)
+    | \{ [^{}:]+ \} : (queues | workers | beat:.+)
     """,
     re.VERBOSE,
 )

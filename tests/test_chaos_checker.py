@@ -615,7 +615,7 @@ def test_a_caller_who_does_not_hear_that_it_was_revoked(story: Story) -> None:
 def test_a_mark_that_outlives_its_call(story: Story) -> None:
     take_back(story, "marked")
     end_revoked(story)
-    story.state.left.marks.append("x in {rsq:default}:revoked")
+    story.state.left.marks.append("x in {rsq:0}:default:revoked")
     assert story.found() == ["leak"]
 
 

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 
 from rsq import App, BrokerRefused, State, TaskRevoked, WorkerLost, codec, errors, keys, signals
 from rsq.broker import scripts
+from rsq.calls.options import _CALL_OPTIONS, TaskOptions
+from rsq.calls.request import Request
 from rsq.cli.main import main
-from rsq.options import _CALL_OPTIONS, TaskOptions
-from rsq.request import Request
 from rsq.settings import ENVIRONMENT_PREFIX, Settings
 from rsq.worker.executors import _EXECUTORS
 from tests.conftest import MakeServer
@@ -300,7 +300,7 @@ def test_each_reason_of_a_dead_letter_has_its_line() -> None:
 def reasons() -> set[str]:
     """Every reason in the code: what `bury` is called with, and what the functions give that choose one."""
     found: set[str] = set()
-    for path in ("retry.py", "worker/attempt.py"):
+    for path in ("calls/retry.py", "worker/attempt.py"):
         for node in ast.walk(ast.parse((ROOT / "rsq" / path).read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2].lstrip("_") == "bury":
                 found |= texts(node.args[1])
@@ -328,19 +328,19 @@ def test_each_key_has_its_line() -> None:
     table = {re.sub(r"<[^>]*>", "", name).rstrip(":") for name in rows("protocol.md", "key") if ":" in name}
     lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
     in_lua = {f"T:{suffix.rstrip(':')}" for suffix in re.findall(r"T \.\. ':([a-z:]+)'", lua)}
-    tag = keys.QueueKeys("n", "q")
+    at = keys.QueueKeys("n", "q")
     in_python = {
-        value.replace(tag.tag, "T")
-        for value in (getattr(tag, name) for name in keys.QueueKeys.__slots__)
-        if value.startswith(f"{tag.tag}:")
+        value.replace(at.prefix, "T")
+        for value in (getattr(at, name) for name in keys.QueueKeys.__slots__)
+        if value.startswith(f"{at.prefix}:")
     }
-    shared = {":queues", ":workers", ":worker", ":wish"}
+    shared = {"{}:queues", "{}:workers", "{}:worker", "{}:wish"}
     assert table == in_lua | in_python | shared
 
 
 def test_each_key_of_the_beat_has_its_line() -> None:
-    tag = keys.BeatKeys("n")
-    named = {getattr(tag, name).replace(tag.tag, "B") for name in keys.BeatKeys.__slots__} - {"B"}
+    at = keys.BeatKeys("n")
+    named = {getattr(at, name).replace(at.prefix, "B") for name in keys.BeatKeys.__slots__} - {"B"}
     assert set(rows("protocol.md", "key of the beat")) == named
     lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
     assert {f"B:{suffix}" for suffix in re.findall(r"B \.\. ':([a-z:]+)'", lua)} <= named

@@ -22,18 +22,16 @@ FLOORS = [
     {"errors", "states", "keys", "clock", "signals"},
     {"codec", "settings"},
     {"remote"},
-    {"message", "outcome", "progress", "retry"},
+    {"calls"},
     {"broker"},
-    {"limits", "options", "request", "routes", "asyncresult", "task", "app", "loader"},
+    {"result", "task", "app", "loader"},
     {"worker", "beat"},
-    {"__init__"},
-    {"testing", "demo", "bench", "contrib"},
+    {"testing", "contrib"},
+    {"face", "__init__"},
+    {"demo", "bench"},
     {"cli"},
     {"__main__"},
 ]
-
-# `app.testing` and `app.schedules` are reached from below, late, by those who ask for them.
-LATE = {("app", "testing"), ("app", "beat.control")}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -78,15 +76,11 @@ def own_imports(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_down(module: str) -> None:
-    above = {other for other in own_imports(MODULES[module]) if floor(other) > floor(module)}
-    assert {other for other in above if (module, other) not in LATE} == set()
+    assert {other for other in own_imports(MODULES[module]) if floor(other) > floor(module)} == set()
 
 
 def test_there_is_no_circle() -> None:
-    graph = {
-        module: {other for other in own_imports(tree) - {module} if (module, other) not in LATE}
-        for module, tree in MODULES.items()
-    }
+    graph = {module: own_imports(tree) - {module} for module, tree in MODULES.items()}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 

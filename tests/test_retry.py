@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsq import codec
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Buried, Completed, Retried, Verdict, unpack_result
+from rsq.calls.retry import RetryPolicy, after_crashes, decide
 from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
-from rsq.message import Delivery, pack_meta
-from rsq.outcome import Buried, Completed, Retried, Verdict, unpack_result
-from rsq.retry import RetryPolicy, after_crashes, decide
 from rsq.states import State
 
 

@@ -60,11 +60,11 @@ def test_configure_changes_settings_and_drops_the_connection() -> None:
 
 def test_all_keys_of_a_queue_share_its_hash_tag() -> None:
     keys = QueueKeys("rsq", "mail")
-    names = [getattr(keys, name) for name in QueueKeys.__slots__ if name not in ("queue", "tag")]
+    names = [getattr(keys, name) for name in QueueKeys.__slots__ if name not in ("queue", "prefix")]
     names += [*keys.streams(), keys.result("x"), keys.dedupe("y")]
     assert len(set(names)) == len(names)
-    assert all(name.startswith("{rsq:mail}:") for name in names)
-    assert keys.streams()[-1] == "{rsq:mail}:stream"
+    assert all(name.startswith("{rsq:0}:mail:") for name in names)
+    assert keys.streams()[-1] == "{rsq:0}:mail:stream"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "{a}", "-a", ".a", "x" * 101, "é", None, 3])

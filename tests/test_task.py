@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from rsq import App, SettingsError, Task
+from rsq.calls.options import TaskOptions
 from rsq.errors import DuplicateTask, InvalidTask, Retry, UnknownTask
 from rsq.loader import load_app
-from rsq.options import TaskOptions
 
 app = App("unit", url="redis://localhost:1")
 

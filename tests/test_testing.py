@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from rsq import App, DuplicateCall, Ignore, Reject, SoftTimeLimitExceeded, State, Task, TimeLimitExceeded
-from rsq.asyncresult import AsyncResult
 from rsq.broker.embedded import from_url
 from rsq.errors import (
     BrokerUnavailable,
@@ -27,6 +26,7 @@ from rsq.errors import (
     TaskRevoked,
     UnknownTask,
 )
+from rsq.result import AsyncResult
 from rsq.testing.eager import MOST_NESTED
 from rsq.testing.server import TemporaryServer, temporary_server
 from rsq.worker.solo import SoloWorker

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rsq.app import App
-from rsq.beat.due import MISSED_MS
+from rsq.app import BaseApp
+from rsq.beat.control import Schedules
 from rsq.beat.entry import Record, record_of, slot_id, unpack_record
 from rsq.beat.store import Fired, LastRun, Store
 from rsq.beat.sync import sync
 from rsq.broker.server_check import check_server
+from rsq.calls.due import MISSED_MS
 from rsq.clock import ServerClock
 from rsq.errors import BrokerError, DecodeError
 
@@ -64,7 +65,7 @@ class _Planned:
 class Beat:
     """One beat. `begin` once, then `step` again and again, then `end`."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._store = Store(app.client)
         self._clock = ServerClock()
@@ -88,7 +89,7 @@ class Beat:
             seconds, micros = link.call("TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         self._clock.set(now_ms)
-        for entry in app.schedules.declared.values():
+        for entry in app.part(Schedules).declared.values():
             if entry.task not in app.tasks:
                 log.warning("schedule %r calls %s, a task that this app does not have", entry.name, entry.task)
             self._wanted[entry.name] = record_of(app, entry, app.name, now_ms)

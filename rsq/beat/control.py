@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rsq.app import App
-from rsq.asyncresult import AsyncResult
+from rsq.app import BaseApp
 from rsq.beat.entry import RUN_TIME, Entry, Record, entry_of, record_of
-from rsq.beat.schedules import schedule_of
 from rsq.beat.store import LastRun, Store
+from rsq.calls.message import new_id
+from rsq.calls.outcome import unpack_result
+from rsq.calls.schedules import schedule_of
 from rsq.errors import RsqError, SettingsError
-from rsq.message import new_id
-from rsq.outcome import unpack_result
+from rsq.result import AsyncResult
 from rsq.task import Task
 
 
@@ -43,7 +43,7 @@ class ScheduleInfo:
 class Schedules:
     """The schedules of one app and its server. `declare` is for code; the rest talks to the server."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._declared: dict[str, Entry] = {}
         self._periodic: dict[str, Entry] = {}

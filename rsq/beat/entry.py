@@ -13,17 +13,18 @@ from typing import Any
 from urllib.parse import quote
 
 from rsq import codec
-from rsq.app import App
-from rsq.beat import schedules
-from rsq.beat.due import CATCHUPS, due_slots
-from rsq.beat.schedules import Crontab, Every
+from rsq.app import BaseApp
 from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall
-from rsq.broker.queue import Placement, ends_of
+from rsq.broker.queue import ends_of
+from rsq.calls import schedules
+from rsq.calls.due import CATCHUPS, due_slots
+from rsq.calls.message import Message, pack_meta
+from rsq.calls.options import CallOptions, TaskOptions
+from rsq.calls.placement import Placement
+from rsq.calls.schedules import Crontab, Every
 from rsq.errors import DecodeError, SettingsError
 from rsq.keys import QueueKeys
-from rsq.message import Message, pack_meta
-from rsq.options import CallOptions, TaskOptions
 from rsq.task import Task
 
 RUN_TIME = ""
@@ -187,7 +188,7 @@ class Record:
             *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms),
             *(ends_of(self.dedupe_until), int(self.replaces)),
         )
-        return scripts.FIRE, QueueKeys(namespace, self.queue).tag, arguments
+        return scripts.FIRE, QueueKeys(namespace, self.queue).prefix, arguments
 
     def pack(self) -> bytes:
         """All but the name and the generation, which stand beside it."""
@@ -207,7 +208,7 @@ def unpack_record(name: str, kept: bytes) -> Record:
         raise DecodeError(f"schedule {name!r} cannot be read, a newer rsq may have written it: {error}") from None
 
 
-def record_of(app: App, entry: Entry, origin: str, now_ms: int) -> Record:
+def record_of(app: BaseApp, entry: Entry, origin: str, now_ms: int) -> Record:
     """The record of a new entry, whose slots begin now.
 
     Raises what `Task.delay` raises for arguments that do not fit, as SettingsError with the schedule's name.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-from rsq.app import App
+from rsq.app import BaseApp
 from rsq.beat.beat import AGAIN_S, Beat
 from rsq.errors import BrokerUnavailable, RsqError
 from rsq.loader import load_app
@@ -24,7 +24,7 @@ LONGEST_WAIT_S = 1.0
 """A beat beside a worker notices within this time that its supervisor is gone."""
 
 
-def run_beat(app: App, announce: Callable[[str], None]) -> int:
+def run_beat(app: BaseApp, announce: Callable[[str], None]) -> int:
     """Beat until SIGTERM, SIGINT or SIGHUP; gives the exit code. A second signal ends it at once.
 
     A server that is away is waited for, at the start too.
@@ -34,7 +34,7 @@ def run_beat(app: App, announce: Callable[[str], None]) -> int:
     return 0
 
 
-def _beat(app: App, announce: Callable[[str], None], wait: Callable[[float], bool]) -> None:
+def _beat(app: BaseApp, announce: Callable[[str], None], wait: Callable[[float], bool]) -> None:
     """From begin to end. `wait` is given seconds, and answers whether to stop."""
     beat = Beat(app)
     while True:

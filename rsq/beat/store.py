@@ -172,7 +172,7 @@ class Store:
         since_ms = record.since_ms
         with self._client.link() as link:
             for queue in record.before:
-                tag = QueueKeys(self._namespace, queue).tag
+                tag = QueueKeys(self._namespace, queue).prefix
                 last = link.run(scripts.HAND_OVER, tag, record.name, record.generation, HAND_OVER_TTL_MS)
                 since_ms = max(since_ms, int(last))
             settled = None if record.removed else replace(record, before=(), since_ms=since_ms)
@@ -187,7 +187,7 @@ class Store:
             due = 0  # at once: the next beat finishes it where we cannot
         elif record is not None and record.due_ms is not None:
             due = record.due_ms
-        return scripts.DEFINE, self.keys.tag, (name, generation, b"" if record is None else record.pack(), due)
+        return scripts.DEFINE, self.keys.prefix, (name, generation, b"" if record is None else record.pack(), due)
 
     # -- firing
 
@@ -221,7 +221,7 @@ class Store:
                 for record, due_ms, last in rows[first : first + CHUNK]:
                     ran = "" if last is None else f"{last.when_ms} {last.queue} {last.task_id}"
                     arguments += (record.name, record.generation, "" if due_ms is None else due_ms, ran)
-                link.run(scripts.ADVANCE, self.keys.tag, *arguments)
+                link.run(scripts.ADVANCE, self.keys.prefix, *arguments)
 
     # -- the beats that run
 

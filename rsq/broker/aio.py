@@ -12,13 +12,14 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rsq.broker.connection import LOADS, AsyncConnection, Endpoint, ScriptCall, translated
+from rsq.broker.listener import RECONNECT_S, SILENCE_S
 from rsq.broker.producer import OPEN_S, PAUSE_S, Accepted, Unsure, answer, check_replicated, gave_up, room_pauses
-from rsq.broker.queue import PLAIN, Placement, Queue
-from rsq.broker.results import RECONNECT_S, SILENCE_S
+from rsq.broker.queue import Queue
 from rsq.broker.stragglers import Exchange, Identity
 from rsq.broker.wire import packed
+from rsq.calls.message import Message
+from rsq.calls.placement import PLAIN, Placement
 from rsq.errors import BrokerUnavailable, QueueFull
-from rsq.message import Message
 
 
 class AsyncLink:

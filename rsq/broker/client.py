@@ -14,14 +14,14 @@ import msgpack
 from rsq import keys
 from rsq.broker.aio import AsyncProducer, AsyncResultListener
 from rsq.broker.connection import Endpoint, Link, LinkPool, ScriptCall
+from rsq.broker.listener import ResultListener, first_value
 from rsq.broker.producer import PAUSE_S, Producer
+from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import Queue
-from rsq.broker.reporter import Reporter
-from rsq.broker.results import ResultListener, first_value
 from rsq.broker.wire import Command
+from rsq.calls.message import check_id, unpack_meta
 from rsq.clock import ServerClock
 from rsq.errors import BrokerError, BrokerUnavailable
-from rsq.message import check_id, unpack_meta
 from rsq.settings import Settings
 from rsq.states import State
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rsq.broker.connection import Link, LinkPool
-from rsq.broker.queue import PLAIN, REFUSE, Placement, Queue
+from rsq.broker.queue import REFUSE, Queue
+from rsq.calls.message import Message
+from rsq.calls.placement import PLAIN, Placement
 from rsq.errors import BrokerError, BrokerUnavailable, DuplicateCall, NotReplicated, QueueFull, QueuePaused
-from rsq.message import Message
 
 PAUSE_S = 0.05
 """First wait before a send is repeated; it doubles with each further one."""

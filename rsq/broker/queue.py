@@ -11,9 +11,10 @@ from rsq import codec, keys
 from rsq.broker import scripts
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument, packed, packed_texts
+from rsq.calls.message import WAKE, Delivery, Message, pack_meta
+from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Released, Retried, Verdict, pack_failure
+from rsq.calls.placement import Placement
 from rsq.errors import BrokerError, LeaseLost
-from rsq.message import WAKE, Delivery, Message, pack_meta
-from rsq.outcome import REVOKED_TTL_MS, Buried, Completed, Released, Retried, Verdict, pack_failure
 from rsq.settings import Settings
 from rsq.states import State
 
@@ -34,41 +35,6 @@ FORGET_MS = 86_400_000
 
 BARRIER_TTL_MS = 1000
 """Life of the key that is written before a WAIT. Nobody reads it."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and when a message goes; all default means one plain XADD.
-
-    delay_ms    wait this long, by the server's clock
-    eta_ms      or until this moment, ms since the epoch
-    max_length  refuse when the queue holds this many messages, running ones included; 0 = no bound
-    room_wait_s  wait so long for room in a full queue before that is an error
-    unique      run this task id once while its marker lives
-    dedupe_key  run one call with this key while its marker lives
-    dedupe_ttl_ms  life of either marker
-    dedupe_until  what else ends the marker of the key: "done" or "started", of the call; "ttl" = nothing
-    replaces    a duplicate gives the call that waits its arguments
-    debounce_ms  and puts it off: it starts so long after the last one
-    raises      a duplicate is an error
-    replicas    wait until so many replicas have it; None = as many as the setting `wait_replicas` says
-    """
-
-    delay_ms: int | None = None
-    eta_ms: int | None = None
-    max_length: int = 0
-    room_wait_s: float = 0.0
-    unique: bool = False
-    dedupe_key: str = ""
-    dedupe_ttl_ms: int = 86_400_000
-    dedupe_until: str = "ttl"
-    replaces: bool = False
-    debounce_ms: int | None = None
-    raises: bool = False
-    replicas: int | None = None
-
-
-PLAIN = Placement()
 
 
 def ends_of(dedupe_until: str) -> str:
@@ -192,7 +158,7 @@ class Queue:
             int(placement.replaces),
             "" if placement.debounce_ms is None else placement.debounce_ms,
         )
-        return scripts.ENQUEUE, self.keys.tag, arguments
+        return scripts.ENQUEUE, self.keys.prefix, arguments
 
     # -- workers
 
@@ -201,11 +167,11 @@ class Queue:
         # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
         if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):
             link.call_packed(self.introduce())
-        link.run(scripts.REGISTER, self.keys.tag, consumer, self.settings.lease_ms)
+        link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms)
 
     def renew_call(self, consumers: Sequence[str]) -> ScriptCall:
         """Prolong the leases of a worker's consumers; answers those that have lost theirs."""
-        return scripts.RENEW, self.keys.tag, (self.settings.lease_ms, *consumers)
+        return scripts.RENEW, self.keys.prefix, (self.settings.lease_ms, *consumers)
 
     def retire_call(self, consumer: str, how: str, ttl_ms: int, running: Iterable[Ended]) -> ScriptCall:
         """Hand on all that a consumer holds that left or died.
@@ -218,7 +184,7 @@ class Queue:
         for each in running:
             limit_s = "" if each.limit_s is None else f"{each.limit_s:g}"
             rows += (each.priority, each.entry_id, each.task_id, limit_s, each.result)
-        return scripts.RETIRE, self.keys.tag, (consumer, how, ttl_ms, *rows)
+        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *rows)
 
     def reconcile_call(self) -> ScriptCall:
         """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
@@ -227,11 +193,11 @@ class Queue:
         often, and none should come a moment too soon.
         """
         lease_ms = self.settings.lease_ms
-        return scripts.RECONCILE, self.keys.tag, (lease_ms, max(1, lease_ms * 9 // 10))
+        return scripts.RECONCILE, self.keys.prefix, (lease_ms, max(1, lease_ms * 9 // 10))
 
     def fetch(self, link: Link, consumer: str, room: int) -> Fetched:
         """Do what is due, and get up to `room` messages. Raises LeaseLost for a consumer that is not registered."""
-        reply = link.run(scripts.FETCH, self.keys.tag, consumer, room)
+        reply = link.run(scripts.FETCH, self.keys.prefix, consumer, room)
         if reply == -1:
             raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
         now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked = reply
@@ -319,13 +285,13 @@ class Queue:
     def revoke_call(self, ids: Sequence[str], terminate: bool) -> ScriptCall:
         """Revoke calls; answers what became of each."""
         result = pack_failure(State.REVOKED, 1, 0.0, "revoked")
-        return scripts.REVOKE, self.keys.tag, (int(terminate), FORGET_MS, result, REVOKED_TTL_MS, *ids)
+        return scripts.REVOKE, self.keys.prefix, (int(terminate), FORGET_MS, result, REVOKED_TTL_MS, *ids)
 
     def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
         """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
         reply = link.run(
             scripts.TAKE,
-            self.keys.tag,
+            self.keys.prefix,
             consumer,
             delivery.priority,
             delivery.entry_id,
@@ -341,7 +307,7 @@ class Queue:
         version = ("", 0, 0) if rules.version is None else rules.version
         rate = ("", 0, 0) if rules.rate is None else rules.rate
         reply = link.run(
-            scripts.BEGIN, self.keys.tag, consumer, task_id, *version, *rules.slot, *rate, int(rules.reserved)
+            scripts.BEGIN, self.keys.prefix, consumer, task_id, *version, *rules.slot, *rate, int(rules.reserved)
         )
         if reply == -1:
             raise LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
@@ -357,7 +323,7 @@ class Queue:
         arguments: list[Argument] = [consumer, 0, "wakes"]
         for entry_id in entry_ids:
             arguments += (entry_id, "", "", 0)
-        return scripts.COMPLETE, self.keys.tag, tuple(arguments)
+        return scripts.COMPLETE, self.keys.prefix, tuple(arguments)
 
     def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
         """The script calls that settle these verdicts: one for each kind and stream."""
@@ -403,7 +369,7 @@ class Queue:
                 head += (self.settings.dead_max_length, self.settings.dead_max_age_ms)
             elif script is not scripts.RELEASE:
                 head += (counter,)
-            calls.append((script, self.keys.tag, (*head, *arguments)))
+            calls.append((script, self.keys.prefix, (*head, *arguments)))
         return calls
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rsq import keys
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Command, packed, packed_texts
+from rsq.calls.message import Delivery
 from rsq.errors import BrokerError
-from rsq.message import Delivery
 
 if TYPE_CHECKING:
     from rsq.broker.connection import Link

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from rsq.asyncresult import AsyncResult
+from rsq.calls.retry import error_of
 from rsq.cli.common import Context, json_option, pass_context, print_json
 from rsq.errors import EncodeError, ResultTimeout, SettingsError
-from rsq.retry import error_of
+from rsq.result import AsyncResult
 from rsq.states import State
 
 EXIT_FAILED = 1

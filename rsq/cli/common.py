@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rsq.app import App
+from rsq.app import BaseApp
 from rsq.loader import load_app
 
 
@@ -21,19 +21,19 @@ class Context:
     app_name: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
-    def app(self) -> App:
+    def app(self) -> BaseApp:
         """The app that -A or RSQ_APP names. Raises SettingsError."""
         app = load_app(self.app_name)
         app.configure(**self.overrides)
         return app
 
-    def app_or_plain(self) -> App:
+    def app_or_plain(self) -> BaseApp:
         """The app where one is named; else one without tasks, for commands that only look at the server."""
         import os
 
         if self.app_name or os.environ.get("RSQ_APP"):
             return self.app()
-        return App("rsq", **self.overrides)
+        return BaseApp("rsq", **self.overrides)
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

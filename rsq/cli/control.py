@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from rsq.broker.steering import Told
+from rsq.broker.worker_control import Told
 from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, print_json, worker_option
 
 EXIT_ENDED = 1

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from rsq.broker import inspect
+from rsq.broker import dead_letters as letters
 from rsq.broker.connection import Link
-from rsq.broker.inspect import DeadLetter
+from rsq.broker.dead_letters import DeadLetter
 from rsq.broker.queue import Queue
+from rsq.calls.retry import error_of
 from rsq.cli.common import (
     Context,
     json_option,
@@ -24,7 +25,6 @@ from rsq.cli.common import (
     shortened,
 )
 from rsq.errors import DecodeError, SettingsError
-from rsq.retry import error_of
 
 _Filter = Callable[[DeadLetter], bool]
 
@@ -105,7 +105,7 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
     """
     client = context.app_or_plain().client
     with client.link() as link:
-        letter = inspect.dead_letter(link, client.queue(queue), task_id)
+        letter = letters.dead_letter(link, client.queue(queue), task_id)
     if letter is None:
         click.echo(f"rsq: no dead letter {task_id} in queue {client.queue(queue).name}; see rsq dead list", err=True)
         sys.exit(1)
@@ -159,7 +159,7 @@ def redrive(
     with client.link() as link:
         for letter in _named(link, target, task_ids, task, reason, everything):
             try:
-                sent += inspect.redrive(link, target, letter)
+                sent += letters.redrive(link, target, letter)
             except DecodeError as error:
                 refused += 1
                 click.echo(f"rsq: {error}", err=True)
@@ -191,16 +191,16 @@ def purge(
     client = context.app_or_plain().client
     target = client.queue(queue)
     with client.link() as link:
-        letters = list(_named(link, target, task_ids, task, reason, everything))
-        if letters and not yes:
-            click.confirm(f"Delete {plural(len(letters), 'dead letter')} of queue {target.name}?", abort=True)
-        deleted = inspect.delete_dead(link, target, letters)
+        named = list(_named(link, target, task_ids, task, reason, everything))
+        if named and not yes:
+            click.confirm(f"Delete {plural(len(named), 'dead letter')} of queue {target.name}?", abort=True)
+        deleted = letters.delete_dead(link, target, named)
     click.echo(f"deleted {plural(deleted, 'dead letter')} of queue {target.name}")
     sys.exit(1 if task_ids and not deleted else 0)
 
 
 def _chosen(link: Link, queue: Queue, task: str | None, reason: str | None, **order: bool) -> Iterator[DeadLetter]:
-    for letter in inspect.dead_letters(link, queue, **order):
+    for letter in letters.dead_letters(link, queue, **order):
         if (task is None or letter.task == task) and (reason is None or letter.reason == reason):
             yield letter
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rsq.broker.inspector import Inspect
+from rsq.broker.worker_inspect import Inspect
 from rsq.cli.common import (
     Context,
     ago,

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from rsq.broker import inspect
+from rsq.broker import queue_control
+from rsq.broker.status import counts, workers
 from rsq.cli.common import Context, ago, json_option, pass_context, plural, print_json, print_table
 
 
@@ -25,10 +26,10 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     client = context.app_or_plain().client
     names = [queue] if queue else client.queue_names()
     with client.link() as link:
-        queues = [inspect.counts(link, client.queue(name)) for name in names]
-    workers = inspect.workers(client)
+        queues = [counts(link, client.queue(name)) for name in names]
+    alive = workers(client)
     if as_json:
-        print_json({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in workers]})
+        print_json({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in alive]})
         return
     rows = [
         (
@@ -44,7 +45,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     ]
     print_table(("QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "SUCCEEDED", "RETRIED"), rows, right=range(1, 7))
     click.echo()
-    if not workers:
+    if not alive:
         click.echo("no workers: start one with rsq -A your.module worker")
         return
     print_table(
@@ -58,7 +59,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
                 len(w.running),
                 ago(w.started_ms),
             )
-            for w in workers
+            for w in alive
         ],
     )
 
@@ -110,9 +111,9 @@ def purge(context: Context, queue: str, yes: bool) -> None:
     client = context.app_or_plain().client
     target = client.queue(queue)
     with client.link() as link:
-        counts = inspect.counts(link, target)
-        waiting = plural(counts.ready + counts.delayed, "message")
+        held = counts(link, target)
+        waiting = plural(held.ready + held.delayed, "message")
         if not yes:
             click.confirm(f"Drop {waiting} of queue {queue}?", abort=True)
-        dropped = inspect.purge(link, target)
+        dropped = queue_control.purge(link, target)
     click.echo(f"dropped {plural(dropped, 'message')} of queue {queue}")

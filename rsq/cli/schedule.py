@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import click
 
-from rsq.beat.control import ScheduleInfo
-from rsq.beat.schedules import Scheduled, crontab, schedule_of
+from rsq.beat.control import ScheduleInfo, Schedules
+from rsq.calls.schedules import Scheduled, crontab, schedule_of
 from rsq.cli.calls import mapping_of, value_of
 from rsq.cli.common import Context, json_option, local_time, pass_context, print_json, print_table
 from rsq.errors import SettingsError
@@ -40,7 +40,7 @@ def list_(context: Context, as_json: bool) -> None:
       rsq schedule list
       rsq schedule list --json | jq '.[] | select(.outcome == "FAILURE")'
     """
-    found = context.app_or_plain().schedules.list()
+    found = context.app_or_plain().part(Schedules).list()
     if as_json:
         print_json([asdict(each) for each in found])
         return
@@ -124,7 +124,7 @@ def add(
     app = context.app_or_plain()
     if app.tasks:
         app.get_task(task)
-    app.schedules.add(
+    app.part(Schedules).add(
         name,
         _when(cron, tz, every),
         task,
@@ -149,7 +149,7 @@ def remove(context: Context, name: str) -> None:
     Example:
       rsq schedule remove nightly
     """
-    context.app_or_plain().schedules.remove(name)
+    context.app_or_plain().part(Schedules).remove(name)
     click.echo(f"removed schedule {name}")
 
 
@@ -163,7 +163,7 @@ def pause(context: Context, name: str) -> None:
     Example:
       rsq schedule pause nightly
     """
-    context.app_or_plain().schedules.pause(name)
+    context.app_or_plain().part(Schedules).pause(name)
     click.echo(f"paused schedule {name}")
 
 
@@ -177,7 +177,7 @@ def resume(context: Context, name: str) -> None:
     Example:
       rsq schedule resume nightly
     """
-    context.app_or_plain().schedules.resume(name)
+    context.app_or_plain().part(Schedules).resume(name)
     click.echo(f"resumed schedule {name}")
 
 
@@ -192,7 +192,7 @@ def trigger(context: Context, name: str, as_json: bool) -> None:
     Example:
       rsq schedule trigger nightly
     """
-    sent = context.app_or_plain().schedules.trigger(name)
+    sent = context.app_or_plain().part(Schedules).trigger(name)
     if as_json:
         print_json({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
     else:

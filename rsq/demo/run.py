@@ -24,13 +24,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import quote
 
-from rsq.asyncresult import AsyncResult
-from rsq.broker import inspect
 from rsq.broker.client import Client
+from rsq.broker.dead_letters import dead_letters
 from rsq.broker.embedded import EmbeddedServer
 from rsq.broker.server_check import check_server
+from rsq.broker.status import counts, workers
 from rsq.demo.tasks import app, index_file
 from rsq.errors import BrokerError, WorkerLost
+from rsq.result import AsyncResult
 from rsq.states import State
 
 WORKERS = 2
@@ -334,7 +335,7 @@ def _workers(client: Client, log: Path) -> Iterator[list[subprocess.Popen[bytes]
 
 
 def _reporting(client: Client) -> set[int]:
-    return {worker.pid for worker in inspect.workers(client)}
+    return {worker.pid for worker in workers(client)}
 
 
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:
@@ -365,12 +366,12 @@ def _check(workers: Sequence[subprocess.Popen[bytes]], changed: float, log: Path
 
 def _counters(client: Client) -> Counter[str]:
     with client.link() as link:
-        return Counter(inspect.counts(link, client.queue(index_file.options.queue)).counters)
+        return Counter(counts(link, client.queue(index_file.options.queue)).counters)
 
 
 def _dead_ids(client: Client) -> list[str]:
     with client.link() as link:
-        return sorted(letter.id for letter in inspect.dead_letters(link, client.queue(index_file.options.queue)))
+        return sorted(letter.id for letter in dead_letters(link, client.queue(index_file.options.queue)))
 
 
 def _children(pid: int) -> list[int]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from rsq.app import App
+from rsq.app import BaseApp
 from rsq.testing.eager import Eager, EagerCall
 from rsq.testing.server import TemporaryServer, delete_namespace, temporary_server
 from rsq.testing.worker import ThreadWorker
@@ -29,7 +29,7 @@ class Testing:
 
     __test__ = False  # pytest takes every class with such a name for tests
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._lock = threading.Lock()
         self._eager: Eager | None = None

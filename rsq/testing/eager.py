@@ -10,18 +10,18 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from rsq.app import App
-from rsq.asyncresult import AsyncResult
+from rsq.app import BaseApp
 from rsq.broker.aio import AsyncResultListener
 from rsq.broker.client import Client
+from rsq.broker.listener import ResultListener
 from rsq.broker.producer import Accepted, answer
-from rsq.broker.queue import Placement
-from rsq.broker.results import ResultListener
+from rsq.calls.message import Delivery, Message, pack_meta
+from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
+from rsq.calls.placement import Placement
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout
-from rsq.message import Delivery, Message, pack_meta
-from rsq.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.remote import decode_error
+from rsq.result import AsyncResult
 from rsq.settings import Settings
 from rsq.states import State
 from rsq.task import Task
@@ -53,7 +53,7 @@ _level: ContextVar[_Level | None] = ContextVar("rsq.testing.level", default=None
 class Eager:
     """What eager mode keeps from the beginning of the outermost block to its end."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._lock = threading.Lock()
         self._markers: dict[tuple[str, str, str], str] = {}
@@ -148,7 +148,7 @@ class Eager:
 class _Runner:
     """Runs one call at a time, on a timeline of its own: where a worker would wait, its clock jumps."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._tasks = app.tasks
         self._clock = ServerClock()
         self._attempts = Attempts(app.tasks, app.settings, self._clock)

@@ -87,13 +87,7 @@ def delete_namespace(settings: Settings) -> None:
     if endpoint.embedded is not None and not endpoint.embedded.status().running:
         return  # nobody has used it, and looking must not start it
     namespace = settings.namespace
-    patterns = (
-        f"{keys.QueueKeys(namespace, '*').tag}:*",
-        keys.queues(namespace),
-        keys.workers(namespace),
-        keys.worker(namespace, "*"),
-        keys.wish(namespace, "*"),
-    )
+    patterns = keys.patterns(namespace)
     link = Link(endpoint, LINK_TIMEOUT_S)
     try:
         for pattern in patterns:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from rsq import keys
-from rsq.app import App
+from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Command
@@ -25,7 +25,7 @@ LOOK_S = (0.005, 0.05)
 class ThreadWorker:
     """A real worker in a thread of this process. Made by `app.testing.worker()`."""
 
-    def __init__(self, app: App, queue_names: Sequence[str]) -> None:
+    def __init__(self, app: BaseApp, queue_names: Sequence[str]) -> None:
         self._settings = app.settings
         self._queues = [Queue(name, self._settings) for name in queue_names or app.queues()]
         self._solo = SoloWorker(app, [queue.name for queue in self._queues], main_thread=False)

@@ -13,17 +13,17 @@ from typing import Any
 from rsq import codec
 from rsq.app import unknown_task_text
 from rsq.broker.queue import Begin, Rules
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
+from rsq.calls.request import current
+from rsq.calls.retry import after_crashes, bury, decide
 from rsq.clock import ServerClock
 from rsq.errors import DecodeError, TaskRevoked, UnknownTask
-from rsq.message import Delivery
-from rsq.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
-from rsq.request import current
-from rsq.retry import after_crashes, bury, decide
 from rsq.settings import Settings
 from rsq.signals import task_failure, task_postrun, task_prerun, task_success
 from rsq.states import State
 from rsq.task import Task
-from rsq.worker import tell
+from rsq.worker import signalling as tell
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.permits import grant, put_off, rules_of
 from rsq.worker.time_limits import Clock, Timed, exceeded

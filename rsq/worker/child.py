@@ -23,10 +23,10 @@ from rsq.loader import load_app
 from rsq.settings import Settings
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
+from rsq.worker.child_limits import Wear
 from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
-from rsq.worker.wear import Wear
 
 log = logging.getLogger("rsq.worker")
 

@@ -16,11 +16,11 @@ from typing import Any
 from rsq import codec
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.queue import Queue
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Buried, Completed, Retried, Verdict
+from rsq.calls.retry import error_of
 from rsq.errors import BrokerUnavailable, DecodeError, LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Retried, Verdict
-from rsq.retry import error_of
-from rsq.worker.bell import Bell
+from rsq.worker.wakeup import Bell
 
 log = logging.getLogger("rsq.task")
 broker_log = logging.getLogger("rsq.worker")

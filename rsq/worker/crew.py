@@ -10,12 +10,13 @@ from typing import Any
 
 from rsq.broker.connection import Endpoint, Link, LinkPool
 from rsq.broker.queue import LONGEST_BLOCK_MS, Queue
+from rsq.calls.message import Delivery
 from rsq.clock import ServerClock
-from rsq.message import Delivery
 from rsq.settings import Settings
 from rsq.task import Task
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
+from rsq.worker.child_limits import Wear
 from rsq.worker.committer import Committer
 from rsq.worker.executors import make_executor
 from rsq.worker.executors.lane import Surroundings
@@ -26,7 +27,6 @@ from rsq.worker.interrupt import Interrupt, ThreadInterrupt
 from rsq.worker.prefetch import Prefetch
 from rsq.worker.time_limits import Watch
 from rsq.worker.turns import Turns
-from rsq.worker.wear import Wear
 
 READ_MARGIN_S = 2.0
 """A blocking read that is this late has lost its peer."""

@@ -15,10 +15,10 @@ from typing import Protocol
 from rsq.broker.connection import Link
 from rsq.broker.queue import LONGEST_BLOCK_MS, Fetched, Queue
 from rsq.broker.reads import BlockingRead, adopt
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Released
 from rsq.clock import ServerClock
 from rsq.errors import BrokerError, LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Released
 from rsq.worker.board import ChildBoard
 from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from rsq.message import Delivery
-from rsq.worker.bell import Bell
+from rsq.calls.message import Delivery
+from rsq.worker.wakeup import Bell
 
 
 class Inbox:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
 
+from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded
-from rsq.message import Delivery
 
 SIGNAL = signal.SIGUSR1
 """Taken by rsq in the processes that run bodies."""

@@ -16,9 +16,9 @@ from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.queue import Ended, Queue
 from rsq.broker.wire import Argument, Command, packed
-from rsq.broker.wishes import Wish, unpack_wish
+from rsq.broker.worker_wishes import Wish, unpack_wish
+from rsq.calls.outcome import pack_failure
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
-from rsq.outcome import pack_failure
 from rsq.remote import encode_error
 from rsq.states import State
 from rsq.worker.board import Running

@@ -7,8 +7,8 @@ from typing import Any
 
 from rsq import codec
 from rsq.broker.queue import Begin, Rules
-from rsq.message import Delivery, pack_meta
-from rsq.outcome import Retried
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Retried
 from rsq.task import Task
 
 

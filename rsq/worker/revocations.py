@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from rsq.broker.connection import Link
 from rsq.broker.queue import Queue
+from rsq.calls.message import Delivery
 from rsq.errors import TaskRevoked
-from rsq.message import Delivery
 from rsq.worker.inbox import Inbox
 
 EVERY_S = 0.8

@@ -17,23 +17,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 
-from rsq.app import App
+from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
+from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
-from rsq.message import Delivery
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board
+from rsq.worker.child_limits import Wear
 from rsq.worker.children import WorkerOptions
-from rsq.worker.contact import Contact
 from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
-from rsq.worker.report import Portrait
+from rsq.worker.portrait import Portrait
+from rsq.worker.remote_control import Contact
 from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
-from rsq.worker.wear import Wear
 
 log = logging.getLogger("rsq.worker")
 
@@ -47,7 +47,7 @@ class SoloWorker:
 
     def __init__(
         self,
-        app: App,
+        app: BaseApp,
         queue_names: Sequence[str] = (),
         wear: Wear | None = None,
         weights: Mapping[str, int] | None = None,

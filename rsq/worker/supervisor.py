@@ -22,14 +22,14 @@ from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
-from rsq.worker.beside import BesideBeat
+from rsq.worker.beat_beside import BesideBeat
 from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
-from rsq.worker.contact import Contact
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
 from rsq.worker.overdue import Deadlines, overdue
+from rsq.worker.portrait import Portrait
 from rsq.worker.reload import CodeWatch
-from rsq.worker.report import Portrait
+from rsq.worker.remote_control import Contact
 
 log = logging.getLogger("rsq.worker")
 

@@ -13,8 +13,8 @@ import threading
 import time
 from typing import Any
 
+from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from rsq.message import Delivery
 from rsq.task import Task
 from rsq.worker.board import Slot
 from rsq.worker.interrupt import Interrupt

@@ -10,8 +10,8 @@ import pytest
 
 from rsq import App
 from rsq.beat.entry import Entry, Record, record_of
-from rsq.beat.schedules import Every
 from rsq.beat.store import Store
+from rsq.calls.schedules import Every
 from tests.servers import Server
 
 SECOND_MS = 1000

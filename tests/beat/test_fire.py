@@ -122,7 +122,7 @@ def test_it_wakes_a_worker_that_blocks(app: App, store: Store) -> None:
     urgent = replace(record(app), priority=9)
     queue = app.client.queue(None)
     with app.client.link() as link:
-        link.run(scripts.REGISTER, queue.keys.tag, "alice", 60_000)
+        link.run(scripts.REGISTER, queue.keys.prefix, "alice", 60_000)
         assert verdicts(store, app, (written(store, urgent), slot_of(app))) == ["fired"]
         assert link.call("XLEN", queue.keys.stream(9)) == 1
         assert [fields[0] for _, fields in link.call("XRANGE", queue.keys.stream(), "-", "+")] == [b"wake"]

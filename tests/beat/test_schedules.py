@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsq import App, crontab, every
-from rsq.beat.due import MISSED_MS, due_slots
 from rsq.beat.entry import Entry, entry_of, slot_id
-from rsq.beat.schedules import Crontab, Every, in_zone, schedule_of, unpack
+from rsq.calls.due import MISSED_MS, due_slots
+from rsq.calls.message import check_id
+from rsq.calls.schedules import Crontab, Every, in_zone, schedule_of, unpack
 from rsq.errors import SettingsError
-from rsq.message import check_id
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000

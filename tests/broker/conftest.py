@@ -13,11 +13,12 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import PLAIN, Ended, Fetched, Placement, Queue
+from rsq.broker.queue import Ended, Fetched, Queue
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
-from rsq.message import Delivery, Message
-from rsq.outcome import Completed, Verdict
+from rsq.calls.message import Delivery, Message
+from rsq.calls.outcome import Completed, Verdict
+from rsq.calls.placement import PLAIN, Placement
 from rsq.settings import Settings
 from tests.servers import Server
 
@@ -90,7 +91,7 @@ class Rig:
     # -- calls
 
     def run(self, script: Script, *arguments: Argument) -> Any:
-        return self.link.run(script, self.keys.tag, *arguments)
+        return self.link.run(script, self.keys.prefix, *arguments)
 
     def enqueue(
         self,
@@ -140,7 +141,7 @@ class Rig:
 
     def reconcile(self) -> list[str]:
         """As if nobody had done so for long."""
-        self.redis.delete(f"{self.keys.tag}:reconciled")
+        self.redis.delete(f"{self.keys.prefix}:reconciled")
         return [text(name) for name in self.run(scripts.RECONCILE, HOUR_MS, HOUR_MS)]
 
     # -- looks
@@ -177,7 +178,7 @@ class Rig:
 
     def ttl_ms(self, name: str) -> int:
         """Life left to a key of the queue, named without its tag; negative when it has no end or is not there."""
-        return int(self.redis.pttl(f"{self.keys.tag}:{name}"))
+        return int(self.redis.pttl(f"{self.keys.prefix}:{name}"))
 
     def snapshot(self) -> dict[str, Any]:
         """The whole server as plain values; keys of the queue without its tag. Left out: entry ids, TTLs.
@@ -188,7 +189,7 @@ class Rig:
         """
         found: dict[str, Any] = {}
         for key in self.redis.scan_iter(count=1000):
-            name = text(key).removeprefix(f"{self.keys.tag}:")
+            name = text(key).removeprefix(f"{self.keys.prefix}:")
             match self.redis.type(key):
                 case b"string":
                     found[name] = text(self.redis.get(key))

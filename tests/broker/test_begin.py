@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from rsq.broker.inspect import purge
-from rsq.broker.queue import Begin, Placement, Rules
+from rsq.broker.queue import Begin, Rules
+from rsq.broker.queue_control import purge
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Buried, Completed, Retried
+from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Retried
 from tests.broker.conftest import HOUR_MS, Rig, completed, ids
 
 GO = Begin("go")
@@ -164,7 +165,7 @@ def parked(rig: Rig, *task_ids: str) -> None:
     begin(rig, "holder", Rules(slot=("s", 1)))
     rig.commit("alice", *(put_off(calls[each], HOUR_MS, ("s", 1)) for each in task_ids))
     # The holder's worker is lost, and so is the turn of those that wait: its end calls nobody.
-    rig.redis.delete(f"{rig.keys.tag}:slots:s")
+    rig.redis.delete(f"{rig.keys.prefix}:slots:s")
     rig.commit("alice", completed(calls["holder"]))
 
 
@@ -221,7 +222,7 @@ def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(
     rig.commit("alice", Retried(b, "retried", {"attempt": 2}, HOUR_MS, "failed"))
     rig.reconcile()
     assert {*rig.snapshot()["held"]} == {"a", "b"}
-    rig.redis.delete(f"{rig.keys.tag}:taken:a")
+    rig.redis.delete(f"{rig.keys.prefix}:taken:a")
     rig.reconcile()
     snapshot = rig.snapshot()
     assert {*snapshot["held"]} == {"b"}, "it waits for its retry"
@@ -252,7 +253,7 @@ def test_a_burst_starts_at_once(rig: Rig) -> None:
 
 def test_who_was_put_off_goes_before_who_comes_new(rig: Rig) -> None:
     running(rig, "a")
-    rig.redis.set(f"{rig.keys.tag}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000} 0", px=HOUR_MS)
+    rig.redis.set(f"{rig.keys.prefix}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000} 0", px=HOUR_MS)
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1))).word == "wait"
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)) == GO
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)).word == "wait"
@@ -263,7 +264,7 @@ def test_who_finds_one_late_before_it_waits_for_that_one_alone(rig: Rig) -> None
     rules = Rules(rate=("r", MINUTE_US, 1), reserved=True)
     # A hundred have their turns already, and the one whose turn it was a moment ago was late.
     now_us = rig.now_ms() * 1000
-    rig.redis.set(f"{rig.keys.tag}:rate:r", f"{now_us + MINUTE_US // 2} {now_us + 100 * MINUTE_US} 0", px=HOUR_MS)
+    rig.redis.set(f"{rig.keys.prefix}:rate:r", f"{now_us + MINUTE_US // 2} {now_us + 100 * MINUTE_US} 0", px=HOUR_MS)
     waits = [begin(rig, "a", rules).wait_ms for _ in range(2)]
     assert 25_000 < waits[0] <= 30_000
     assert 85_000 < waits[1] <= 90_000, "and the next one for that"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rsq import codec
-from rsq.broker import inspect, scripts
+from rsq.broker import scripts
 from rsq.broker.connection import Link
+from rsq.broker.dead_letters import dead_letters
 from rsq.broker.queue import Queue
-from rsq.message import Delivery, pack_meta
-from rsq.outcome import Buried, Released, Retried, Verdict
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Buried, Released, Retried, Verdict
 from rsq.settings import Settings
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids, text
 
@@ -59,7 +60,7 @@ def test_people_read_what_was_buried(rig: Rig, task_id: str) -> None:
     rig.enqueue(task_id, priority=9, body=body, headers={"x": 1})
     (delivery,) = rig.get("alice")
     rig.commit("alice", given_up(delivery))
-    (found,) = inspect.dead_letters(rig.link, rig.queue)
+    (found,) = dead_letters(rig.link, rig.queue)
     assert (found.id, found.task, found.reason, found.error) == (task_id, "tests.task", "failed", ERROR)
     assert (found.attempts, found.priority, found.body) == (1, 9, body)
     assert found.sent_ms == int(delivery.entry_id.partition(b"-")[0])
@@ -71,7 +72,7 @@ def test_what_could_not_be_read_is_kept_whole(rig: Rig) -> None:
     rig.redis.xadd(rig.keys.stream(), {b"\xff": b"\x00"})
     (delivery,) = rig.get("alice")
     rig.commit("alice", given_up(delivery))
-    (found,) = inspect.dead_letters(rig.link, rig.queue)
+    (found,) = dead_letters(rig.link, rig.queue)
     assert codec.decode(found.body) == [b"\xff", b"\x00"]
 
 
@@ -147,7 +148,7 @@ def test_thousands_at_once(rig: Rig) -> None:
     names = [f"a{number}" for number in range(2000)]
     rig.add(*names)
     assert rig.commit("alice", *map(given_up, rig.get("alice", room=2000))) == [2000]
-    assert [found.id for found in inspect.dead_letters(rig.link, rig.queue, newest_first=False)] == names
+    assert [found.id for found in dead_letters(rig.link, rig.queue, newest_first=False)] == names
 
 
 # -- bounds

@@ -9,9 +9,10 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Placement, Queue, Rules
+from rsq.broker.queue import Queue, Rules
+from rsq.calls.outcome import Buried, Completed, Released, Retried
+from rsq.calls.placement import Placement
 from rsq.errors import BrokerRefused
-from rsq.outcome import Buried, Completed, Released, Retried
 from rsq.settings import Settings
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids
 from tests.conftest import MakeServer

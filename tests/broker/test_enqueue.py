@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rsq.broker import scripts
-from rsq.broker.queue import Placement
-from rsq.message import pack_meta
-from rsq.outcome import Buried, Retried
+from rsq.calls.message import pack_meta
+from rsq.calls.outcome import Buried, Retried
+from rsq.calls.placement import Placement
 from tests.broker.conftest import HOUR_MS, MIB, ODD_IDS, WAKE, Rig, completed, entry, text
 from tests.helpers import wait_until
 
@@ -298,7 +298,7 @@ def test_a_repeat_finds_what_arrived(rig: Rig, place: str, task_id: str) -> None
     # A plain first try has set no marker: the repeat sets it, so that a third one finds it.
     assert rig.enqueue(task_id, UNIQUE, priority=priority, since_ms=600) == ("accepted", task_id)
     assert rig.enqueue(task_id, UNIQUE, priority=priority) == ("duplicate", task_id)
-    assert rig.redis.delete(f"{rig.keys.tag}:dedupe:id:{task_id}") == 1
+    assert rig.redis.delete(f"{rig.keys.prefix}:dedupe:id:{task_id}") == 1
     assert rig.dumps() == before
     rig.run(scripts.PURGE, 1000)  # else its crash mark would be all that is left
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
-from rsq.broker.queue import Placement
 from rsq.broker.reads import BlockingRead, adopt
+from rsq.calls.outcome import Retried
+from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from rsq.outcome import Retried
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids
 from tests.helpers import wait_until
 

@@ -45,7 +45,7 @@ class FlushedAsyncLink(AsyncLink):
 
 @pytest.fixture
 def call() -> ScriptCall:
-    return scripts.REGISTER, QueueKeys("rsq", "default").tag, ("a-consumer", 10_000)
+    return scripts.REGISTER, QueueKeys("rsq", "default").prefix, ("a-consumer", 10_000)
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from rsq.broker.inspect import purge
-from rsq.broker.queue import Begin, Placement, Rules
-from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Released, Retried, revoked
+from rsq.broker.queue import Begin, Rules
+from rsq.broker.queue_control import purge
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
+from rsq.calls.placement import Placement
 from tests.broker.conftest import FAR, HOUR_MS, Rig, completed
 
 RULES = Rules(version=("v", 1, HOUR_MS), slot=("s", 1), rate=("r", 60_000_000, 5))
@@ -81,7 +82,7 @@ def is_lost(rig: Rig, delivery: Delivery) -> None:
 
 def is_lost_with_its_host(rig: Rig, delivery: Delivery) -> None:
     rig.take("alice", delivery)
-    rig.redis.delete(f"{rig.keys.tag}:taken:a")  # after its week
+    rig.redis.delete(f"{rig.keys.prefix}:taken:a")  # after its week
     rig.reconcile()
 
 

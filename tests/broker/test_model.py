@@ -25,12 +25,13 @@ from hypothesis.stateful import (
 )
 
 from rsq import keys
-from rsq.broker import inspect, scripts
-from rsq.broker.queue import Placement
+from rsq.broker import scripts
+from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.broker.reads import adopt
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, revoked
+from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Released, Retried, Verdict, revoked
 from tests.broker.conftest import HOUR_MS, Rig, text
 
 EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
@@ -410,7 +411,7 @@ class Machine(RuleBasedStateMachine):
         had = name.encode() in self.rig.redis.smembers(self.rig.keys.orphans)
         reply = self.rig.link.call("XREADGROUP", "GROUP", keys.GROUP, name, "COUNT", 2, "STREAMS", stream, ">")
         entries = reply[0][1] if reply else []
-        self.rig.redis.delete(f"{self.rig.keys.tag}:reconciled")
+        self.rig.redis.delete(f"{self.rig.keys.prefix}:reconciled")
         found = self.rig.run(scripts.RECONCILE, 0, HOUR_MS)
         assert found == ([name.encode()] if entries and not had else [])
         for entry_id, fields in entries:
@@ -474,11 +475,11 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def redrive(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.at("dead")))
-        letter = inspect.dead_letter(self.rig.link, self.rig.queue, call.id)
+        letter = dead_letter(self.rig.link, self.rig.queue, call.id)
         assert letter is not None
         assert letter.attempts == call.attempt
-        assert inspect.redrive(self.rig.link, self.rig.queue, letter)
-        assert not inspect.redrive(self.rig.link, self.rig.queue, letter)
+        assert redrive(self.rig.link, self.rig.queue, letter)
+        assert not redrive(self.rig.link, self.rig.queue, letter)
         call.place, call.attempt, call.silent = "ready", 1, False
         self.forget_marks(call)
 
@@ -510,8 +511,8 @@ class Machine(RuleBasedStateMachine):
             pipe.hgetall(k.stats)
             pipe.zrange(k.consumers, 0, -1)
             pipe.smembers(k.orphans)
-            pipe.keys(f"{k.tag}:result:*")
-            pipe.keys(f"{k.tag}:taken:*")
+            pipe.keys(f"{k.prefix}:result:*")
+            pipe.keys(f"{k.prefix}:taken:*")
             pipe.zrange(k.revoked, 0, -1)
             pipe.zrange(k.terminate, 0, -1)
             replies = pipe.execute(raise_on_error=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
-from rsq.broker import inspect, scripts
-from rsq.broker.queue import Placement
-from rsq.outcome import Buried, Released, Retried
+from rsq.broker import queue_control, scripts
+from rsq.calls.outcome import Buried, Released, Retried
+from rsq.calls.placement import Placement
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry
 
 
@@ -115,7 +115,7 @@ def test_what_people_look_at_stays(rig: Rig) -> None:
     done, dead = rig.get("alice")
     rig.commit("alice", completed(done), Buried(dead, "failed", {}, b"failure", HOUR_MS))
     before = rig.dumps()
-    assert inspect.purge(rig.link, rig.queue) == 0
+    assert queue_control.purge(rig.link, rig.queue) == 0
     assert rig.dumps() == before
 
 
@@ -173,5 +173,5 @@ def test_thousands_and_large_bodies(rig: Rig) -> None:
     rig.add("large", "larger", body=bytes(MIB))
     for number in range(1200):
         rig.enqueue(f"d{number}", Placement(delay_ms=HOUR_MS))
-    assert inspect.purge(rig.link, rig.queue) == 3702
+    assert queue_control.purge(rig.link, rig.queue) == 3702
     assert rig.snapshot() == {}

@@ -47,7 +47,7 @@ def test_the_living_are_left_alone(redis: Any, url: str) -> None:
 def test_without_a_queue_there_is_nothing_to_find(redis: Any, url: str) -> None:
     queue, link = Queue("default", Settings(url=url)), Link(Endpoint(url), 5)
     assert link.run_one(queue.reconcile_call()) == []
-    assert redis.keys() == [f"{queue.keys.tag}:reconciled".encode()]
+    assert redis.keys() == [f"{queue.keys.prefix}:reconciled".encode()]
     link.close()
 
 
@@ -60,8 +60,8 @@ def test_however_many_ask_one_looks(redis: Any, url: str) -> None:
     assert link.run_one(queue.reconcile_call()) == []
     assert names(redis, queue) == {b"empty"}
     # The next look comes before anybody has waited for a whole lease since the last one.
-    assert 0 < redis.pttl(f"{queue.keys.tag}:reconciled") < settings.lease_ms
-    redis.delete(f"{queue.keys.tag}:reconciled")
+    assert 0 < redis.pttl(f"{queue.keys.prefix}:reconciled") < settings.lease_ms
+    redis.delete(f"{queue.keys.prefix}:reconciled")
     assert link.run_one(queue.reconcile_call()) == []
     assert names(redis, queue) == set()
     link.close()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rsq.broker import inspect
-from rsq.broker.inspect import DeadLetter
-from rsq.broker.queue import Placement
+from rsq.broker.dead_letters import DeadLetter, dead_letters, redrive
+from rsq.calls.message import pack_meta
+from rsq.calls.outcome import Buried
+from rsq.calls.placement import Placement
 from rsq.errors import DecodeError
-from rsq.message import pack_meta
-from rsq.outcome import Buried
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids, text
 
 
@@ -19,12 +18,12 @@ def bury(rig: Rig, *task_ids: str, priority: int = 0, body: bytes = b"body") -> 
         rig.enqueue(task_id, priority=priority, body=body, attempt=4, headers={"x": 1}, expires=1, deferred_since=1)
     for delivery in rig.get("alice", room=len(task_ids)):
         rig.commit("alice", Buried(delivery, "failed", {}, b"failure", HOUR_MS))
-    return [*inspect.dead_letters(rig.link, rig.queue, newest_first=False)]
+    return [*dead_letters(rig.link, rig.queue, newest_first=False)]
 
 
 def test_it_is_ready_again_as_a_first_attempt(rig: Rig) -> None:
     first, second = bury(rig, "a", "b")
-    assert inspect.redrive(rig.link, rig.queue, first)
+    assert redrive(rig.link, rig.queue, first)
     snapshot = rig.snapshot()
     assert snapshot["stream"] == [entry("a", meta=text(pack_meta({"headers": {"x": 1}})))]
     assert [letter["id"] for letter in snapshot["dead"]] == ["b"]
@@ -39,9 +38,9 @@ def test_it_is_ready_again_as_a_first_attempt(rig: Rig) -> None:
 
 def test_twice_is_once(rig: Rig) -> None:
     (letter,) = bury(rig, "a")
-    assert inspect.redrive(rig.link, rig.queue, letter)
+    assert redrive(rig.link, rig.queue, letter)
     before = rig.dumps()
-    assert not inspect.redrive(rig.link, rig.queue, letter)
+    assert not redrive(rig.link, rig.queue, letter)
     assert rig.dumps() == before
 
 
@@ -50,7 +49,7 @@ def test_twice_is_once(rig: Rig) -> None:
 def test_it_keeps_id_body_and_priority(rig: Rig, task_id: str, priority: int) -> None:
     body = bytes(range(256)) * (MIB // 256)
     (letter,) = bury(rig, task_id, priority=priority, body=body)
-    inspect.redrive(rig.link, rig.queue, letter)
+    redrive(rig.link, rig.queue, letter)
     (delivery,) = rig.get("alice")
     assert (delivery.id, delivery.priority) == (task_id, priority)
     assert delivery.body == body
@@ -60,7 +59,7 @@ def test_a_new_stream_wakes_one_worker_and_an_old_one_nobody(rig: Rig) -> None:
     letters = bury(rig, "a", "b", "c", priority=4)
     rig.redis.delete(rig.keys.stream(4))
     for letter in letters:
-        inspect.redrive(rig.link, rig.queue, letter)
+        redrive(rig.link, rig.queue, letter)
     assert rig.ready(4) == ["a", "b", "c"]
     assert rig.ready() == ["wake"]
 
@@ -68,7 +67,7 @@ def test_a_new_stream_wakes_one_worker_and_an_old_one_nobody(rig: Rig) -> None:
 def test_many_wake_nobody_who_reads_anyway(rig: Rig) -> None:
     names = [f"a{number}" for number in range(600)]
     for letter in bury(rig, *names):
-        assert inspect.redrive(rig.link, rig.queue, letter)
+        assert redrive(rig.link, rig.queue, letter)
     assert rig.ready() == names
     assert ids(rig.get("alice", room=600)) == names
 
@@ -77,8 +76,8 @@ def test_markers_are_left_alone(rig: Rig) -> None:
     rig.hire("alice")
     rig.enqueue("a", Placement(unique=True, dedupe_key="k"))
     rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
-    (letter,) = inspect.dead_letters(rig.link, rig.queue)
-    assert inspect.redrive(rig.link, rig.queue, letter)
+    (letter,) = dead_letters(rig.link, rig.queue)
+    assert redrive(rig.link, rig.queue, letter)
     assert rig.enqueue("a", Placement(unique=True)) == ("duplicate", "a")
     assert rig.enqueue("b", Placement(dedupe_key="k")) == ("duplicate", "a")
 
@@ -88,8 +87,8 @@ def test_a_revocation_of_what_was_dead_already_is_forgotten(rig: Rig) -> None:
     rig.add("a")
     rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
     rig.link.run_one(rig.queue.revoke_call(["a"], True))
-    (letter,) = inspect.dead_letters(rig.link, rig.queue)
-    assert inspect.redrive(rig.link, rig.queue, letter)
+    (letter,) = dead_letters(rig.link, rig.queue)
+    assert redrive(rig.link, rig.queue, letter)
     (delivery,) = rig.get("alice")
     assert not delivery.revoked
     assert not {"revoked", "terminate"} & rig.snapshot().keys()
@@ -102,8 +101,8 @@ def test_a_call_whose_marker_had_gone_leaves_the_next_ones_alone(rig: Rig, until
     rig.enqueue("a", rule)
     rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
     assert rig.enqueue("b", rule) == ("accepted", "b"), "it ended with the first one"
-    (letter,) = inspect.dead_letters(rig.link, rig.queue)
-    assert inspect.redrive(rig.link, rig.queue, letter)
+    (letter,) = dead_letters(rig.link, rig.queue)
+    assert redrive(rig.link, rig.queue, letter)
     by_id = {delivery.id: delivery for delivery in rig.get("alice")}
     rig.commit("alice", completed(by_id["a"]))
     assert rig.enqueue("c", rule) == ("duplicate", "b")
@@ -115,24 +114,24 @@ def test_what_was_no_message_stays(rig: Rig) -> None:
     rig.hire("alice")
     rig.redis.xadd(rig.keys.stream(), {"x": "y"})
     rig.commit("alice", *(Buried(delivery, "undecodable", {}, b"", 0) for delivery in rig.get("alice")))
-    (letter,) = inspect.dead_letters(rig.link, rig.queue)
+    (letter,) = dead_letters(rig.link, rig.queue)
     before = rig.dumps()
     with pytest.raises(DecodeError):
-        inspect.redrive(rig.link, rig.queue, letter)
+        redrive(rig.link, rig.queue, letter)
     assert rig.dumps() == before
 
 
 def test_after_a_flush(rig: Rig) -> None:
     (letter,) = bury(rig, "a")
     rig.redis.flushall()
-    assert not inspect.redrive(rig.link, rig.queue, letter)
+    assert not redrive(rig.link, rig.queue, letter)
     assert rig.dumps() == {}
 
 
 def test_it_needs_no_worker(rig: Rig) -> None:
     (letter,) = bury(rig, "a")
     rig.retire("alice")
-    inspect.redrive(rig.link, rig.queue, letter)
+    redrive(rig.link, rig.queue, letter)
     assert rig.ready() == ["a"]
     assert "consumers" not in rig.snapshot()
     rig.hire("bob")

@@ -23,7 +23,7 @@ def test_a_lease_and_a_group(rig: Rig) -> None:
 
 def test_the_queue_makes_itself_known(rig: Rig, link: Link, queue: Queue) -> None:
     queue.register(link, "alice")
-    assert rig.snapshot().pop("rsq:queues") == {"q"}
+    assert rig.snapshot().pop("{rsq}:queues") == {"q"}
     assert rig.redis.zscore(rig.keys.consumers, "alice") is not None
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from rsq import keys
 from rsq.broker import scripts
-from rsq.message import Delivery
-from rsq.outcome import Released
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Released
 from tests.broker.conftest import FAR, MIB, WAKE, Rig, completed, entry, ids
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from rsq import keys
 from rsq.broker import scripts
-from rsq.broker.queue import Placement
 from rsq.broker.reads import adopt
-from rsq.outcome import Buried, Released, Retried
+from rsq.calls.outcome import Buried, Released, Retried
+from rsq.calls.placement import Placement
 from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, WAKE, Rig, completed, entry, ids
 
 

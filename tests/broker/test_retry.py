@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rsq.broker import scripts
-from rsq.broker.queue import Placement
-from rsq.message import Delivery, pack_meta
-from rsq.outcome import Retried
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Retried
+from rsq.calls.placement import Placement
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, entry, ids, text
 
 SECOND = text(pack_meta({"attempt": 2}))

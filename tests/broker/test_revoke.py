@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rsq.broker import inspect, scripts
-from rsq.broker.queue import FORGET_MS, Placement
+from rsq.broker import scripts
+from rsq.broker.queue import FORGET_MS
+from rsq.broker.queue_control import purge
 from rsq.broker.reads import BlockingRead, adopt
-from rsq.message import Delivery
-from rsq.outcome import REVOKED_TTL_MS, Retried, revoked, unpack_result
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import REVOKED_TTL_MS, Retried, revoked, unpack_result
+from rsq.calls.placement import Placement
 from rsq.states import State
 from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, completed, entry, ids
 
@@ -186,7 +188,7 @@ def test_the_mark_goes_with_the_call(rig: Rig) -> None:
 def test_a_purge_forgets_it(rig: Rig) -> None:
     rig.add("a")
     revoke(rig, "a")
-    assert inspect.purge(rig.link, rig.queue) == 1
+    assert purge(rig.link, rig.queue) == 1
     assert rig.snapshot() == {}
 
 

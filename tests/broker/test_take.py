@@ -6,9 +6,9 @@ import pytest
 
 from rsq import keys
 from rsq.broker.queue import TAKEN_TTL_MS
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Retried
 from rsq.errors import LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Retried
 from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, completed, entry, ids
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from rsq.broker.queue import Placement, Queue
+from rsq.broker.queue import Queue
 from rsq.broker.reads import REVOKED_WEIGHT, BlockingRead, Waited, signs
+from rsq.calls.placement import Placement
 from rsq.settings import Settings
 from tests.broker.conftest import FAR, Rig, ids
 from tests.broker.test_revoke import revoke

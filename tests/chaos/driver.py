@@ -16,8 +16,8 @@ from pathlib import Path
 
 import redis
 
-from rsq.broker.inspect import counts
 from rsq.broker.queue import Queue
+from rsq.broker.status import counts
 from rsq.settings import Settings
 from tests.chaos import journal, tasks
 from tests.chaos.beats import Beats

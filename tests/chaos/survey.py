@@ -9,9 +9,9 @@ from typing import Any
 import redis
 
 from rsq.broker.queue import Queue
+from rsq.calls.message import WAKE
+from rsq.calls.outcome import Result, unpack_result
 from rsq.keys import GROUP, PRIORITIES
-from rsq.message import WAKE
-from rsq.outcome import Result, unpack_result
 from rsq.states import FINAL, State
 from tests.chaos.history import Leftovers, Outcome, ServerState
 from tests.conftest import dangling_ids, keys_without_ttl
@@ -61,7 +61,7 @@ class Recorder:
 
 
 def _task_id(key: str) -> str:
-    return key.partition("}:")[2].partition(":")[2]
+    return key.split(":", 4)[4]
 
 
 def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: list[str]) -> ServerState:
@@ -81,13 +81,13 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
     keys, name = queue.keys, queue.name
     state.counters[name] = {key.decode(): int(value) for key, value in client.hgetall(keys.stats).items()}
     state.dead[name] = [fields[b"id"].decode() for _, fields in client.xrange(keys.dead)]
-    found = [key.decode() for key in client.scan_iter(f"{keys.tag}:result:*", count=1000)]
+    found = [key.decode() for key in client.scan_iter(f"{keys.prefix}:result:*", count=1000)]
     for first in range(0, len(found), 1000):
         some = found[first : first + 1000]
         for key, data in zip(some, client.mget(some), strict=True):
             result = unpack_result(data)
             state.results[_task_id(key)] = _outcome(result)
-    state.taken |= {_task_id(key.decode()) for key in client.scan_iter(f"{keys.tag}:taken:*", count=1000)}
+    state.taken |= {_task_id(key.decode()) for key in client.scan_iter(f"{keys.prefix}:taken:*", count=1000)}
 
 
 def _outcome(result: Result) -> Outcome:

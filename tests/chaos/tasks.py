@@ -15,9 +15,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rsq import App, Task, every
+from rsq.calls.request import current
 from rsq.errors import LeaseLost
 from rsq.keys import QueueKeys
-from rsq.request import current
 from tests.chaos.history import EARLY, LIMITED, tick_serial
 from tests.chaos.journal import Journal
 

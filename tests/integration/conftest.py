@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rsq import App
-from rsq.broker.inspect import QueueCounts, counts
+from rsq.broker.status import QueueCounts, counts
 from tests.helpers import wait_until
 from tests.integration import tasks
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rsq import App, WorkerLost
-from rsq.broker.inspect import dead_letters
+from rsq.broker.dead_letters import dead_letters
 from rsq.keys import GROUP
 from tests.conftest import MakeServer
 from tests.helpers import wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rsq import App, WorkerLost
-from rsq.broker.inspect import dead_letters
+from rsq.broker.dead_letters import dead_letters
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, ended, settled, totals

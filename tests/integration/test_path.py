@@ -21,8 +21,8 @@ from rsq import (
     TaskRevoked,
     codec,
 )
+from rsq.calls.message import pack_meta
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge, Reject, UnknownTask
-from rsq.message import pack_meta
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals

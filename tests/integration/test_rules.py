@@ -14,7 +14,7 @@ import pytest
 import redis as redis_py
 
 from rsq import App, DuplicateCall, QueueFull, State, TaskRevoked
-from rsq.broker.inspect import dead_letters
+from rsq.broker.dead_letters import dead_letters
 from tests.helpers import wait_until
 from tests.integration import rule_tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, ended, kill, settled, totals
@@ -47,7 +47,7 @@ def most_at_once(lines: list[str]) -> int:
 
 def left_over(redis: redis_py.Redis, app: App) -> set[str]:
     """Keys of the queue that hold something for calls, beside results and markers with a TTL."""
-    tag = app.client.queue(None).keys.tag
+    tag = app.client.queue(None).keys.prefix
     names = {name.decode().removeprefix(f"{tag}:") for name in redis.scan_iter(f"{tag}:*")}
     return {name for name in names if name.split(":")[0] in ("held", "latest", "slots", "parked", "messages")}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rsq import App, SoftTimeLimitExceeded, State, TimeLimitExceeded
-from rsq.broker.inspect import dead_letters
+from rsq.broker.dead_letters import dead_letters
 from tests.helpers import wait_until
 from tests.integration import limit_tasks, tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, settled, totals

@@ -10,8 +10,8 @@ import pytest
 
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
-from rsq.message import Delivery
-from rsq.outcome import Completed
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Completed
 from rsq.settings import Settings
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
 from tests.helpers import wait_until

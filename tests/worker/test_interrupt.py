@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from rsq.calls.message import Delivery
 from rsq.errors import LeaseLost, SoftTimeLimitExceeded, TimeLimitExceeded
-from rsq.message import Delivery
 from rsq.worker.interrupt import ThreadInterrupt
 from tests.worker.test_parts import delivery
 

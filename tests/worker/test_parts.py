@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 
-from rsq.message import Delivery
-from rsq.worker.bell import Bell
+from rsq.calls.message import Delivery
 from rsq.worker.board import Board, Running
 from rsq.worker.children import Child
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import GROWTH, MOST_AHEAD, Prefetch
+from rsq.worker.wakeup import Bell
 
 
 def delivery(number: int) -> Delivery:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from rsq.message import Delivery
 from rsq.worker.board import Board, Slot
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.time_limits import GRACE_S, Timed, Watch

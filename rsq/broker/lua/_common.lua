@@ -1,4 +1,4 @@
--- What every script shares. KEYS[1] is the queue's hash tag; every key below is made from it, so all stay in one slot.
+-- What every script shares. KEYS[1] is the queue's prefix, never a key itself; all keys below are made from it, so all stay in one slot.
 local T = KEYS[1]
 local GROUP = 'rsq'
 local RELEASED = 'released'

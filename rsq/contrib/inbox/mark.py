@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rsq import codec
+from rsq.calls.request import current
 from rsq.errors import RsqError, SettingsError
-from rsq.request import current
 
 MAX_LENGTH = 255
 """Characters in each part of a name: an index over both fits into every database."""

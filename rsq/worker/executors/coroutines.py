@@ -7,7 +7,7 @@ import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from rsq.message import Delivery
+from rsq.calls.message import Delivery
 from rsq.worker.executors.lane import Executor, Lane, Surroundings
 from rsq.worker.interrupt import ThreadInterrupt
 

@@ -14,17 +14,17 @@ from typing import TypeVar
 
 from rsq.broker.connection import Link, LinkPool
 from rsq.broker.queue import Queue, Rules
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Released
 from rsq.errors import BrokerError, LeaseLost
-from rsq.message import Delivery
-from rsq.outcome import Released
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
+from rsq.worker.child_limits import Wear
 from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.time_limits import Clock, Watch
-from rsq.worker.wear import Wear
 
 T = TypeVar("T")
 

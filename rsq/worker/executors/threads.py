@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from rsq.message import Delivery
+from rsq.calls.message import Delivery
 from rsq.worker.executors.lane import Executor, Lane, Surroundings
 from rsq.worker.interrupt import ThreadInterrupt
 

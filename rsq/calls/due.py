@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsq.beat.schedules import Schedule
+from rsq.calls.schedules import Schedule
 
 MISSED_MS = 10_000
 """A slot that is later than this was missed: `catchup` decides about it. Any other is fired, each one."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rsq.broker.inspector import Inspect
-from rsq.broker.wishes import Report, chosen, wait_for, wish
+from rsq.broker.worker_inspect import Inspect
+from rsq.broker.worker_wishes import Report, chosen, wait_for, wish
 from rsq.errors import SettingsError
 
 if TYPE_CHECKING:

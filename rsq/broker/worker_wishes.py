@@ -48,7 +48,7 @@ def unpack_wish(reply: Any) -> Wish:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says of itself; `rsq.worker.report` writes it.
+    """What a worker says of itself; `rsq.worker.portrait` writes it.
 
     at_ms     when it was written, by the worker's clock
     fields    texts and numbers by name, packed as they are

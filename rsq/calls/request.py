@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from rsq.message import NO_META, Delivery
+from rsq.calls.message import NO_META, Delivery
 
 
 class Request:

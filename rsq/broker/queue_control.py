@@ -1,4 +1,4 @@
-"""What people tell queues: pause and resume. What is told stays on the server, so it outlives workers and restarts."""
+"""What people tell queues: pause, resume, purge. A pause stands on the server, so it outlives workers and restarts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rsq import keys
-from rsq.broker.queue import PAUSE, REFUSE
+from rsq.broker import scripts
+from rsq.broker.queue import PAUSE, REFUSE, Queue
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client
+    from rsq.broker.connection import Link
     from rsq.broker.wire import Command
+
+
+PURGE_STEP = 1000
+"""Messages dropped in one step, so that no call holds the server up."""
 
 
 def pause(client: Client, names: Iterable[str], refuse: bool = False) -> None:
@@ -33,3 +39,13 @@ def resume(client: Client, names: Iterable[str]) -> list[str]:
     queues = [client.queue(name) for name in names]
     replies = client.ask(*(("DEL", queue.keys.paused) for queue in queues)) if queues else []
     return [queue.name for queue, deleted in zip(queues, replies, strict=True) if deleted]
+
+
+def purge(link: Link, queue: Queue) -> int:
+    """Drop all messages that wait, delayed ones included; gives their number. What runs goes on."""
+    dropped = 0
+    while True:
+        step = int(link.run(scripts.PURGE, queue.keys.prefix, PURGE_STEP))
+        dropped += step
+        if step < PURGE_STEP:
+            return dropped

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsq.message import Delivery
-from rsq.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.calls.request import Request
 from rsq.remote import decode_error
-from rsq.request import Request
 from rsq.signals import task_failure, task_postrun, task_retry, task_revoked, task_success
 from rsq.states import State
 from rsq.task import Task

@@ -12,10 +12,10 @@ from rsq import keys
 from rsq.broker.connection import Link
 from rsq.broker.doorbell import Doorbell
 from rsq.broker.queue import Queue
-from rsq.broker.wishes import Wish
+from rsq.broker.worker_wishes import Wish
 from rsq.errors import BrokerError
 from rsq.worker.leases import Leases
-from rsq.worker.report import Member, Portrait
+from rsq.worker.portrait import Member, Portrait
 
 
 class Contact:

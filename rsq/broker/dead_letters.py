@@ -1,62 +1,20 @@
-"""Looking at queues, dead letters and workers; and the acts of people on them: redrive and purge."""
+"""Dead letters: reading them, sending them again, deleting them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rsq import codec, keys
+from rsq import codec
 from rsq.broker import scripts
 from rsq.broker.connection import Link
-from rsq.broker.queue import REFUSE, Queue
-from rsq.broker.wishes import read_reports
-from rsq.errors import BrokerError, DecodeError, RsqError
-from rsq.message import pack_meta, unpack_meta
+from rsq.broker.queue import Queue
+from rsq.calls.message import pack_meta, unpack_meta
+from rsq.errors import DecodeError
 
-if TYPE_CHECKING:
-    from rsq.broker.client import Client
-
-PURGE_STEP = 1000
 PAGE = 500
-"""Messages in one step, so that no call holds the server up."""
-
-
-@dataclass(frozen=True)
-class QueueCounts:
-    """What one queue holds, and what it has done so far.
-
-    ready    waiting for a worker, those handed back included
-    running  delivered to a live worker, fetched ahead or started
-    delayed  waiting for their time, retries included
-    dead     dead letters
-    paused   nothing is handed out; `refusing`: nothing is taken in, either
-    """
-
-    queue: str
-    ready: int
-    running: int
-    delayed: int
-    dead: int
-    paused: bool
-    refusing: bool
-    counters: dict[str, int]
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """What a live worker says of itself."""
-
-    id: str
-    host: str
-    pid: int
-    app: str
-    queues: list[str]
-    executor: str
-    children: int
-    started_ms: int
-    stopping: bool
-    running: list[str]
+"""Letters in one step, so that no call holds the server up."""
 
 
 @dataclass(frozen=True)
@@ -92,52 +50,6 @@ class DeadLetter:
             return None
 
 
-def counts(link: Link, queue: Queue) -> QueueCounts:
-    """Count one queue, in two round trips. Of a queue that is in use the numbers are of slightly different moments."""
-    k = queue.keys
-    streams = k.streams()
-    first = link.pipeline(
-        [
-            ("ZCARD", k.delayed),
-            ("XLEN", k.dead),
-            ("GET", k.paused),
-            ("HGETALL", k.stats),
-            ("SMEMBERS", k.orphans),
-            *(("XLEN", stream) for stream in streams),
-        ]
-    )
-    delayed, dead, paused, stats, orphans, *lengths = (_checked(reply) for reply in first)
-    used = [stream for stream, length in zip(streams, lengths, strict=True) if length]
-    pending = link.pipeline([("XPENDING", stream, keys.GROUP) for stream in used]) if used else []
-    running = 0
-    for summary in pending:
-        if isinstance(summary, BrokerError) or not summary[0]:
-            continue  # no group yet, or nothing pending
-        running += sum(int(number) for consumer, number in summary[3] if consumer not in orphans)
-    counters = {name.decode(): int(value) for name, value in zip(stats[::2], stats[1::2], strict=True)}
-    ready = max(0, sum(lengths) - running)
-    return QueueCounts(queue.name, ready, running, delayed, dead, paused is not None, paused == REFUSE, counters)
-
-
-def workers(client: Client) -> list[WorkerInfo]:
-    """The live workers: those whose report has not expired."""
-    return [
-        WorkerInfo(
-            id=name,
-            host=report.text("host"),
-            pid=report.number("pid"),
-            app=report.text("app"),
-            queues=report.queues,
-            executor=report.text("executor"),
-            children=report.number("children"),
-            started_ms=report.number("started"),
-            stopping=report.stopping,
-            running=report.text("running").split(),
-        )
-        for name, report in read_reports(client).items()
-    ]
-
-
 def dead_letters(link: Link, queue: Queue, newest_first: bool = True) -> Iterator[DeadLetter]:
     """The dead letters of a queue, read page by page."""
     command, start, end = ("XREVRANGE", "+", "-") if newest_first else ("XRANGE", "-", "+")
@@ -167,7 +79,7 @@ def redrive(link: Link, queue: Queue, letter: DeadLetter) -> bool:
     meta = {k: v for k, v in unpack_meta(letter.meta).items() if k not in ("attempt", "deferred_since", "expires")}
     reply = link.run(
         scripts.REDRIVE,
-        queue.keys.tag,
+        queue.keys.prefix,
         letter.entry_id,
         letter.id,
         letter.task,
@@ -183,16 +95,6 @@ def delete_dead(link: Link, queue: Queue, letters: list[DeadLetter]) -> int:
     if not letters:
         return 0
     return int(link.call("XDEL", queue.keys.dead, *(letter.entry_id for letter in letters)))
-
-
-def purge(link: Link, queue: Queue) -> int:
-    """Drop all messages that wait, delayed ones included; gives their number. What runs goes on."""
-    dropped = 0
-    while True:
-        step = int(link.run(scripts.PURGE, queue.keys.tag, PURGE_STEP))
-        dropped += step
-        if step < PURGE_STEP:
-            return dropped
 
 
 def _letter(queue: str, entry_id: bytes, fields: list[bytes]) -> DeadLetter:
@@ -215,9 +117,3 @@ def _letter(queue: str, entry_id: bytes, fields: list[bytes]) -> DeadLetter:
         body=values.get(b"body", b""),
         meta=values.get(b"meta", b""),
     )
-
-
-def _checked(reply: Any) -> Any:
-    if isinstance(reply, RsqError):
-        raise reply
-    return reply

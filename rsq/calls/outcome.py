@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rsq import codec
+from rsq.calls.message import Delivery
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge
-from rsq.message import Delivery
 from rsq.states import State
 
 _SUCCESS_HEAD = b"\x94" + codec.encode(State.SUCCESS.value)

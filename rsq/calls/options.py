@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from rsq import keys
-from rsq.broker.queue import PLAIN, Placement
+from rsq.calls.limits import interval_us
+from rsq.calls.message import LONGEST_S, NO_LIMIT, NO_META, check_id, check_priority
+from rsq.calls.placement import PLAIN, Placement
+from rsq.calls.retry import RetryPolicy
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
-from rsq.limits import interval_us
-from rsq.message import LONGEST_S, NO_LIMIT, NO_META, check_id, check_priority
-from rsq.retry import RetryPolicy
 
 MOST_VERSION = 2**53
 """Up to here Lua's numbers are exact."""
@@ -29,7 +29,7 @@ class TaskOptions:
     queue           where its calls go; default: the app's `default_queue`
     priority        0 to 9, 9 is the most urgent
     autoretry_for, dont_autoretry_for, max_retries, retry_backoff, retry_backoff_max, retry_jitter, default_retry_delay,
-    max_crashes     see `rsq.retry.RetryPolicy`
+    max_crashes     see `rsq.calls.retry.RetryPolicy`
     time_limit      seconds after which a run is killed, and fails with TimeLimitExceeded; None = never
     soft_time_limit  seconds after which SoftTimeLimitExceeded is raised inside it; None = never
     ignore_result   keep no result

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsq import codec
+from rsq.calls.message import LONGEST_S, Delivery
+from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
-from rsq.message import LONGEST_S, Delivery
-from rsq.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.remote import encode_error
 from rsq.states import State
 

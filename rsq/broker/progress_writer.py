@@ -12,8 +12,8 @@ import time
 
 from rsq.broker.connection import LinkPool
 from rsq.broker.wire import Command
+from rsq.calls.progress import TTL_MS
 from rsq.errors import BrokerError
-from rsq.progress import TTL_MS
 
 log = logging.getLogger("rsq.worker")
 

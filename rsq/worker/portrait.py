@@ -1,4 +1,4 @@
-"""What a worker tells of itself in Redis, with each renewal of its leases. `rsq.broker.wishes` reads it."""
+"""What a worker tells of itself in Redis, with each renewal of its leases. `rsq.broker.worker_wishes` reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from rsq import codec
 from rsq.broker.wire import Argument
 from rsq.worker.board import ChildBoard
-from rsq.worker.wear import memory_bytes_of
+from rsq.worker.child_limits import memory_bytes_of
 
 Member = tuple[int, bool, ChildBoard]
 """A process that runs tasks: its pid, whether it consumes, its part of the board."""

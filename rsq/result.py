@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from rsq.calls.outcome import Result, unpack_result
+from rsq.calls.progress import Progress, unpack_progress
 from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
-from rsq.outcome import Result, unpack_result
-from rsq.progress import Progress, unpack_progress
 from rsq.remote import decode_error
 from rsq.states import State
 

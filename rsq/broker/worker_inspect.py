@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rsq import codec, keys
 from rsq.broker.client import unpack_delayed
-from rsq.broker.wishes import Report, chosen, wait_for, wish
+from rsq.broker.worker_wishes import Report, chosen, wait_for, wish
+from rsq.calls.message import unpack_meta
 from rsq.errors import BrokerError, BrokerUnavailable
-from rsq.message import unpack_meta
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client

@@ -1,0 +1,68 @@
+"""`rsq.App`: the app with all that lives above it, and the process-wide default app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rsq.app import BaseApp
+from rsq.task import Task
+
+if TYPE_CHECKING:
+    from rsq.beat.control import Schedules
+    from rsq.testing import Testing
+
+
+class App(BaseApp):
+    __doc__ = BaseApp.__doc__
+
+    @property
+    def testing(self) -> Testing:
+        """Helpers for tests: eager mode and a worker inside the test. See `rsq.testing`."""
+        from rsq.testing import Testing
+
+        return self.part(Testing)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules on the server: add, remove, pause, resume, trigger, list. See `rsq.beat.control`."""
+        from rsq.beat.control import Schedules
+
+        return self.part(Schedules)
+
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """The schedules that the code declares, for `rsq beat`; those of `@app.periodic` are among them."""
+        return self.schedules.declared
+
+    @schedule.setter
+    def schedule(self, entries: Mapping[str, Any]) -> None:
+        """Celery's `beat_schedule`: name -> map with task, schedule, args, kwargs, options. Raises SettingsError."""
+        self.schedules.declare(entries)
+
+    def periodic(self, schedule: Any, *, name: str | None = None, **given: Any) -> Callable[[Any], Any]:
+        """Call a task by a schedule: ``@app.periodic(crontab("*/5 * * * *", tz="Europe/Paris"))``.
+
+        It stands above ``@app.task(...)``; a plain function becomes a task with the default options.
+
+        schedule  crontab(...), every(...), a timedelta, or a number of seconds
+        name      of the schedule; default: the task's. A task with two schedules needs one
+        given     args, kwargs, options, catchup, catchup_limit, as in `app.schedule`
+        Raises    SettingsError
+        """
+
+        def declare(function: Any) -> Any:
+            task = function if isinstance(function, Task) else self.task(function)
+            self.schedules.declare_periodic(task, schedule, name, given)
+            return task
+
+        return declare
+
+
+default_app = App("default")
+"""The one process-wide object: the app to which the module-level `task` binds. It connects at the first send."""
+
+BaseApp.default = default_app
+
+task = default_app.task
+"""`@task` for modules that name no app, like Celery's `shared_task`."""
