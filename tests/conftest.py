@@ -130,7 +130,7 @@ def keys_without_ttl(client: Any) -> list[str]:
 
 def dangling_ids(client: Any) -> Iterator[str]:
     """Task ids that a queue still keeps something of, though it has lost the rest."""
-    for tag in {key.rpartition("}:")[0] + "}" for key in client.keys("{*}:*")}:
+    for tag in {":".join(key.split(":")[:3]) for key in client.keys("{*:*}:*")}:
         messages = {*client.hkeys(f"{tag}:messages")}
         for task_id in messages ^ {*client.zrange(f"{tag}:delayed", 0, -1)}:
             yield f"{task_id} in only one of {tag}:messages and {tag}:delayed"
