@@ -125,7 +125,7 @@ def test_lua_and_python_agree_on_names() -> None:
 
 
 def test_lua_and_python_agree_on_the_longest_block() -> None:
-    from rsq.broker.queue import LONGEST_BLOCK_MS
+    from rsq.broker.worker_queue import LONGEST_BLOCK_MS
 
     assert f"local LONGEST_BLOCK_MS = {LONGEST_BLOCK_MS}\n" in (ROOT / "broker" / "lua" / "_ready.lua").read_text()
 

@@ -17,8 +17,8 @@ from rsq.bench.rig import Rig, cpu_s, memory_bytes
 from rsq.bench.scenarios import FAR_S, ON_LINUX, WARM_UP, Samples, percentile
 from rsq.bench.tasks import add, add_quietly, app, mark, swallow
 from rsq.broker.connection import Link
-from rsq.broker.queue import LONGEST_BLOCK_MS
 from rsq.broker.reads import BlockingRead
+from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.errors import LeaseLost
 from rsq.keys import GROUP
 from rsq.task import Task
@@ -171,7 +171,8 @@ def long_run(rig: Rig) -> Samples:
 def idle_workers(rig: Rig) -> Samples:
     """1,000 idle workers of one child, by their commands and connections alone: what they cost one server."""
     rig.empty()
-    count, queue, stop = rig.size(WORKERS), app.client.queue(None), threading.Event()
+    queue = WorkerQueue(app.settings.default_queue, app.settings)
+    count, stop = rig.size(WORKERS), threading.Event()
     lease_s = app.settings.lease_s
     look_s = max(1.0, lease_s * rig.scale)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rsq import keys
-from rsq.broker.queue import Queue
+from rsq.broker.replies import sort_entries
 from rsq.broker.wire import Command, packed, packed_texts
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def adopt(
-    link: Link, queue: Queue, consumer: str, known: set[bytes], priorities: Iterable[int]
+    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priorities: Iterable[int]
 ) -> tuple[list[Delivery], list[bytes]]:
     """What was delivered to this consumer and it never saw, as (deliveries, wakes): a reply was lost on the wire.
 
@@ -29,7 +30,7 @@ def adopt(
         stream = queue.keys.stream(priority)
         reply = link.call("XREADGROUP", "GROUP", keys.GROUP, consumer, "STREAMS", stream, "0")
         unknown = [entry for entry in reply[0][1] if entry[1] and entry[0] not in known]
-        queue.sort(priority, unknown, deliveries, wakes)
+        sort_entries(queue.name, priority, unknown, deliveries, wakes)
     queue.mark_revoked(link, deliveries)
     queue.mark_killed(link, deliveries)
     return deliveries, wakes
@@ -39,7 +40,7 @@ REVOKED_WEIGHT = 14
 """More than there are other signs of a queue: so one number tells those apart from revocations."""
 
 
-def signs(queue: Queue) -> list[str]:
+def signs(queue: WorkerQueue) -> list[str]:
     """What an idle worker counts by EXISTS, which counts a key as often as it is named."""
     at = queue.keys
     return [at.revoked] * REVOKED_WEIGHT + [at.paused, at.orphans, at.consumers, at.delayed, *at.streams()[:-1]]
@@ -54,7 +55,7 @@ class Waited:
     next_due_ms  when the next delayed message is due, or None
     """
 
-    got: list[tuple[Queue, list[Delivery], list[bytes]]]
+    got: list[tuple[WorkerQueue, list[Delivery], list[bytes]]]
     calm: bool
     next_due_ms: int | None
 
@@ -69,7 +70,7 @@ class BlockingRead:
     """
 
     def __init__(
-        self, consumer: str, in_use: Iterable[tuple[Queue, Sequence[int]]], delayed: Collection[str] = ()
+        self, consumer: str, in_use: Iterable[tuple[WorkerQueue, Sequence[int]]], delayed: Collection[str] = ()
     ) -> None:
         in_use = list(in_use)
         self._streams = {
@@ -109,7 +110,7 @@ class BlockingRead:
             queue, priority = self._streams[name]
             deliveries: list[Delivery] = []
             wakes: list[bytes] = []
-            queue.sort(priority, entries, deliveries, wakes)
+            sort_entries(queue.name, priority, entries, deliveries, wakes)
             if seen[queue.name][0]:
                 queue.mark_revoked(link, deliveries)
             waited.got.append((queue, deliveries, wakes))

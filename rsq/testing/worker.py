@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from rsq import keys
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
 from rsq.broker.wire import Command
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.testing.server import LINK_TIMEOUT_S
 from rsq.worker.solo import SoloWorker
@@ -27,7 +27,7 @@ class ThreadWorker:
 
     def __init__(self, app: BaseApp, queue_names: Sequence[str]) -> None:
         self._settings = app.settings
-        self._queues = [Queue(name, self._settings) for name in queue_names or app.queues()]
+        self._queues = [WorkerQueue(name, self._settings) for name in queue_names or app.queues()]
         self._solo = SoloWorker(app, [queue.name for queue in self._queues], main_thread=False)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
         self._thread = threading.Thread(target=self._serve, name="rsq-test-worker", daemon=True)

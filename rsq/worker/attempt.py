@@ -12,7 +12,8 @@ from typing import Any
 
 from rsq import codec
 from rsq.app import unknown_task_text
-from rsq.broker.queue import Begin, Rules
+from rsq.broker.replies import Begin
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.calls.request import current

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from rsq import codec
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import RsqError
 from rsq.loader import load_app
 from rsq.settings import Settings
@@ -102,7 +102,7 @@ def _work(place: ChildPlace, stop_read: int) -> int:
         app.configure(**place.overrides)
         settings, names = app.settings, list(place.queues or app.queues())
         for name in names:
-            Queue(name, settings)
+            WorkerQueue(name, settings)
     except RsqError as error:
         _say(place.hello, {"error": str(error)})
         return EXIT_CANNOT_LOAD
@@ -155,7 +155,7 @@ def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], boar
     """The supervisor died, so nobody renews the lease: hand everything back unmarked, at once, and end."""
     link = Link(Endpoint(settings.url), 1.0)
     try:
-        leases = Leases(link, [Queue(name, settings) for name in names], identity.consumer)
+        leases = Leases(link, [WorkerQueue(name, settings) for name in names], identity.consumer)
         leases.retire(Retirement(identity.consumer, "", [entry for entry in board.running() if not entry.entry_id]))
         log.warning("the supervisor is gone: handed everything back as %s", identity.consumer)
     except RsqError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rsq import codec
 from rsq.broker.connection import Link, ScriptCall
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict
 from rsq.calls.retry import error_of
@@ -42,7 +42,7 @@ class Committer:
     def __init__(
         self,
         link: Link,
-        queues: Mapping[str, Queue],
+        queues: Mapping[str, WorkerQueue],
         on_lease_lost: Callable[[str], None],
         on_failure: Callable[[], None],
         on_caught_up: Callable[[], None],

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from rsq.broker.connection import Endpoint, Link, LinkPool
-from rsq.broker.queue import LONGEST_BLOCK_MS, Queue
+from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.clock import ServerClock
 from rsq.settings import Settings
@@ -67,7 +67,7 @@ class Crew:
         main_thread: bool = True,
     ) -> None:
         self._endpoint = Endpoint(settings.url)
-        queues = [Queue(name, settings) for name in queue_names]
+        queues = [WorkerQueue(name, settings) for name in queue_names]
         clock = ServerClock()
         self._inbox = Inbox()
         self._committer = Committer(

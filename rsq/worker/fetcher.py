@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rsq.broker.connection import Link
-from rsq.broker.queue import LONGEST_BLOCK_MS, Fetched, Queue
 from rsq.broker.reads import BlockingRead, adopt
+from rsq.broker.replies import Fetched
+from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Released
 from rsq.clock import ServerClock
@@ -226,7 +227,7 @@ class Fetcher:
                 self._plain_until = 0.0
                 return
 
-    def _took(self, queue: Queue, fetched: Fetched) -> None:
+    def _took(self, queue: WorkerQueue, fetched: Fetched) -> None:
         self._clock.set(fetched.now_ms)
         in_use = [] if fetched.paused else fetched.priorities
         delayed = self._delayed - {queue.name} if fetched.next_due_ms is None else self._delayed | {queue.name}
@@ -242,7 +243,7 @@ class Fetcher:
             self._due = self._due or due_at < self._sweep_at
             self._sweep_at = min(self._sweep_at, due_at)
 
-    def _accept(self, queue: Queue, deliveries: list[Delivery], wakes: list[bytes], consumer: str) -> None:
+    def _accept(self, queue: WorkerQueue, deliveries: list[Delivery], wakes: list[bytes], consumer: str) -> None:
         if wakes:
             self._committer.drop_wakes(queue.name, wakes, consumer)
             self._sweep_at = 0.0

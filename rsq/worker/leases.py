@@ -14,8 +14,8 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
-from rsq.broker.queue import Ended, Queue
 from rsq.broker.wire import Argument, Command, packed
+from rsq.broker.worker_queue import CutShort, WorkerQueue
 from rsq.broker.worker_wishes import Wish, unpack_wish
 from rsq.calls.outcome import pack_failure
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
@@ -69,7 +69,7 @@ class Leases:
     """
 
     def __init__(
-        self, link: Link, queues: Sequence[Queue], worker_id: str, constant: Mapping[str, Argument] | None = None
+        self, link: Link, queues: Sequence[WorkerQueue], worker_id: str, constant: Mapping[str, Argument] | None = None
     ) -> None:
         self._link = link
         self._queues = queues
@@ -205,6 +205,6 @@ class Leases:
         self._knows_constant, self._told = False, {}
 
 
-def _ended(running: Running, limit_s: float | None, error: Exception) -> Ended:
+def _ended(running: Running, limit_s: float | None, error: Exception) -> CutShort:
     result = pack_failure(State.FAILURE, 1, limit_s or 0.0, encode_error(error))
-    return Ended(running.priority, running.entry_id, running.task_id, limit_s, result)
+    return CutShort(running.priority, running.entry_id, running.task_id, limit_s, result)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rsq import codec
-from rsq.broker.queue import Begin, Rules
+from rsq.broker.replies import Begin
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Retried
 from rsq.task import Task

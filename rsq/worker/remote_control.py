@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from rsq import keys
 from rsq.broker.connection import Link
 from rsq.broker.doorbell import Doorbell
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.broker.worker_wishes import Wish
 from rsq.errors import BrokerError
 from rsq.worker.leases import Leases
@@ -29,7 +29,7 @@ class Contact:
     def __init__(
         self,
         link: Link,
-        queues: Sequence[Queue],
+        queues: Sequence[WorkerQueue],
         worker_id: str,
         portrait: Portrait,
         selector: selectors.BaseSelector,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rsq.broker.connection import Link
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import TaskRevoked
 from rsq.worker.inbox import Inbox
@@ -22,7 +22,7 @@ class Revocations:
     """
 
     def __init__(
-        self, queues: Sequence[Queue], inbox: Inbox, interrupt: Callable[[Delivery, BaseException], None]
+        self, queues: Sequence[WorkerQueue], inbox: Inbox, interrupt: Callable[[Delivery, BaseException], None]
     ) -> None:
         self._queues = queues
         self._inbox = inbox

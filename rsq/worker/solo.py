@@ -19,8 +19,8 @@ from queue import Empty, SimpleQueue
 
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app
@@ -61,7 +61,7 @@ class SoloWorker:
         self._board = Board(1, slots=1).child(0)
         self._identity = Identity(self.worker_id, 0, 1, self._board)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
-        self._queues = [Queue(name, self._settings) for name in self.queue_names]
+        self._queues = [WorkerQueue(name, self._settings) for name in self.queue_names]
         portrait = Portrait(app.name, self.queue_names, sorted(app.tasks), "solo", 1, 1, self._settings.lease_ms)
         self._on_shutdown = on_shutdown or self.stop
         self._crew = Crew(

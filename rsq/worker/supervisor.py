@@ -18,8 +18,8 @@ from typing import Any
 from rsq import codec
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.doorbell import Doorbell
-from rsq.broker.queue import Queue
 from rsq.broker.server_check import check_server
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError, SettingsError
 from rsq.settings import Settings
 from rsq.worker.beat_beside import BesideBeat
@@ -185,7 +185,7 @@ class Supervisor:
         portrait = Portrait(
             self._hello["app"], names, tasks, options.pool, options.slots, options.most_children, settings.lease_ms
         )
-        queues = [Queue(name, settings) for name in names]
+        queues = [WorkerQueue(name, settings) for name in names]
         return Contact(link, queues, self._worker_id, portrait, self._selector)
 
     def _let_go(self, child: Child, leases: Leases, settings: Settings) -> None:

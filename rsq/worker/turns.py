@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsq import keys
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import SettingsError
 
 HEAVIEST = 1000
@@ -48,7 +48,7 @@ class Turns:
     not made up for later.
     """
 
-    def __init__(self, queues: Sequence[Queue], weights: Mapping[str, int]) -> None:
+    def __init__(self, queues: Sequence[WorkerQueue], weights: Mapping[str, int]) -> None:
         self.queues = list(queues)
         whole = sum(weights.get(queue.name, 0) for queue in queues)
         self._shares = {queue.name: weights[queue.name] / whole for queue in queues} if whole else {}
@@ -56,7 +56,7 @@ class Turns:
         self._given = 0
 
     @property
-    def first(self) -> list[Queue]:
+    def first(self) -> list[WorkerQueue]:
         """The queues that are asked as long as all have work."""
         return self.queues if self._shares else self.queues[:1]
 
@@ -64,7 +64,7 @@ class Turns:
         """So many messages came of the queue that was asked last."""
         self._given = number
 
-    def share_out(self, room: int) -> Iterator[tuple[Queue, int]]:
+    def share_out(self, room: int) -> Iterator[tuple[WorkerQueue, int]]:
         """Whom to ask, and for how many messages; tell `gave` before the next one. It ends when the room is filled.
 
         Where it is not, each queue was asked, and has no more.

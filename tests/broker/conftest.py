@@ -13,9 +13,10 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Ended, Fetched, Queue
+from rsq.broker.replies import Fetched
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
+from rsq.broker.worker_queue import CutShort, WorkerQueue
 from rsq.calls.message import Delivery, Message
 from rsq.calls.outcome import Completed, Verdict
 from rsq.calls.placement import PLAIN, Placement
@@ -58,7 +59,7 @@ class Span:
 class Rig:
     """One queue, with a link to call its scripts and a client to look behind them."""
 
-    def __init__(self, redis: Any, link: Link, queue: Queue) -> None:
+    def __init__(self, redis: Any, link: Link, queue: WorkerQueue) -> None:
         self.redis = redis
         self.link = link
         self.queue = queue
@@ -135,8 +136,8 @@ class Rig:
     def retire(
         self, consumer: str, *running: Delivery, how: str = "signal SIGKILL", overdue: Iterable[Delivery] = ()
     ) -> int:
-        rows = [Ended(each.priority, each.entry_id, each.id, None, b"lost") for each in running]
-        rows += [Ended(each.priority, each.entry_id, each.id, 2.5, b"overdue") for each in overdue]
+        rows = [CutShort(each.priority, each.entry_id, each.id, None, b"lost") for each in running]
+        rows += [CutShort(each.priority, each.entry_id, each.id, 2.5, b"overdue") for each in overdue]
         return int(self.link.run_one(self.queue.retire_call(consumer, how, HOUR_MS, rows)))
 
     def reconcile(self) -> list[str]:
@@ -268,10 +269,10 @@ def link(server: Server) -> Iterator[Link]:
 
 
 @pytest.fixture
-def queue(server: Server) -> Queue:
-    return Queue("q", Settings(url=server.url))
+def queue(server: Server) -> WorkerQueue:
+    return WorkerQueue("q", Settings(url=server.url))
 
 
 @pytest.fixture
-def rig(redis: Any, link: Link, queue: Queue) -> Rig:
+def rig(redis: Any, link: Link, queue: WorkerQueue) -> Rig:
     return Rig(redis, link, queue)

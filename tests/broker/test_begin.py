@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rsq.broker.queue import Begin, Rules
 from rsq.broker.queue_control import purge
+from rsq.broker.replies import Begin
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Retried
 from rsq.calls.placement import Placement

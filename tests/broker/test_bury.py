@@ -8,7 +8,7 @@ from rsq import codec
 from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.dead_letters import dead_letters
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Released, Retried, Verdict
 from rsq.settings import Settings
@@ -155,7 +155,7 @@ def test_thousands_at_once(rig: Rig) -> None:
 
 
 def bounded(rig: Rig, link: Link, **settings: float) -> Rig:
-    return Rig(rig.redis, link, Queue("q", Settings(**settings)))  # type: ignore[arg-type]  # whatever a test bounds
+    return Rig(rig.redis, link, WorkerQueue("q", Settings(**settings)))  # type: ignore[arg-type]  # whatever a test bounds
 
 
 def test_the_oldest_go_when_there_are_too_many(rig: Rig, link: Link) -> None:

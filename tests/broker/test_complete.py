@@ -9,7 +9,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue, Rules
+from rsq.broker.worker_queue import Rules, WorkerQueue
 from rsq.calls.outcome import Buried, Completed, Released, Retried
 from rsq.calls.placement import Placement
 from rsq.errors import BrokerRefused
@@ -298,7 +298,7 @@ def test_results_expire(rig: Rig) -> None:
 def test_a_full_server_takes_nothing_more_and_is_worked_empty(own_server: MakeServer) -> None:
     server = own_server()
     with server.client() as client, closing(Link(Endpoint(server.url), 20)) as link:
-        rig = Rig(client, link, Queue("q", Settings(url=server.url)))
+        rig = Rig(client, link, WorkerQueue("q", Settings(url=server.url)))
         rig.hire("alice", "old", "older")
         rig.add("of old", "of older", *(f"a{number}" for number in range(5)))
         rig.get("old", room=1)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from rsq.broker.queue import Begin, Rules
 from rsq.broker.queue_control import purge
+from rsq.broker.replies import Begin
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
 from rsq.calls.placement import Placement

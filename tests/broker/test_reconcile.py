@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.keys import GROUP
 from rsq.settings import Settings
 from tests.helpers import wait_until
 
 
-def names(redis: Any, queue: Queue) -> set[bytes]:
+def names(redis: Any, queue: WorkerQueue) -> set[bytes]:
     return {row["name"] for row in redis.xinfo_consumers(queue.keys.stream(), GROUP)}
 
 
 def test_a_consumer_without_a_lease_is_found(redis: Any, url: str) -> None:
     settings = Settings(url=url, lease_s=0.2)
-    queue, link = Queue("default", settings), Link(Endpoint(url), 5)
+    queue, link = WorkerQueue("default", settings), Link(Endpoint(url), 5)
     stream = queue.keys.stream()
     queue.register(link, "alive")
     redis.xadd(stream, {"id": "x", "task": "t", "body": b"\x92\x90\x80", "meta": b""})
@@ -35,7 +35,7 @@ def test_a_consumer_without_a_lease_is_found(redis: Any, url: str) -> None:
 
 
 def test_the_living_are_left_alone(redis: Any, url: str) -> None:
-    queue, link = Queue("default", Settings(url=url)), Link(Endpoint(url), 5)
+    queue, link = WorkerQueue("default", Settings(url=url)), Link(Endpoint(url), 5)
     queue.register(link, "alive")
     redis.xadd(queue.keys.stream(), {"id": "x", "task": "t", "body": b"", "meta": b""})
     assert len(queue.fetch(link, "alive", 1).deliveries) == 1
@@ -45,7 +45,7 @@ def test_the_living_are_left_alone(redis: Any, url: str) -> None:
 
 
 def test_without_a_queue_there_is_nothing_to_find(redis: Any, url: str) -> None:
-    queue, link = Queue("default", Settings(url=url)), Link(Endpoint(url), 5)
+    queue, link = WorkerQueue("default", Settings(url=url)), Link(Endpoint(url), 5)
     assert link.run_one(queue.reconcile_call()) == []
     assert redis.keys() == [f"{queue.keys.prefix}:reconciled".encode()]
     link.close()
@@ -53,7 +53,7 @@ def test_without_a_queue_there_is_nothing_to_find(redis: Any, url: str) -> None:
 
 def test_however_many_ask_one_looks(redis: Any, url: str) -> None:
     settings = Settings(url=url, lease_s=600)
-    queue, link = Queue("default", settings), Link(Endpoint(url), 5)
+    queue, link = WorkerQueue("default", settings), Link(Endpoint(url), 5)
     queue.register(link, "alive")
     assert link.run_one(queue.reconcile_call()) == []
     redis.xgroup_createconsumer(queue.keys.stream(), GROUP, "empty")

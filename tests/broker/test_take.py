@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
-from rsq.broker.queue import TAKEN_TTL_MS
+from rsq.broker.worker_queue import TAKEN_TTL_MS
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Retried
 from rsq.errors import LeaseLost

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from rsq.broker.queue import Queue
 from rsq.broker.reads import REVOKED_WEIGHT, BlockingRead, Waited, signs
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.placement import Placement
 from rsq.settings import Settings
 from tests.broker.conftest import FAR, Rig, ids
@@ -94,7 +94,7 @@ def test_it_tells_when_the_head_of_the_delayed_messages_is_due(rig: Rig) -> None
 def test_a_paused_queue_is_never_calm(rig: Rig) -> None:
     rig.hire("alice")
     rig.redis.set(rig.keys.paused, "pause")
-    other = Queue("other", Settings())
+    other = WorkerQueue("other", Settings())
     read = BlockingRead("alice", [(other, [0]), (rig.queue, [])])
     other.register(rig.link, "alice")
     for _ in range(2):

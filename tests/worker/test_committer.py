@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Completed
 from rsq.settings import Settings
@@ -23,7 +23,7 @@ class Office:
     def __init__(self, redis: Any, url: str) -> None:
         self.redis = redis
         self.link = Link(Endpoint(url), 5)
-        self.queue = Queue("default", Settings(url=url))
+        self.queue = WorkerQueue("default", Settings(url=url))
         self.queue.register(self.link, "alice")
         self.caught_up = threading.Event()
         self.failed = threading.Event()

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rsq import SettingsError
-from rsq.broker.queue import Queue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.settings import Settings
 from rsq.worker.turns import Turns, parse_queues
 
@@ -29,7 +29,7 @@ def drive(turns: Turns, rooms: list[int], held: dict[str, int]) -> Counter[str]:
 
 
 def turns_of(**weights: int) -> Turns:
-    return Turns([Queue(name, Settings(url="redis://x")) for name in weights], weights)
+    return Turns([WorkerQueue(name, Settings(url="redis://x")) for name in weights], weights)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 7, 10, 64, 333])
@@ -67,7 +67,7 @@ def test_an_idle_time_is_not_made_up_for() -> None:
 
 
 def test_strict_order() -> None:
-    queues = [Queue(name, Settings(url="redis://x")) for name in ("a", "b", "c")]
+    queues = [WorkerQueue(name, Settings(url="redis://x")) for name in ("a", "b", "c")]
     assert drive(Turns(queues, {}), [10], {"a": 4, "b": 99, "c": 99}) == Counter(a=4, b=6)
     assert Turns(queues, {}).first == queues[:1]
 

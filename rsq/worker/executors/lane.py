@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rsq.broker.connection import Link, LinkPool
-from rsq.broker.queue import Queue, Rules
+from rsq.broker.worker_queue import Rules, WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Released
 from rsq.errors import BrokerError, LeaseLost
@@ -49,7 +49,7 @@ class Surroundings:
     committer: Committer
     identity: Identity
     board: ChildBoard
-    queues: Mapping[str, tuple[int, Queue]]
+    queues: Mapping[str, tuple[int, WorkerQueue]]
     links: LinkPool
     attempts: Callable[[Interrupt, Clock], Attempts]
     watch: Watch
@@ -124,7 +124,7 @@ class Lane:
         self._committer.put(Released(delivery))
         return False
 
-    def _prepare(self, queue: Queue, delivery: Delivery) -> bool:
+    def _prepare(self, queue: WorkerQueue, delivery: Delivery) -> bool:
         """Ask the server what has to be asked before the start. False: it must not be started here."""
         rules = self.attempts.rules(delivery)
         if isinstance(rules, Rules):
@@ -140,7 +140,7 @@ class Lane:
             return False
         return not self.attempts.is_early(delivery) or self._take(queue, delivery)
 
-    def _take(self, queue: Queue, delivery: Delivery) -> bool:
+    def _take(self, queue: WorkerQueue, delivery: Delivery) -> bool:
         """Acknowledge before the start (`acks_late=False`). False: it must not be started here."""
         # Where the first try arrived and its reply did not, the script knows that by its token.
         if not self._insist(delivery, lambda link: queue.take(link, delivery.consumer, delivery)):

@@ -1,0 +1,87 @@
+"""What the server answers to a worker, parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsq.calls.message import WAKE, Delivery
+
+
+@dataclass
+class Fetched:
+    """What one fetch brought.
+
+    now_ms      the server's clock
+    next_due_ms  when the next delayed message is due, or None
+    paused      nothing is handed out while the queue is paused
+    priorities  streams in use, the most urgent first
+    deliveries  the messages, now in this consumer's pending list
+    wakes       entries without a call, by priority, to be settled silently
+    """
+
+    now_ms: int
+    next_due_ms: int | None
+    paused: bool
+    priorities: list[int]
+    deliveries: list[Delivery] = field(default_factory=list)
+    wakes: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The answer: ``go`` (with newer arguments, if there are), ``superseded`` (`why`: by which version) or ``wait``."""
+
+    word: str
+    body: bytes = b""
+    wait_ms: int = 0
+    why: str = ""
+
+
+def parse_fetched(queue: str, reply: Any) -> Fetched:
+    """The reply of `fetch`."""
+    now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked = reply
+    fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities)
+    for priority, entry_id, fields, deliveries, crashes, overdue in claimed:
+        if fields[0] == WAKE:
+            fetched.wakes.append(entry_id)
+            continue
+        delivery = Delivery(queue, priority, entry_id, fields)
+        delivery.deliveries = deliveries
+        mark_killed(delivery, crashes, overdue)
+        fetched.deliveries.append(delivery)
+    for priority, entries in fresh:
+        sort_entries(queue, priority, entries, fetched.deliveries, fetched.wakes)
+    if revoked:
+        names = {name.decode(errors="replace") for name in revoked}
+        for delivery in fetched.deliveries:
+            delivery.revoked = delivery.id in names
+    return fetched
+
+
+def sort_entries(queue: str, priority: int, entries: Any, deliveries: list[Delivery], wakes: list[bytes]) -> None:
+    """Append each entry of one stream to `deliveries`, or to `wakes` where it carries no call."""
+    for entry_id, fields in entries:
+        if fields[0] == WAKE:
+            wakes.append(entry_id)
+        else:
+            deliveries.append(Delivery(queue, priority, entry_id, fields))
+
+
+def parse_begin(reply: Any) -> Begin:
+    """The reply of `begin`."""
+    word, value, *why = reply
+    if word == b"go":
+        return Begin("go", body=value)
+    if word == b"superseded":
+        return Begin("superseded", why=value.decode())
+    return Begin("wait", wait_ms=value, why=why[0].decode())
+
+
+def mark_killed(delivery: Delivery, crashes: bytes | None, overdue: bytes | None) -> None:
+    """Set what is known of processes that ran it before."""
+    if crashes:
+        number, _, how = crashes.decode().partition(" ")
+        delivery.crashes, delivery.crash_how = int(number), how
+    if overdue:
+        delivery.overdue_s = float(overdue)

@@ -1,0 +1,241 @@
+"""What workers ask of a queue: leases, fetching, and the outcomes of calls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rsq import codec, keys
+from rsq.broker import scripts
+from rsq.broker.queue import Queue
+from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
+from rsq.broker.scripts import Script
+from rsq.broker.wire import Argument
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.errors import BrokerError, LeaseLost
+
+if TYPE_CHECKING:
+    from rsq.broker.connection import Link, ScriptCall
+
+LONGEST_BLOCK_MS = 1000
+"""An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
+
+TAKEN_TTL_MS = 7 * 86_400_000
+"""How long an early-acknowledged call may run and still have its outcome committed."""
+
+
+@dataclass(frozen=True)
+class CutShort:
+    """A call that ran when its process died.
+
+    entry_id  b'' if it was taken early
+    limit_s   the time limit for which it was killed; None: it died with the process
+    result    what its caller gets if it was taken early
+    """
+
+    priority: int
+    entry_id: bytes
+    task_id: str
+    limit_s: float | None
+    result: bytes
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked before a body may start.
+
+    version   (key, version, ttl in ms): not after a newer version of the key is done
+    slot      (name, most at once) of a concurrency limit; ("", 0) = none
+    rate      (name, microseconds between two starts, burst) of a rate limit
+    reserved  it was put off by the rate limit before: this is its turn
+    """
+
+    version: tuple[str, int, int] | None = None
+    slot: tuple[str, int] = ("", 0)
+    rate: tuple[str, int, int] | None = None
+    reserved: bool = False
+
+
+class WorkerQueue(Queue):
+    """A queue as a worker sees it."""
+
+    def register(self, link: Link, consumer: str) -> None:
+        """Begin as a consumer, with a lease."""
+        # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
+        if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):
+            link.call_packed(self.introduce())
+        link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms)
+
+    def renew_call(self, consumers: Sequence[str]) -> ScriptCall:
+        """Prolong the leases of a worker's consumers; answers those that have lost theirs."""
+        return scripts.RENEW, self.keys.prefix, (self.settings.lease_ms, *consumers)
+
+    def retire_call(self, consumer: str, how: str, ttl_ms: int, running: Iterable[CutShort]) -> ScriptCall:
+        """Hand on all that a consumer holds that left or died.
+
+        how      how it ended, such as ``signal SIGKILL``
+        ttl_ms   how long the results of calls are kept that were taken early
+        running  the calls that ran when it died
+        """
+        rows: list[Argument] = []
+        for each in running:
+            limit_s = "" if each.limit_s is None else f"{each.limit_s:g}"
+            rows += (each.priority, each.entry_id, each.task_id, limit_s, each.result)
+        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *rows)
+
+    def reconcile_call(self) -> ScriptCall:
+        """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
+
+        It goes through all of them, so it does so once in the life of a lease, however many workers ask. They ask as
+        often, and none should come a moment too soon.
+        """
+        lease_ms = self.settings.lease_ms
+        return scripts.RECONCILE, self.keys.prefix, (lease_ms, max(1, lease_ms * 9 // 10))
+
+    def fetch(self, link: Link, consumer: str, room: int) -> Fetched:
+        """Do what is due, and get up to `room` messages. Raises LeaseLost for a consumer that is not registered."""
+        reply = link.run(scripts.FETCH, self.keys.prefix, consumer, room)
+        if reply == -1:
+            raise self._lost(consumer)
+        return parse_fetched(self.name, reply)
+
+    def read(self, link: Link, consumer: str, room: int) -> tuple[list[Delivery], list[bytes], bool]:
+        """Up to `room` new messages of the plain stream alone, at a third of what a fetch costs the server.
+
+        For a busy worker between two fetches, while no other stream is in use.
+
+        Returns  (deliveries, wakes, whether it may be read on like this): False when paused, or with urgent messages
+        """
+        reply, reasons, some_revoked = link.pipeline(
+            [
+                ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", room, "STREAMS", self._streams[0], ">"),
+                ("EXISTS", self.keys.paused, *self._streams[1:]),
+                ("EXISTS", self.keys.revoked),
+            ]
+        )
+        deliveries: list[Delivery] = []
+        wakes: list[bytes] = []
+        for error in (reply, reasons, some_revoked):
+            if isinstance(error, BrokerError):
+                raise error
+        if reply:
+            sort_entries(self.name, 0, reply[0][1], deliveries, wakes)
+        if some_revoked:
+            self.mark_revoked(link, deliveries)
+        return deliveries, wakes, reasons == 0
+
+    def mark_killed(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+        """Set what is known of processes that ran them before: for messages that no fetch has looked at."""
+        if not deliveries:
+            return
+        ids = [delivery.id for delivery in deliveries]
+        marks = link.pipeline([("HMGET", self.keys.crashes, *ids), ("HMGET", self.keys.overdue, *ids)])
+        for reply in marks:
+            if isinstance(reply, BrokerError):
+                raise reply
+        for delivery, crashes, overdue in zip(deliveries, *marks, strict=True):
+            mark_killed(delivery, crashes, overdue)
+            if crashes or overdue:
+                delivery.deliveries = 2  # at least: the one whose process died, and this one
+
+    def mark_revoked(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+        """Set `revoked` on those that are: for messages that no fetch has looked at."""
+        for delivery, (revoked, _) in zip(deliveries, self.revocations(link, deliveries), strict=True):
+            delivery.revoked = revoked
+
+    def revocations(self, link: Link, deliveries: Sequence[Delivery]) -> list[tuple[bool, bool]]:
+        """Whether each is revoked, and whether it is to be interrupted where it runs."""
+        ids = [delivery.id for delivery in deliveries]
+        if not ids or not link.call("EXISTS", self.keys.revoked):
+            return [(False, False)] * len(ids)
+        marks = link.pipeline([("ZMSCORE", self.keys.revoked, *ids), ("ZMSCORE", self.keys.terminate, *ids)])
+        for reply in marks:
+            if isinstance(reply, BrokerError):
+                raise reply
+        return [(revoked is not None, ends is not None) for revoked, ends in zip(*marks, strict=True)]
+
+    def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
+        """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
+        reply = link.run(
+            scripts.TAKE,
+            self.keys.prefix,
+            consumer,
+            delivery.priority,
+            delivery.entry_id,
+            delivery.id,
+            TAKEN_TTL_MS,
+        )
+        if reply == -1:
+            raise self._lost(consumer)
+        return bool(reply)
+
+    def begin(self, link: Link, consumer: str, task_id: str, rules: Rules) -> Begin:
+        """Ask whether a body may start that has rules or limits. Raises LeaseLost."""
+        version = ("", 0, 0) if rules.version is None else rules.version
+        rate = ("", 0, 0) if rules.rate is None else rules.rate
+        reply = link.run(
+            scripts.BEGIN, self.keys.prefix, consumer, task_id, *version, *rules.slot, *rate, int(rules.reserved)
+        )
+        if reply == -1:
+            raise self._lost(consumer)
+        return parse_begin(reply)
+
+    def drop_wakes_call(self, consumer: str, entry_ids: Sequence[bytes]) -> ScriptCall:
+        """Settle entries that carried no call."""
+        arguments: list[Argument] = [consumer, 0, "wakes"]
+        for entry_id in entry_ids:
+            arguments += (entry_id, "", "", 0)
+        return scripts.COMPLETE, self.keys.prefix, tuple(arguments)
+
+    def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
+        """The script calls that settle these verdicts: one for each kind and stream."""
+        batches: dict[tuple[Script, int, str], list[Argument]] = defaultdict(list)
+        for verdict in verdicts:
+            delivery = verdict.delivery
+            if type(verdict) is Completed:
+                batches[scripts.COMPLETE, delivery.priority, verdict.counter] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    verdict.result,
+                    verdict.ttl_ms,
+                )
+            elif type(verdict) is Retried:
+                batches[scripts.RETRY, delivery.priority, verdict.counter] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    delivery.task,
+                    delivery.body,
+                    pack_meta(verdict.meta),
+                    verdict.delay_ms,
+                    *verdict.slot,
+                )
+            elif type(verdict) is Buried:
+                batches[scripts.BURY, delivery.priority, ""] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    delivery.task,
+                    delivery.body,
+                    delivery.meta_raw,
+                    verdict.reason,
+                    codec.encode(dict(verdict.error)),
+                    delivery.attempt,
+                    verdict.result,
+                    verdict.ttl_ms,
+                )
+            elif type(verdict) is Released:
+                batches[scripts.RELEASE, delivery.priority, ""].append(delivery.entry_id)
+        calls: list[ScriptCall] = []
+        for (script, priority, counter), arguments in batches.items():
+            head: tuple[Argument, ...] = (consumer, priority)
+            if script is scripts.BURY:
+                head += (self.settings.dead_max_length, self.settings.dead_max_age_ms)
+            elif script is not scripts.RELEASE:
+                head += (counter,)
+            calls.append((script, self.keys.prefix, (*head, *arguments)))
+        return calls
+
+    def _lost(self, consumer: str) -> LeaseLost:
+        return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
