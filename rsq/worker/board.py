@@ -10,7 +10,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-_CHILD = struct.Struct("<dIIQd")  # lease_until, generation, fenced, tasks done, beat
+_CHILD = struct.Struct("<dIIQdd")  # lease_until, generation, fenced, tasks done, beat, commit_beat
 _SLOT = struct.Struct("<dHB40s100s120s")  # started, queue index, priority, entry id, task id, name of the task
 _LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
 _RUNNING_SIZE = 1  # one byte before each slot: RUNS or TIMED while it runs; written last at the start, first at the end
@@ -59,7 +59,7 @@ class ChildBoard:
 
     def clear(self) -> None:
         """Before a new child takes this place."""
-        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0)
+        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0, 0.0)
         for slot in self.slots:
             slot.end()
 
@@ -107,6 +107,18 @@ class ChildBoard:
     @beat.setter
     def beat(self, moment: float) -> None:
         struct.pack_into("<d", self._memory, self._offset + 24, moment)
+
+    @property
+    def commit_beat(self) -> float:
+        """When the committer last took a step, as long as it has outcomes to write; 0.0 = it has none.
+
+        It takes one at least each few seconds, also while the server is away or refuses, unless a body holds the GIL.
+        """
+        return self._read(32)
+
+    @commit_beat.setter
+    def commit_beat(self, moment: float) -> None:
+        struct.pack_into("<d", self._memory, self._offset + 32, moment)
 
     def running(self) -> list[Running]:
         """The calls that run now, or ran when the child died."""

@@ -30,6 +30,7 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
         mine.done = 12
         mine.generation = 3
         mine.beat = 4.5
+        mine.commit_beat = 5.5
         os._exit(0)
     os.waitpid(pid, 0)
     theirs = board.child(1)
@@ -37,7 +38,7 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
         Running(1.5, 3, 7, b"1700000000000-12", "task-id", "shop.mail.send"),
         Running(2.5, 0, 0, b"", "y" * 100, "ä" * 60, 62.5, 60.0),
     ]
-    assert (theirs.done, theirs.generation, theirs.beat) == (12, 3, 4.5)
+    assert (theirs.done, theirs.generation, theirs.beat, theirs.commit_beat) == (12, 3, 4.5, 5.5)
     assert board.child(0).running() == []
     theirs.slots[1].unlimit()
     assert theirs.running()[1] == Running(2.5, 0, 0, b"", "y" * 100, "ä" * 60)
