@@ -36,6 +36,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "take": ("running", "taken"),
     "begin": ("running", "running"),
     "complete": ("running or taken", "done"),
+    "drop_wakes": ("", ""),
     "retry": ("running or taken", "delayed"),
     "bury": ("running or taken", "dead"),
     "release": ("running", "ready"),

@@ -45,7 +45,7 @@ def purge(link: Link, queue: Queue) -> int:
     """Drop all messages that wait, delayed ones included; gives their number. What runs goes on."""
     dropped = 0
     while True:
-        step = int(link.run(scripts.PURGE, queue.keys.prefix, PURGE_STEP))
+        step, left = link.run(scripts.PURGE, queue.keys.prefix, PURGE_STEP)
         dropped += step
-        if step < PURGE_STEP:
+        if not left:
             return dropped

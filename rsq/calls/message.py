@@ -43,7 +43,6 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "root": (str,),
     "version": (list,),
     "begin": (bool,),
-    "reserved": (bool,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -90,8 +89,7 @@ class Message:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
-              remembered), begin (True: ask the server before each start), reserved (True: its turn under a rate limit
-              has come)
+              remembered), begin (True: ask the server before each start)
     """
 
     id: str
@@ -134,8 +132,9 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
 class Delivery:
     """A message in a worker's hands.
 
-    entry_id    of the stream entry; b'' once it was acknowledged early (`acks_late=False`)
+    entry_id    of the stream entry
     consumer    the name under which it was fetched, and under which alone its outcome can be committed
+    taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
     crash_how   how the last of them died, such as ``signal SIGKILL``
@@ -164,6 +163,7 @@ class Delivery:
         "queue",
         "revoked",
         "runtime_s",
+        "taken",
         "task",
         "timelimit",
     )
@@ -178,6 +178,7 @@ class Delivery:
         self.crash_how = ""
         self.lease_lost = False
         self.revoked = False
+        self.taken = False
         self.runtime_s = self.overdue_s = 0.0
         self.timelimit = NO_LIMIT
         self.problem = ""
