@@ -62,11 +62,11 @@ class CutShort(NamedTuple):
     result: bytes
 
 
-KINDS: dict[str, type[NamedTuple]] = {kind.__name__: kind for kind in (Completed, Retried, Buried, CutShort)}  # type: ignore[misc]
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort)}
 
 
 def as_lua(kind: str) -> str:
     """The offsets of the fields of a row, as constants in Lua."""
-    fields = KINDS[kind]._fields
+    fields = FIELDS[kind]
     names = ", ".join([*(name.upper() for name in fields), "WIDTH"])
     return f"local {names} = {', '.join(map(str, range(len(fields) + 1)))}"

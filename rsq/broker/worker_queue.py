@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from rsq import codec, keys
@@ -15,8 +14,10 @@ from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_f
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.calls.message import Delivery, pack_meta
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
-from rsq.errors import BrokerError, LeaseLost
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure
+from rsq.errors import BrokerError, LeaseLost, WorkerLost
+from rsq.remote import encode_error
+from rsq.states import State
 
 if TYPE_CHECKING:
     from rsq.broker.connection import Link, ScriptCall
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 LONGEST_BLOCK_MS = 1000
 """An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
 
+LOST = pack_failure(
+    State.FAILURE, 1, 0.0, encode_error(WorkerLost("the worker that ran this call was not heard of any more"))
+)
+"""What the caller gets of a call that was acknowledged early and lost with its worker."""
+
 LOST_TTL_MS = 86_400_000
-"""How long the failure of a call is readable that was acknowledged early and lost with its worker."""
+"""How long that is readable."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,11 @@ class Rules:
     version   (key, version, ttl in ms): not after a newer version of the key is done
     slot      (name, most at once) of a concurrency limit; ("", 0) = none
     rate      (name, microseconds between two starts, burst) of a rate limit
-    revision  of the newer arguments from which all this was made; 0: those that were sent
     """
 
     version: tuple[str, int, int] | None = None
     slot: tuple[str, int] = ("", 0)
     rate: tuple[str, int, int] | None = None
-    revision: int = 0
 
 
 class WorkerQueue(Queue):
@@ -68,7 +72,7 @@ class WorkerQueue(Queue):
         ttl_ms   how long the results of calls are kept that were taken early
         running  the calls that ran when it died
         """
-        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *chain.from_iterable(running))
+        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *(field for row in running for field in row))
 
     def reconcile_call(self) -> ScriptCall:
         """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
@@ -138,22 +142,22 @@ class WorkerQueue(Queue):
         marks = link.call("ZMSCORE", self.keys.revoked, *ids)
         return [(mark is not None, mark is not None and float(mark) % 1 > 0) for mark in marks]
 
-    def take(self, link: Link, consumer: str, delivery: Delivery, lost: bytes) -> bool:
-        """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost.
-
-        lost  the result that its caller gets if the worker is lost meanwhile; b'' = none
-        """
+    def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
+        """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
         entry = (delivery.priority, delivery.entry_id, delivery.id)
-        reply = link.run(scripts.TAKE, self.keys.prefix, consumer, *entry, lost, LOST_TTL_MS)
+        reply = link.run(scripts.TAKE, self.keys.prefix, consumer, *entry, LOST, LOST_TTL_MS)
         if reply == -1:
             raise self._lost(consumer)
         return bool(reply)
 
-    def begin(self, link: Link, consumer: str, delivery: Delivery, rules: Rules) -> Begin:
-        """Ask whether a body may start that has rules or limits. Raises LeaseLost."""
+    def begin(self, link: Link, consumer: str, delivery: Delivery, rules: Rules, revision: int = 0) -> Begin:
+        """Ask whether a body may start that has rules or limits. Raises LeaseLost.
+
+        revision  of the newer arguments that made the rules; 0: those that were sent
+        """
         version = ("", 0, 0) if rules.version is None else rules.version
         rate = ("", 0, 0) if rules.rate is None else rules.rate
-        call = (delivery.entry_id, delivery.id, rules.revision)
+        call = (delivery.entry_id, delivery.id, revision)
         reply = link.run(scripts.BEGIN, self.keys.prefix, consumer, *call, *version, *rules.slot, *rate)
         if reply == -1:
             raise self._lost(consumer)

@@ -188,15 +188,21 @@ class Delivery:
             self.body: bytes = fields[5]
             self.meta_raw: bytes = fields[7]
             try:
-                if not 0 < len(fields[1]) <= LONGEST_ID:
-                    raise DecodeError(f"the id has {len(fields[1])} characters, not 1 to {LONGEST_ID}")
-                self.id = fields[1].decode("ascii")
+                text = fields[1].decode("ascii")
+                # What `check_id` refuses would stand for another call, in lists of ids and on a worker's board.
+                if not 0 < len(text) <= LONGEST_ID or not text.isprintable() or " " in text:
+                    raise DecodeError(f"the id {text[:LONGEST_ID]!r} is not 1 to {LONGEST_ID} printable characters")
+                self.id = text
                 self.task = fields[3].decode()
-                if self.meta_raw:
-                    self.meta = unpack_meta(self.meta_raw)
-                return
             except (UnicodeDecodeError, DecodeError) as error:
                 self.problem = str(error)
+            else:
+                if self.meta_raw:
+                    try:
+                        self.meta = unpack_meta(self.meta_raw)
+                    except DecodeError as error:
+                        self.problem = str(error)  # raw, it goes on as it came
+                return
         else:
             self.problem = "the entry does not have the fields id, task, body and meta"
         # Kept whole, so that a person can see what it was.

@@ -27,7 +27,7 @@ def dies(rig: Rig, delivery: Delivery) -> None:
     rig.commit("alice", Retried(delivery, "retried", {"attempt": 2}, HOUR_MS, "failed"))
     rig.ripen("a")
     (again,) = rig.get("alice")
-    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
+    assert rig.begin("alice", again, RULES, 1) == Begin("go")
     rig.commit("alice", Buried(again, "failed", {}, b"", 0))
 
 
@@ -83,8 +83,7 @@ def is_lost(rig: Rig, delivery: Delivery) -> None:
 
 def is_lost_with_its_host(rig: Rig, delivery: Delivery) -> None:
     rig.take("alice", delivery)
-    rig.redis.delete(f"{rig.keys.prefix}:taken:a")  # after its week
-    rig.reconcile()
+    rig.miss("alice")
 
 
 WAYS: list[Callable[[Rig, Delivery], None]] = [
@@ -102,8 +101,8 @@ def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery]
     rig.enqueue("a", rule, body=b"old")
     assert rig.enqueue("b", rule, body=b"newest") == ("replaced", "a")
     (delivery,) = rig.get("alice")
-    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
-    assert {"held", "latest", "slots:s"} <= rig.snapshot().keys()
+    assert rig.begin("alice", delivery, RULES, 1) == Begin("go")
+    assert {"calls", "slots:s"} <= rig.snapshot().keys()
     way(rig, delivery)
     left = {name for name in rig.snapshot() if rig.ttl_ms(name) < 0 and "strays" not in name}
     assert left <= KEPT | {"stream"}, left
@@ -111,5 +110,5 @@ def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery]
     # The key is free again, unless it was to be kept, and so is the slot.
     assert rig.enqueue("c", rule)[0] == ("duplicate" if until == "ttl" else "accepted")
     rig.redis.zadd(rig.keys.consumers, {"carol": FAR})
-    assert rig.queue.begin(rig.link, "carol", "d", RULES).word == "go"
+    assert rig.begin("carol", "d", RULES).word == "go"
     rig.redis.flushall()  # what `c` and `d` hold now is not told by any entry

@@ -12,7 +12,7 @@ from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, en
 
 
 def purge(rig: Rig, count: int = 1000) -> int:
-    return int(rig.run(scripts.PURGE, count))
+    return int(rig.run(scripts.PURGE, count)[0])
 
 
 def test_all_that_waits_goes(rig: Rig) -> None:

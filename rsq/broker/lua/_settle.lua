@@ -18,7 +18,7 @@ end
 -- Settles all these entries in two calls instead of two for each. False when not all of them were pending: then each is
 -- to be settled alone, which tells whose outcome is ours.
 local function settle_whole(stream, entry_ids)
-  if redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
+  if #entry_ids == 0 or redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
   redis.call('XDEL', stream, unpack(entry_ids))
   return true
 end
