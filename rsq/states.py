@@ -30,6 +30,9 @@ class State(str, Enum):
 FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})
 """No transition leads out of these, but for a redrive by hand."""
 
+ENDINGS = ("succeeded", "ignored", "expired", "superseded", "revoked", "dead", "purged", "lost")
+"""Each way in which a call ends: with it goes all that the call holds."""
+
 TRANSITIONS: dict[str, tuple[str, str]] = {
     "enqueue": ("", "ready or delayed"),
     "fetch": ("ready", "running"),

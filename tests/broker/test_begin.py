@@ -7,7 +7,7 @@ import pytest
 from rsq.broker.queue_control import purge
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
-from rsq.calls.message import Delivery
+from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
@@ -162,6 +162,45 @@ def test_a_slot_of_a_worker_that_is_gone_is_free(rig: Rig) -> None:
     assert begin(rig, "b", one, "carol").word == "wait"
     rig.retire("alice", calls["a"])
     assert begin(rig, "b", one, "carol") == GO
+
+
+def test_newcomers_do_not_go_before_who_waited_longer(rig: Rig) -> None:
+    calls = running(rig, "holder", "old", "mid")
+    one = Rules(slot=("s", 1))
+    begin(rig, "holder", one)
+    rig.commit("alice", *(put_off(calls[each], HOUR_MS, one.slot) for each in ("old", "mid")))
+    since = rig.snapshot()["parked:s"]["old"]
+    rig.commit("alice", completed(calls["holder"]))
+    rig.add("new")
+    new, old = sorted(rig.get("alice"), key=lambda delivery: delivery.id)
+    assert begin(rig, new, one).word == "wait"
+    # He comes too late after all: another one has it, and he waits where he stood, ahead of those that came after him.
+    rig.redis.hset(f"{rig.keys.prefix}:slots:s", "old", "@1")
+    assert begin(rig, new, one) == GO
+    assert begin(rig, old, one).word == "wait"
+    rig.commit("alice", put_off(old, HOUR_MS, one.slot))
+    assert rig.snapshot()["parked:s"]["old"] == since
+    rig.commit("alice", completed(new))
+    (old,) = rig.get("alice")
+    assert (old.id, begin(rig, old, one)) == ("old", GO)
+    rig.commit("alice", completed(old))
+    (mid,) = rig.get("alice")
+    assert begin(rig, mid, one) == GO
+    rig.commit("alice", completed(mid))
+    assert not {"slots:s", "parked:s", "calls"} & rig.snapshot().keys()
+
+
+def test_who_waits_for_another_slot_leaves_the_old_line(rig: Rig) -> None:
+    parked(rig, "a")
+    begin(rig, "x", Rules(slot=("t", 1)))
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    wait = begin(rig, a, Rules(slot=("t", 1)))
+    rig.commit("alice", put_off(a, wait.wait_ms, ("t", 1)))
+    snapshot = rig.snapshot()
+    assert "parked:s" not in snapshot
+    assert {*snapshot["parked:t"]} == {"a"}
+    rig.redis.flushall()  # `x` is no entry
 
 
 def parked(rig: Rig, *task_ids: str) -> None:
@@ -396,6 +435,36 @@ def test_newer_arguments_for_a_call_that_was_put_off_before_it_began(rig: Rig) -
     rig.ripen("a")
     (a,) = rig.get("alice")
     assert newest(rig, a) == b"newest"
+
+
+def test_newer_arguments_run_under_their_own_limit(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True)
+    rig.enqueue("a", rule, body=b"acct-1")
+    (a,) = rig.get("alice")
+    rig.enqueue("b", rule, body=b"acct-2")
+    answer = begin(rig, a, Rules(slot=("acct-1", 1)))
+    assert answer.newer == (1, "tests.task", b"acct-2", b"")
+    assert not [name for name in rig.snapshot() if name.startswith("slots:")]
+    assert begin(rig, a, Rules(slot=("acct-2", 1)), revision=1) == GO
+    assert [name for name in rig.snapshot() if name.startswith("slots:")] == ["slots:acct-2"]
+    rig.commit("alice", completed(a))
+
+
+@pytest.mark.parametrize("delay_ms", [None, 60_000])
+def test_newer_arguments_bring_all_that_came_with_them(rig: Rig, delay_ms: int | None) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True, delay_ms=delay_ms)
+    rig.enqueue("a", rule, expires=1)
+    rig.enqueue("b", rule, body=b"newer", expires=2)
+    if delay_ms:
+        rig.ripen("a")
+    (a,) = rig.get("alice")
+    if delay_ms:
+        assert (a.body, a.meta) == (b"newer", {"expires": 2})
+    else:
+        assert begin(rig, a).newer == (1, "tests.task", b"newer", pack_meta({"expires": 2}))
+    rig.commit("alice", completed(a))
 
 
 def test_a_dead_letter_has_the_newest_arguments(rig: Rig) -> None:

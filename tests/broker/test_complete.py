@@ -217,6 +217,18 @@ def test_what_was_taken_and_told_as_lost_is_ended(rig: Rig) -> None:
     assert rig.dumps() == before
 
 
+@pytest.mark.parametrize("record", [b"\xc1", b"\x93\x01", b"\x82\xa4slot\x93\x01\x02\x03\xa3key\xc3", b"\xa1x"])
+def test_a_record_that_cannot_be_read_costs_its_neighbours_nothing(rig: Rig, record: bytes) -> None:
+    rig.hire("alice")
+    rig.add("a", "b", "c")
+    calls = rig.get("alice")
+    rig.redis.hset(f"{rig.keys.prefix}:calls", "b", record)
+    assert rig.commit("alice", *map(completed, calls)) == [3]
+    snapshot = rig.snapshot()
+    assert [snapshot[f"result:{each}"] for each in "abc"] == ["done"] * 3
+    assert "calls" not in snapshot
+
+
 # -- crash marks
 
 

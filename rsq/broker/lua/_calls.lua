@@ -120,14 +120,14 @@ local function leave_line(id, record)
 end
 
 -- A call that is delayed waits for a place from now on, or again: then where it stood. Where one became free meanwhile, or
--- is kept for it, its turn is now.
-local function park(id, record, slot, most, now)
+-- is kept for it, its turn is now. `behind` others come before it in this millisecond.
+local function park(id, record, slot, most, now, behind)
   if record.line ~= slot then
     leave_line(id, record)
-    record.line, record.since = slot, now
+    record.line, record.since = slot, now + behind / 1000
   end
   if record.slot ~= slot then free_slot(id, record, now) end
-  redis.call('ZADD', parked_for(slot), record.since or now, id)
+  redis.call('ZADD', parked_for(slot), string.format('%.3f', record.since or now), id)
   save(id, record)
   if redis.call('HLEN', slots_of(slot)) < most then
     call_next(slot, now)

@@ -34,7 +34,7 @@ for i = 5, #ARGV, WIDTH do
     -- It keeps its key, and its place in a line.
     local record = record_of(id)
     if slot ~= '' then
-      park(id, record, slot, tonumber(ARGV[i + MOST]), now)
+      park(id, record, slot, tonumber(ARGV[i + MOST]), now, math.min(#settled, 999))
     elseif record.slot or was_taken then
       free_slot(id, record, now)
       save(id, record)
