@@ -62,7 +62,6 @@ class QueueKeys:
         "queue",
         "revoked",
         "stats",
-        "terminate",
     )
 
     def __init__(self, namespace: str, queue: str) -> None:
@@ -78,7 +77,6 @@ class QueueKeys:
         self.stats = f"{self.prefix}:stats"
         self.paused = f"{self.prefix}:paused"
         self.revoked = f"{self.prefix}:revoked"
-        self.terminate = f"{self.prefix}:terminate"
         self.barrier = f"{self.prefix}:barrier"
         self.progress = f"{self.prefix}:progress"
 

@@ -30,12 +30,16 @@ class State(str, Enum):
 FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})
 """No transition leads out of these, but for a redrive by hand."""
 
+ENDINGS = ("succeeded", "ignored", "expired", "superseded", "revoked", "dead", "purged", "lost")
+"""Each way in which a call ends: with it goes all that the call holds."""
+
 TRANSITIONS: dict[str, tuple[str, str]] = {
     "enqueue": ("", "ready or delayed"),
     "fetch": ("ready", "running"),
     "take": ("running", "taken"),
     "begin": ("running", "running"),
     "complete": ("running or taken", "done"),
+    "drop_wakes": ("", ""),
     "retry": ("running or taken", "delayed"),
     "bury": ("running or taken", "dead"),
     "release": ("running", "ready"),

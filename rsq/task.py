@@ -228,7 +228,7 @@ class Task(Generic[P, R]):
                 # Each version is a call of its own: what makes older ones harmless is asked when they start.
                 meta = {**meta, "version": [key, defaults.version, placement.dedupe_ttl_ms]}
                 key = f"{key}@{defaults.version}"
-            elif placement.replaces or placement.dedupe_until == "started":
+            elif placement.replaces or placement.dedupe_until != "ttl":
                 meta = {**meta, "begin": True}
             placement = replace(placement, dedupe_key=key)
         if defaults.expires is not None:

@@ -28,7 +28,7 @@ MakeServer: TypeAlias = Callable[..., Server]
 PERSISTENT = re.compile(
     r"""
     \{ [^{}:]+ : \d+ \} : [^:]+ : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes
-      | overdue | stats | paused | held | latest | slots:.+ | parked:.+ | fired:.+)
+      | overdue | stats | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | fired:.+)
     | \{ [^{}:]+ \} : (queues | workers | beat:.+)
     """,
     re.VERBOSE,
@@ -136,13 +136,13 @@ def dangling_ids(client: Any) -> Iterator[str]:
             yield f"{task_id} in only one of {tag}:messages and {tag}:delayed"
         kept = {
             key: {*client.hkeys(key)}
-            for kind in ("crashes", "overdue", "held", "latest", "slots:*")
+            for kind in ("crashes", "overdue", "calls", "slots:*")
             for key in client.keys(f"{tag}:{kind}")
         }
         kept |= {key: {*client.zrange(key, 0, -1)} for key in client.keys(f"{tag}:parked:*")}
         if not kept:
             continue
-        alive = messages | {key.removeprefix(f"{tag}:taken:") for key in client.keys(f"{tag}:taken:*")}
+        alive = messages.union(*(client.smembers(key) for key in client.keys(f"{tag}:taken:*")))
         for stream in client.keys(f"{tag}:stream*"):
             alive |= {fields.get("id") for _, fields in client.xrange(stream)}
         for key, task_ids in kept.items():

@@ -14,7 +14,7 @@ import pytest
 import rsq
 from rsq.broker import scripts
 from rsq.keys import GROUP, RELEASED
-from rsq.states import TRANSITIONS
+from rsq.states import ENDINGS, TRANSITIONS
 
 ROOT = Path(rsq.__file__).parent
 
@@ -122,6 +122,12 @@ def test_lua_and_python_agree_on_names() -> None:
     common = (ROOT / "broker" / "lua" / "_common.lua").read_text()
     assert f"local GROUP = '{GROUP}'" in common
     assert f"local RELEASED = '{RELEASED}'" in common
+
+
+def test_lua_and_python_agree_on_the_ways_in_which_a_call_ends() -> None:
+    ending = (ROOT / "broker" / "lua" / "_ending.lua").read_text()
+    (ways,) = re.findall(r"local WAYS = \{(.*?)\}", ending, re.DOTALL)
+    assert set(re.findall(r"(\w+) = 1", ways)) == set(ENDINGS)
 
 
 def test_lua_and_python_agree_on_the_longest_block() -> None:

@@ -11,7 +11,7 @@ from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.queue import Queue
 from rsq.calls.message import pack_meta, unpack_meta
-from rsq.errors import DecodeError
+from rsq.errors import DecodeError, DuplicateCall
 
 PAGE = 500
 """Letters in one step, so that no call holds the server up."""
@@ -68,26 +68,23 @@ def dead_letter(link: Link, queue: Queue, name: str) -> DeadLetter | None:
 
 
 def redrive(link: Link, queue: Queue, letter: DeadLetter) -> bool:
-    """Send a dead letter again, as a first attempt. False when somebody else was quicker.
+    """Send a dead letter again, as a first attempt, with its dedupe key if it had one. False: somebody was quicker.
 
-    Raises DecodeError for a letter that was no message to begin with.
+    Raises  DecodeError for a letter that was no message to begin with, DuplicateCall where another call has its key
     """
     if not letter.task:
         raise DecodeError(
             f"dead letter {letter.entry_id} cannot be sent again: it was never a message ({letter.reason})"
         )
     meta = {k: v for k, v in unpack_meta(letter.meta).items() if k not in ("attempt", "deferred_since", "expires")}
-    reply = link.run(
-        scripts.REDRIVE,
-        queue.keys.prefix,
-        letter.entry_id,
-        letter.id,
-        letter.task,
-        letter.body,
-        pack_meta(meta),
-        letter.priority,
-    )
-    return bool(reply)
+    word, winner = link.run(scripts.REDRIVE, queue.keys.prefix, letter.entry_id, pack_meta(meta))
+    if word == b"duplicate":
+        raise DuplicateCall(
+            f"dead letter {letter.id} was not sent again: {winner.decode()} stands under its dedupe key or id; "
+            "send it when that has ended",
+            winner.decode(),
+        )
+    return bool(word == b"sent")
 
 
 def delete_dead(link: Link, queue: Queue, letters: list[DeadLetter]) -> int:

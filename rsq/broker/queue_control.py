@@ -43,9 +43,8 @@ def resume(client: Client, names: Iterable[str]) -> list[str]:
 
 def purge(link: Link, queue: Queue) -> int:
     """Drop all messages that wait, delayed ones included; gives their number. What runs goes on."""
-    dropped = 0
-    while True:
-        step = int(link.run(scripts.PURGE, queue.keys.prefix, PURGE_STEP))
-        dropped += step
-        if step < PURGE_STEP:
-            return dropped
+    dropped, left = 0, True
+    while left:
+        step, left = link.run(scripts.PURGE, queue.keys.prefix, PURGE_STEP)
+        dropped += int(step)
+    return dropped

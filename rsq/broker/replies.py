@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsq.calls.message import WAKE, Delivery
+from rsq.errors import BrokerError
 
 
 @dataclass
@@ -30,10 +31,13 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Begin:
-    """The answer: ``go`` (with newer arguments, if there are), ``superseded`` (`why`: by which version) or ``wait``."""
+    """The answer: ``go``, ``superseded`` (`why`: by which version), ``wait`` (`why`: slot or rate) or ``newer``.
+
+    newer  (revision, task, body, meta) that a duplicate brought: ask again, by the rules of these
+    """
 
     word: str
-    body: bytes = b""
+    newer: tuple[int, str, bytes, bytes] | None = None
     wait_ms: int = 0
     why: str = ""
 
@@ -70,12 +74,16 @@ def sort_entries(queue: str, priority: int, entries: Any, deliveries: list[Deliv
 
 def parse_begin(reply: Any) -> Begin:
     """The reply of `begin`."""
-    word, value, *why = reply
-    if word == b"go":
-        return Begin("go", body=value)
-    if word == b"superseded":
-        return Begin("superseded", why=value.decode())
-    return Begin("wait", wait_ms=value, why=why[0].decode())
+    match reply:
+        case [b"go"]:
+            return Begin("go")
+        case [b"newer", revision, task, body, meta]:
+            return Begin("newer", (revision, task.decode(), body, meta))
+        case [b"superseded", version]:
+            return Begin("superseded", why=version.decode())
+        case [_, wait_ms, why]:
+            return Begin("wait", wait_ms=wait_ms, why=why.decode())
+    raise BrokerError(f"begin answered {reply!r}")
 
 
 def mark_killed(delivery: Delivery, crashes: bytes | None, overdue: bytes | None) -> None:

@@ -1,7 +1,8 @@
 """The Lua scripts: one file for each transition, read once, called by SHA.
 
-A file may name shared pieces in lines ``-- include: _name``; they are put in its place. A script is addressed by the
-SHA of its text, so an old and a new release of rsq work side by side on one server.
+A file may name shared pieces in lines ``-- include: _name``, which are put in its place, and the kind of its rows in a
+line ``-- rows: <kind>``, see `rsq.broker.rows`. A script is addressed by the SHA of its text, so an old and a new
+release of rsq work side by side on one server.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import hashlib
 import re
 from importlib import resources
 
+from rsq.broker import rows
+
+_ROWS = re.compile(r"^-- rows: (\w+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
@@ -20,7 +24,8 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.source = _INCLUDE.sub(lambda match: _read(match[1]), _read(name))
+        text = _ROWS.sub(lambda match: rows.as_lua(match[1]), _read(name))
+        self.source = _INCLUDE.sub(lambda match: _read(match[1]), text)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
@@ -36,6 +41,7 @@ FETCH = Script("fetch")
 TAKE = Script("take")
 BEGIN = Script("begin")
 COMPLETE = Script("complete")
+DROP_WAKES = Script("drop_wakes")
 RETRY = Script("retry")
 BURY = Script("bury")
 RELEASE = Script("release")
@@ -57,6 +63,7 @@ ALL = (
     TAKE,
     BEGIN,
     COMPLETE,
+    DROP_WAKES,
     RETRY,
     BURY,
     RELEASE,

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rsq import codec, keys
-from rsq.broker import scripts
+from rsq.broker import rows, scripts
 from rsq.broker.queue import Queue
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.calls.message import Delivery, pack_meta
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
-from rsq.errors import BrokerError, LeaseLost
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure
+from rsq.errors import BrokerError, LeaseLost, WorkerLost
+from rsq.remote import encode_error
+from rsq.states import State
 
 if TYPE_CHECKING:
     from rsq.broker.connection import Link, ScriptCall
@@ -23,24 +25,13 @@ if TYPE_CHECKING:
 LONGEST_BLOCK_MS = 1000
 """An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
 
-TAKEN_TTL_MS = 7 * 86_400_000
-"""How long an early-acknowledged call may run and still have its outcome committed."""
+LOST = pack_failure(
+    State.FAILURE, 1, 0.0, encode_error(WorkerLost("the worker that ran this call was not heard of any more"))
+)
+"""What the caller gets of a call that was acknowledged early and lost with its worker."""
 
-
-@dataclass(frozen=True)
-class CutShort:
-    """A call that ran when its process died.
-
-    entry_id  b'' if it was taken early
-    limit_s   the time limit for which it was killed; None: it died with the process
-    result    what its caller gets if it was taken early
-    """
-
-    priority: int
-    entry_id: bytes
-    task_id: str
-    limit_s: float | None
-    result: bytes
+LOST_TTL_MS = 86_400_000
+"""How long that is readable."""
 
 
 @dataclass(frozen=True)
@@ -50,41 +41,38 @@ class Rules:
     version   (key, version, ttl in ms): not after a newer version of the key is done
     slot      (name, most at once) of a concurrency limit; ("", 0) = none
     rate      (name, microseconds between two starts, burst) of a rate limit
-    reserved  it was put off by the rate limit before: this is its turn
     """
 
     version: tuple[str, int, int] | None = None
     slot: tuple[str, int] = ("", 0)
     rate: tuple[str, int, int] | None = None
-    reserved: bool = False
 
 
 class WorkerQueue(Queue):
     """A queue as a worker sees it."""
 
-    def register(self, link: Link, consumer: str) -> None:
-        """Begin as a consumer, with a lease."""
+    def register(self, link: Link, consumer: str, former: str = "") -> None:
+        """Begin as a consumer, with a lease.
+
+        former  the name under which it lost its lease: it answers for what it acknowledged early under that and runs
+        """
         # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
         if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):
             link.call_packed(self.introduce())
-        link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms)
+        link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms, former)
 
     def renew_call(self, consumers: Sequence[str]) -> ScriptCall:
         """Prolong the leases of a worker's consumers; answers those that have lost theirs."""
         return scripts.RENEW, self.keys.prefix, (self.settings.lease_ms, *consumers)
 
-    def retire_call(self, consumer: str, how: str, ttl_ms: int, running: Iterable[CutShort]) -> ScriptCall:
+    def retire_call(self, consumer: str, how: str, ttl_ms: int, running: Iterable[rows.CutShort]) -> ScriptCall:
         """Hand on all that a consumer holds that left or died.
 
         how      how it ended, such as ``signal SIGKILL``
         ttl_ms   how long the results of calls are kept that were taken early
         running  the calls that ran when it died
         """
-        rows: list[Argument] = []
-        for each in running:
-            limit_s = "" if each.limit_s is None else f"{each.limit_s:g}"
-            rows += (each.priority, each.entry_id, each.task_id, limit_s, each.result)
-        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *rows)
+        return scripts.RETIRE, self.keys.prefix, (consumer, how, ttl_ms, *(field for row in running for field in row))
 
     def reconcile_call(self) -> ScriptCall:
         """Find consumers of the group that have no lease record; answers those whose entries others may claim now.
@@ -151,59 +139,45 @@ class WorkerQueue(Queue):
         ids = [delivery.id for delivery in deliveries]
         if not ids or not link.call("EXISTS", self.keys.revoked):
             return [(False, False)] * len(ids)
-        marks = link.pipeline([("ZMSCORE", self.keys.revoked, *ids), ("ZMSCORE", self.keys.terminate, *ids)])
-        for reply in marks:
-            if isinstance(reply, BrokerError):
-                raise reply
-        return [(revoked is not None, ends is not None) for revoked, ends in zip(*marks, strict=True)]
+        marks = link.call("ZMSCORE", self.keys.revoked, *ids)
+        return [(mark is not None, mark is not None and float(mark) % 1 > 0) for mark in marks]
 
     def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
         """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
-        reply = link.run(
-            scripts.TAKE,
-            self.keys.prefix,
-            consumer,
-            delivery.priority,
-            delivery.entry_id,
-            delivery.id,
-            TAKEN_TTL_MS,
-        )
+        entry = (delivery.priority, delivery.entry_id, delivery.id)
+        reply = link.run(scripts.TAKE, self.keys.prefix, consumer, *entry, LOST, LOST_TTL_MS)
         if reply == -1:
             raise self._lost(consumer)
         return bool(reply)
 
-    def begin(self, link: Link, consumer: str, task_id: str, rules: Rules) -> Begin:
-        """Ask whether a body may start that has rules or limits. Raises LeaseLost."""
+    def begin(self, link: Link, consumer: str, delivery: Delivery, rules: Rules, revision: int = 0) -> Begin:
+        """Ask whether a body may start that has rules or limits. Raises LeaseLost.
+
+        revision  of the newer arguments that made the rules; 0: those that were sent
+        """
         version = ("", 0, 0) if rules.version is None else rules.version
         rate = ("", 0, 0) if rules.rate is None else rules.rate
-        reply = link.run(
-            scripts.BEGIN, self.keys.prefix, consumer, task_id, *version, *rules.slot, *rate, int(rules.reserved)
-        )
+        call = (delivery.entry_id, delivery.id, revision)
+        reply = link.run(scripts.BEGIN, self.keys.prefix, consumer, *call, *version, *rules.slot, *rate)
         if reply == -1:
             raise self._lost(consumer)
         return parse_begin(reply)
 
     def drop_wakes_call(self, consumer: str, entry_ids: Sequence[bytes]) -> ScriptCall:
         """Settle entries that carried no call."""
-        arguments: list[Argument] = [consumer, 0, "wakes"]
-        for entry_id in entry_ids:
-            arguments += (entry_id, "", "", 0)
-        return scripts.COMPLETE, self.keys.prefix, tuple(arguments)
+        return scripts.DROP_WAKES, self.keys.prefix, (consumer, *entry_ids)
 
     def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
-        """The script calls that settle these verdicts: one for each kind and stream."""
-        batches: dict[tuple[Script, int, str], list[Argument]] = defaultdict(list)
+        """The script calls that settle these verdicts: one for each kind, stream and way of acknowledgement."""
+        batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         for verdict in verdicts:
             delivery = verdict.delivery
             if type(verdict) is Completed:
-                batches[scripts.COMPLETE, delivery.priority, verdict.counter] += (
-                    delivery.entry_id,
-                    delivery.id,
-                    verdict.result,
-                    verdict.ttl_ms,
+                batches[scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter] += rows.Completed(
+                    delivery.entry_id, delivery.id, verdict.result, verdict.ttl_ms
                 )
             elif type(verdict) is Retried:
-                batches[scripts.RETRY, delivery.priority, verdict.counter] += (
+                batches[scripts.RETRY, delivery.priority, delivery.taken, verdict.counter] += rows.Retried(
                     delivery.entry_id,
                     delivery.id,
                     delivery.task,
@@ -213,7 +187,7 @@ class WorkerQueue(Queue):
                     *verdict.slot,
                 )
             elif type(verdict) is Buried:
-                batches[scripts.BURY, delivery.priority, ""] += (
+                batches[scripts.BURY, delivery.priority, delivery.taken, ""] += rows.Buried(
                     delivery.entry_id,
                     delivery.id,
                     delivery.task,
@@ -226,14 +200,14 @@ class WorkerQueue(Queue):
                     verdict.ttl_ms,
                 )
             elif type(verdict) is Released:
-                batches[scripts.RELEASE, delivery.priority, ""].append(delivery.entry_id)
+                batches[scripts.RELEASE, delivery.priority, False, ""].append(delivery.entry_id)
         calls: list[ScriptCall] = []
-        for (script, priority, counter), arguments in batches.items():
+        for (script, priority, taken, counter), arguments in batches.items():
             head: tuple[Argument, ...] = (consumer, priority)
             if script is scripts.BURY:
-                head += (self.settings.dead_max_length, self.settings.dead_max_age_ms)
+                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms)
             elif script is not scripts.RELEASE:
-                head += (counter,)
+                head += (int(taken), counter)
             calls.append((script, self.keys.prefix, (*head, *arguments)))
         return calls
 

@@ -43,7 +43,6 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "root": (str,),
     "version": (list,),
     "begin": (bool,),
-    "reserved": (bool,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -90,8 +89,7 @@ class Message:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
-              remembered), begin (True: ask the server before each start), reserved (True: its turn under a rate limit
-              has come)
+              remembered), begin (True: ask the server before each start)
     """
 
     id: str
@@ -134,8 +132,9 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
 class Delivery:
     """A message in a worker's hands.
 
-    entry_id    of the stream entry; b'' once it was acknowledged early (`acks_late=False`)
+    entry_id    of the stream entry
     consumer    the name under which it was fetched, and under which alone its outcome can be committed
+    taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
     crash_how   how the last of them died, such as ``signal SIGKILL``
@@ -164,6 +163,7 @@ class Delivery:
         "queue",
         "revoked",
         "runtime_s",
+        "taken",
         "task",
         "timelimit",
     )
@@ -178,6 +178,7 @@ class Delivery:
         self.crash_how = ""
         self.lease_lost = False
         self.revoked = False
+        self.taken = False
         self.runtime_s = self.overdue_s = 0.0
         self.timelimit = NO_LIMIT
         self.problem = ""
@@ -187,15 +188,21 @@ class Delivery:
             self.body: bytes = fields[5]
             self.meta_raw: bytes = fields[7]
             try:
-                if not 0 < len(fields[1]) <= LONGEST_ID:
-                    raise DecodeError(f"the id has {len(fields[1])} characters, not 1 to {LONGEST_ID}")
-                self.id = fields[1].decode("ascii")
+                text = fields[1].decode("ascii")
+                # What `check_id` refuses would stand for another call, in lists of ids and on a worker's board.
+                if not 0 < len(text) <= LONGEST_ID or not text.isprintable() or " " in text:
+                    raise DecodeError(f"the id {text[:LONGEST_ID]!r} is not 1 to {LONGEST_ID} printable characters")
+                self.id = text
                 self.task = fields[3].decode()
-                if self.meta_raw:
-                    self.meta = unpack_meta(self.meta_raw)
-                return
             except (UnicodeDecodeError, DecodeError) as error:
                 self.problem = str(error)
+            else:
+                if self.meta_raw:
+                    try:
+                        self.meta = unpack_meta(self.meta_raw)
+                    except DecodeError as error:
+                        self.problem = str(error)  # raw, it goes on as it came
+                return
         else:
             self.problem = "the entry does not have the fields id, task, body and meta"
         # Kept whole, so that a person can see what it was.

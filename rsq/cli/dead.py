@@ -24,7 +24,7 @@ from rsq.cli.common import (
     queue_option,
     shortened,
 )
-from rsq.errors import DecodeError, SettingsError
+from rsq.errors import DecodeError, DuplicateCall, SettingsError
 
 _Filter = Callable[[DeadLetter], bool]
 
@@ -160,7 +160,7 @@ def redrive(
         for letter in _named(link, target, task_ids, task, reason, everything):
             try:
                 sent += letters.redrive(link, target, letter)
-            except DecodeError as error:
+            except (DecodeError, DuplicateCall) as error:
                 refused += 1
                 click.echo(f"rsq: {error}", err=True)
     click.echo(f"sent {plural(sent, 'dead letter')} of queue {target.name} again")

@@ -26,7 +26,7 @@ from rsq.states import State
 from rsq.task import Task
 from rsq.worker import signalling as tell
 from rsq.worker.interrupt import Interrupt
-from rsq.worker.permits import grant, put_off, rules_of
+from rsq.worker.permits import put_off, rules_of
 from rsq.worker.time_limits import Clock, Timed, exceeded
 
 UNKNOWN_TASK_TRIES = 10
@@ -63,7 +63,8 @@ class Attempts:
     def rules(self, delivery: Delivery) -> Rules | Verdict | None:
         """What must be asked before its body starts; or the verdict, where that cannot be told; or None."""
         task = self._tasks.get(delivery.task)
-        if task is None or self._refusal(delivery, task) is not None:
+        # A duplicate may have brought a later expiry: asked first, it does not expire.
+        if task is None or self._refusal(delivery, task, may_expire="begin" not in delivery.meta) is not None:
             return None
         try:
             return rules_of(task, delivery)
@@ -81,7 +82,6 @@ class Attempts:
             superseded = self._skipped(delivery, task, "superseded")
             tell.refused(task, delivery, superseded)
             return superseded
-        grant(delivery, answer)
         return None
 
     def is_early(self, delivery: Delivery) -> bool:
@@ -243,7 +243,7 @@ class Attempts:
         ttl_ms = self._result_ttl_ms(delivery, task)
         return decide(delivery, error, task.policy, runtime_s=runtime_s, result_ttl_ms=ttl_ms, rng=self._rng)
 
-    def _refusal(self, delivery: Delivery, task: Task[..., Any] | None) -> Verdict | None:
+    def _refusal(self, delivery: Delivery, task: Task[..., Any] | None, may_expire: bool = True) -> Verdict | None:
         """A verdict without a run, or None."""
         if delivery.problem:
             return self._bury(delivery, "undecodable", DecodeError(delivery.problem), None)
@@ -259,7 +259,7 @@ class Attempts:
             reason, error = lost
             return self._bury(delivery, reason, error, task)
         expires = delivery.meta.get("expires")
-        if expires is not None and expires <= self._clock.now_ms():
+        if may_expire and expires is not None and expires <= self._clock.now_ms():
             return self._skipped(delivery, task, "expired")
         return None
 

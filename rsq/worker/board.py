@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 _CHILD = struct.Struct("<dIIQdd")  # lease_until, generation, fenced, tasks done, beat, commit_beat
-_SLOT = struct.Struct("<dHB40s100s120s")  # started, queue index, priority, entry id, task id, name of the task
+_SLOT = struct.Struct("<dHBB40s100s120s")  # started, queue index, priority, taken, entry id, task id, name of the task
 _LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
 _RUNNING_SIZE = 1  # one byte before each slot: RUNS or TIMED while it runs; written last at the start, first at the end
 _RUNS, _TIMED = 1, 2
@@ -19,8 +19,9 @@ _RUNS, _TIMED = 1, 2
 
 @dataclass(frozen=True)
 class Running:
-    """A call that runs, as the board tells it. `entry_id` is b'' when it was acknowledged early.
+    """A call that runs, as the board tells it.
 
+    taken  it was acknowledged early
     task  name of the task, cut off after 120 bytes
     deadline  when its process is to be killed, or None
     limit_s   the time limit that is behind the deadline
@@ -29,6 +30,7 @@ class Running:
     started: float
     queue: int
     priority: int
+    taken: bool
     entry_id: bytes
     task_id: str
     task: str
@@ -139,9 +141,11 @@ class Slot:
         self._body = offset + _RUNNING_SIZE
         self._limit = self._body + _SLOT.size
 
-    def start(self, started: float, queue: int, priority: int, entry_id: bytes, task_id: bytes, task: bytes) -> None:
+    def start(
+        self, started: float, queue: int, priority: int, taken: bool, entry_id: bytes, task_id: bytes, task: bytes
+    ) -> None:
         """Tell what runs from now on. The flag comes last, so a torn write is never read."""
-        _SLOT.pack_into(self._memory, self._body, started, queue, priority, entry_id, task_id, task)
+        _SLOT.pack_into(self._memory, self._body, started, queue, priority, taken, entry_id, task_id, task)
         self._memory[self._flag] = _RUNS
 
     def limit(self, deadline: float, limit_s: float) -> None:
@@ -162,7 +166,9 @@ class Slot:
         flag = self._memory[self._flag]
         if not flag:
             return None
-        started, queue, priority, *texts = _SLOT.unpack_from(self._memory, self._body)
+        started, queue, priority, taken, *texts = _SLOT.unpack_from(self._memory, self._body)
         entry_id, task_id, task = (text.rstrip(b"\0") for text in texts)
         limit = _LIMIT.unpack_from(self._memory, self._limit) if flag == _TIMED else ()
-        return Running(started, queue, priority, entry_id, task_id.decode(), task.decode(errors="ignore"), *limit)
+        return Running(
+            started, queue, priority, bool(taken), entry_id, task_id.decode(), task.decode(errors="ignore"), *limit
+        )

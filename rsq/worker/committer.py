@@ -152,20 +152,23 @@ class Committer:
             self._verdicts.popleft()
             size += len(verdict.result if type(verdict) is Completed else verdict.delivery.body)
         # Almost always one consumer: after a lost lease the old name's verdicts go under the old name, which is fenced.
-        verdicts: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+        # What was acknowledged early is not: its token is its fence.
+        verdicts: dict[tuple[str, bool], dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
         for verdict in batch:
-            verdicts[verdict.delivery.consumer][verdict.delivery.queue].append(verdict)
-        wakes: dict[str, dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+            delivery = verdict.delivery
+            verdicts[delivery.consumer, delivery.taken][delivery.queue].append(verdict)
+        wakes: dict[tuple[str, bool], dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
         while patient and self._wakes:
             consumer, name, entry_id = self._wakes.popleft()
-            wakes[consumer][name].append(entry_id)
-        for consumer in {*verdicts, *wakes}:
+            wakes[consumer, False][name].append(entry_id)
+        for fence in {*verdicts, *wakes}:
             calls: list[ScriptCall] = []
-            for name, some in verdicts[consumer].items():
+            consumer = fence[0]
+            for name, some in verdicts[fence].items():
                 calls += self._queues[name].commit_calls(consumer, some)
-            for name, entry_ids in wakes[consumer].items():
+            for name, entry_ids in wakes[fence].items():
                 calls.append(self._queues[name].drop_wakes_call(consumer, entry_ids))
-            mine = [verdict for some in verdicts[consumer].values() for verdict in some]
+            mine = [verdict for some in verdicts[fence].values() for verdict in some]
             try:
                 written = self._write(calls, consumer, patient)
             except LeaseLost:

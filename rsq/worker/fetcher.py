@@ -352,17 +352,18 @@ class Fetcher:
         """Fenced: nothing that was fetched under the old name is ours any more. Begin again under a new one."""
         old = self._identity.consumer
         dropped = self._inbox.drain()
-        for delivery, _ in self._workload.running():
+        # What was acknowledged early has its token, and runs on: nobody else will run it.
+        for delivery in [delivery for delivery, _ in self._workload.running() if not delivery.taken]:
             delivery.lease_lost = True
             text = (
                 f"{delivery.task}[{delivery.id}] belongs to another worker now: nothing of this run will be committed"
             )
             self._workload.interrupt(delivery, LeaseLost(text))
         for delivery in self._committer.held():
-            delivery.lease_lost = True
+            delivery.lease_lost = not delivery.taken
         name = self._identity.next_name()
         for queue in self._queues:
-            queue.register(self._link, name)
+            queue.register(self._link, name, old)
         self._identity.change(self._settings.lease_s)
         self._fenced.clear()
         self._read_on = None

@@ -14,8 +14,9 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker.connection import Link, ScriptCall
+from rsq.broker.rows import CutShort
 from rsq.broker.wire import Argument, Command, packed
-from rsq.broker.worker_queue import CutShort, WorkerQueue
+from rsq.broker.worker_queue import LOST_TTL_MS, WorkerQueue
 from rsq.broker.worker_wishes import Wish, unpack_wish
 from rsq.calls.outcome import pack_failure
 from rsq.errors import BrokerError, BrokerUnavailable, WorkerLost
@@ -28,9 +29,6 @@ log = logging.getLogger("rsq.worker")
 
 RENEWALS = 3
 """Renewals within the life of one lease: two may fail before it is lost."""
-
-LOST_RESULT_TTL_MS = 86_400_000
-"""How long the failure of a call stays readable that was acknowledged early and died with its process."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +127,12 @@ class Leases:
         """Hand on all that a consumer held. Raises BrokerError; repeating it after that is safe."""
         how = retirement.how or "the worker was stopped"
         lost = WorkerLost(f"the process died while it ran this call: {how}")
-        ended = [(each.queue, _ended(each, None, lost)) for each in retirement.running]
-        ended += [(each.queue, _ended(each, each.limit_s, exceeded(each.limit_s))) for each in retirement.overdue]
+        ended = [(each.queue, _cut_short(each, None, lost)) for each in retirement.running]
+        ended += [(each.queue, _cut_short(each, each.limit_s, exceeded(each.limit_s))) for each in retirement.overdue]
         calls = []
         for index, queue in enumerate(self._queues):
             running = [each for number, each in ended if number == index]
-            calls.append(queue.retire_call(retirement.consumer, retirement.how, LOST_RESULT_TTL_MS, running))
+            calls.append(queue.retire_call(retirement.consumer, retirement.how, LOST_TTL_MS, running))
         for reply in self._link.run_many(calls):
             if isinstance(reply, Exception):
                 raise reply
@@ -205,6 +203,7 @@ class Leases:
         self._knows_constant, self._told = False, {}
 
 
-def _ended(running: Running, limit_s: float | None, error: Exception) -> CutShort:
+def _cut_short(running: Running, limit_s: float | None, error: Exception) -> CutShort:
     result = pack_failure(State.FAILURE, 1, limit_s or 0.0, encode_error(error))
-    return CutShort(running.priority, running.entry_id, running.task_id, limit_s, result)
+    limit = "" if limit_s is None else f"{limit_s:g}"
+    return CutShort(running.priority, running.entry_id, running.task_id, int(running.taken), limit, result)

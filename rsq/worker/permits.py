@@ -8,8 +8,9 @@ from typing import Any
 from rsq import codec
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
-from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.message import Delivery, unpack_meta
 from rsq.calls.outcome import Retried
+from rsq.errors import DecodeError
 from rsq.task import Task
 
 
@@ -29,26 +30,27 @@ def rules_of(task: Task[..., Any], delivery: Delivery) -> Rules | None:
         slot = (name("max_concurrency_key", options.max_concurrency_key), options.max_concurrency)
     if options.rate is not None:
         rate = (name("rate_limit_key", options.rate_limit_key), *options.rate)
-    return Rules(None if version is None else tuple(version), slot, rate, meta.get("reserved", False))
+    return Rules(None if version is None else tuple(version), slot, rate)
 
 
 def _namer(task: Task[..., Any], delivery: Delivery) -> Callable[[str, str | Callable[..., str] | None], str]:
+    # The first colon is where the key begins: no task and key have the limit of another task and key.
+    first = task.name.replace("%", "%25").replace(":", "%3A")
+
     def name(option: str, key: str | Callable[..., str] | None) -> str:
-        if key is None:
-            return task.name
-        return f"{task.name}:{task.key_of(option, key, *codec.decode_call(delivery.body))}"
+        return first if key is None else f"{first}:{task.key_of(option, key, *codec.decode_call(delivery.body))}"
 
     return name
 
 
-def grant(delivery: Delivery, answer: Begin) -> None:
-    """It may start: with newer arguments where a duplicate brought some, and without what only the asking needed."""
-    if answer.body:
-        delivery.body = answer.body
-    if "reserved" in delivery.meta:
-        # The turn is spent: another attempt waits for one of its own.
-        delivery.meta = {name: value for name, value in delivery.meta.items() if name != "reserved"}
-        delivery.meta_raw = pack_meta(delivery.meta)
+def bring_newer(delivery: Delivery, newer: tuple[int, str, bytes, bytes]) -> int:
+    """Give a delivery what a duplicate brought for it, see `Begin`; gives its revision."""
+    revision, delivery.task, delivery.body, delivery.meta_raw = newer
+    try:
+        delivery.meta = unpack_meta(delivery.meta_raw)
+    except DecodeError as error:
+        delivery.problem = str(error)
+    return revision
 
 
 def put_off(delivery: Delivery, rules: Rules, answer: Begin) -> Retried:
@@ -57,5 +59,4 @@ def put_off(delivery: Delivery, rules: Rules, answer: Begin) -> Retried:
         why = f"{rules.slot[1]} of {rules.slot[0]} run already"
         return Retried(delivery, "limited", delivery.meta, answer.wait_ms, why, rules.slot)
     assert rules.rate is not None
-    why = f"the rate of {rules.rate[0]} is reached"
-    return Retried(delivery, "limited", {**delivery.meta, "reserved": True}, answer.wait_ms, why)
+    return Retried(delivery, "limited", delivery.meta, answer.wait_ms, f"the rate of {rules.rate[0]} is reached")

@@ -124,7 +124,7 @@ class SoloWorker:
 
     def abandon(self) -> None:
         """From any thread: hand the running body back, too, with no attempt counted. The process must end then."""
-        taken = [entry for entry in self._board.running() if not entry.entry_id]
+        taken = [entry for entry in self._board.running() if entry.taken]
         self._sign_off(Retirement(self._identity.consumer, "", taken))
 
     @property

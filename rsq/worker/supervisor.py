@@ -201,7 +201,7 @@ class Supervisor:
         # Of what we cut off ourselves nothing is a suspect; but a call that was taken early will not be run again, so
         # its caller must hear of it.
         late = overdue(child)
-        running = [entry for entry in child.board.running() if entry not in late and (how or not entry.entry_id)]
+        running = [entry for entry in child.board.running() if entry not in late and (how or entry.taken)]
         while child.hello is not None:
             self._listen(child)
         if child.registered:

@@ -13,10 +13,11 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.replies import Fetched
+from rsq.broker.replies import Begin, Fetched
+from rsq.broker.rows import CutShort
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
-from rsq.broker.worker_queue import CutShort, WorkerQueue
+from rsq.broker.worker_queue import Rules, WorkerQueue
 from rsq.calls.message import Delivery, Message
 from rsq.calls.outcome import Completed, Verdict
 from rsq.calls.placement import PLAIN, Placement
@@ -64,6 +65,7 @@ class Rig:
         self.link = link
         self.queue = queue
         self.keys = queue.keys
+        self._asked = 0
 
     # -- seeds
 
@@ -131,14 +133,35 @@ class Rig:
         return replies
 
     def take(self, consumer: str, delivery: Delivery) -> bool:
-        return self.queue.take(self.link, consumer, delivery)
+        """As the lane does it."""
+        delivery.taken = self.queue.take(self.link, consumer, delivery)
+        return delivery.taken
+
+    def begin(self, consumer: str, call: str | Delivery, rules: Rules, revision: int = 0) -> Begin:
+        """Of a call that is only named each time another delivery asks."""
+        if isinstance(call, str):
+            self._asked += 1
+            fields = [b"id", call.encode(), b"task", b"tests.task", b"body", b"body", b"meta", b""]
+            call = Delivery(self.queue.name, 0, f"{self._asked}-0".encode(), fields)
+        return self.queue.begin(self.link, consumer, call, rules, revision)
 
     def retire(
         self, consumer: str, *running: Delivery, how: str = "signal SIGKILL", overdue: Iterable[Delivery] = ()
     ) -> int:
-        rows = [CutShort(each.priority, each.entry_id, each.id, None, b"lost") for each in running]
-        rows += [CutShort(each.priority, each.entry_id, each.id, 2.5, b"overdue") for each in overdue]
+        rows = [CutShort(each.priority, each.entry_id, each.id, int(each.taken), "", b"lost") for each in running]
+        rows += [
+            CutShort(each.priority, each.entry_id, each.id, int(each.taken), "2.5", b"overdue") for each in overdue
+        ]
         return int(self.link.run_one(self.queue.retire_call(consumer, how, HOUR_MS, rows)))
+
+    def miss(self, consumer: str) -> None:
+        """Its lease ran out, and nobody has heard of it for so long that what it took is lost."""
+        self.hire("witness")
+        self.lapse(consumer)
+        self.run(scripts.RENEW, HOUR_MS, "witness")
+        self.redis.zadd(f"{self.keys.prefix}:missing", {consumer: 1}, xx=True)
+        for _ in range(2):
+            self.run(scripts.RENEW, HOUR_MS, "witness")
 
     def reconcile(self) -> list[str]:
         """As if nobody had done so for long."""
@@ -186,7 +209,7 @@ class Rig:
 
         A stream is the list of its entries, each a dict; an empty one is not told. Beside it ``<stream> pending`` maps
         each pending task id (entry id where the entry is gone) to (consumer, deliveries), and ``<stream> strays`` is
-        the set of the group's consumers that have no lease. How many wake entries were read is not told.
+        the set of the group's consumers that have no lease. How many wake entries there were is not told.
         """
         found: dict[str, Any] = {}
         for key in self.redis.scan_iter(count=1000):
@@ -197,14 +220,22 @@ class Rig:
                 case b"hash":
                     found[name] = {text(k): text(v) for k, v in self.redis.hgetall(key).items()}
                 case b"zset":
-                    found[name] = {text(k): int(v) for k, v in self.redis.zrange(key, 0, -1, withscores=True)}
+                    found[name] = {
+                        text(k): int(v) if v == int(v) else v for k, v in self.redis.zrange(key, 0, -1, withscores=True)
+                    }
                 case b"set":
                     found[name] = {text(member) for member in self.redis.smembers(key)}
                 case b"stream":
                     found |= self._stream(key, name)
         found.get("stats", {}).pop("wakes", None)
+        found.pop("wakes", None)
         if found.get("stats") == {}:
             del found["stats"]
+        if calls := found.get("calls"):
+            found["calls"] = {
+                task_id: plain(msgpack.unpackb(packed.encode("latin-1"), raw=True, strict_map_key=False))
+                for task_id, packed in calls.items()
+            }
         if messages := found.get("messages"):
             found["messages"] = {task_id: unpacked(packed) for task_id, packed in messages.items()}
         return found
@@ -243,6 +274,18 @@ def text(data: bytes) -> str:
 def unpacked(packed: str) -> list[str]:
     """Priority, task, body and meta of a delayed message."""
     return [text(part) for part in msgpack.unpackb(packed.encode("latin-1"), raw=True)]
+
+
+def plain(value: Any) -> Any:
+    """A record with texts in place of bytes."""
+    match value:
+        case bytes():
+            return text(value)
+        case dict():
+            return {plain(k): plain(v) for k, v in value.items()}
+        case list():
+            return [plain(each) for each in value]
+    return value
 
 
 def entry(task_id: str, body: str = "body", meta: str = "") -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 from rsq.broker.queue_control import purge
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
-from rsq.calls.message import Delivery
+from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
@@ -18,8 +18,8 @@ PLAIN = Rules()
 MINUTE_US = 60_000_000
 
 
-def begin(rig: Rig, task_id: str, rules: Rules = PLAIN, consumer: str = "alice") -> Begin:
-    return rig.queue.begin(rig.link, consumer, task_id, rules)
+def begin(rig: Rig, call: str | Delivery, rules: Rules = PLAIN, consumer: str = "alice", revision: int = 0) -> Begin:
+    return rig.begin(consumer, call, rules, revision)
 
 
 def running(rig: Rig, *task_ids: str) -> dict[str, Delivery]:
@@ -71,7 +71,7 @@ def test_an_older_version_does_not_begin_after_a_newer_one(rig: Rig) -> None:
     rig.commit("alice", *(completed(calls[each]) for each in ("old", "same", "other", "newer")))
     snapshot = rig.snapshot()
     assert (snapshot["version:k"], snapshot["version:other key"]) == ("3", "1")
-    assert "held" not in snapshot
+    assert "calls" not in snapshot
     assert 0 < rig.ttl_ms("version:k") <= HOUR_MS
 
 
@@ -81,7 +81,7 @@ def test_a_version_that_failed_supersedes_nothing(rig: Rig) -> None:
     rig.commit("alice", buried(calls["new"]))
     assert begin(rig, "old", versioned(1)) == GO
     rig.commit("alice", Completed(calls["old"], "ignored", b"", 0))
-    assert not {"version:k", "held"} & rig.snapshot().keys()
+    assert not {"version:k", "calls"} & rig.snapshot().keys()
 
 
 # -- slots
@@ -96,7 +96,7 @@ def test_a_slot_is_held_until_the_end(rig: Rig) -> None:
     rig.commit("alice", completed(calls["a"]))
     assert begin(rig, "c", two) == GO
     rig.commit("alice", buried(calls["b"]), completed(calls["c"]))
-    assert not {"slots:s", "parked:s", "held"} & rig.snapshot().keys()
+    assert not {"slots:s", "parked:s", "calls"} & rig.snapshot().keys()
 
 
 def test_a_retry_frees_the_slot(rig: Rig) -> None:
@@ -125,7 +125,7 @@ def test_the_first_that_waits_is_called_when_a_slot_is_free(rig: Rig) -> None:
     (c,) = rig.get("alice")
     assert begin(rig, "c", one) == GO
     rig.commit("alice", completed(c))
-    assert not {"slots:s", "parked:s", "held"} & rig.snapshot().keys()
+    assert not {"slots:s", "parked:s", "calls"} & rig.snapshot().keys()
 
 
 def test_a_slot_that_was_freed_before_the_call_was_put_off(rig: Rig) -> None:
@@ -145,8 +145,12 @@ def test_the_first_that_waits_may_be_looking_by_itself(rig: Rig) -> None:
     for each in "bc":
         rig.commit("alice", put_off(calls[each], 60_000, one.slot))
     rig.ripen("b")
-    assert ids(rig.get("alice")) == ["b"]
+    (b,) = rig.get("alice")
     rig.commit("alice", completed(calls["a"]))
+    assert ids(rig.get("alice")) == []
+    assert begin(rig, "c", one).word == "wait", "the slot is kept for the first"
+    assert begin(rig, b, one) == GO
+    rig.commit("alice", completed(b))
     assert ids(rig.get("alice")) == ["c"]
 
 
@@ -158,6 +162,45 @@ def test_a_slot_of_a_worker_that_is_gone_is_free(rig: Rig) -> None:
     assert begin(rig, "b", one, "carol").word == "wait"
     rig.retire("alice", calls["a"])
     assert begin(rig, "b", one, "carol") == GO
+
+
+def test_newcomers_do_not_go_before_who_waited_longer(rig: Rig) -> None:
+    calls = running(rig, "holder", "old", "mid")
+    one = Rules(slot=("s", 1))
+    begin(rig, "holder", one)
+    rig.commit("alice", *(put_off(calls[each], HOUR_MS, one.slot) for each in ("old", "mid")))
+    since = rig.snapshot()["parked:s"]["old"]
+    rig.commit("alice", completed(calls["holder"]))
+    rig.add("new")
+    new, old = sorted(rig.get("alice"), key=lambda delivery: delivery.id)
+    assert begin(rig, new, one).word == "wait"
+    # He comes too late after all: another one has it, and he waits where he stood, ahead of those that came after him.
+    rig.redis.hset(f"{rig.keys.prefix}:slots:s", "old", "@1")
+    assert begin(rig, new, one) == GO
+    assert begin(rig, old, one).word == "wait"
+    rig.commit("alice", put_off(old, HOUR_MS, one.slot))
+    assert rig.snapshot()["parked:s"]["old"] == since
+    rig.commit("alice", completed(new))
+    (old,) = rig.get("alice")
+    assert (old.id, begin(rig, old, one)) == ("old", GO)
+    rig.commit("alice", completed(old))
+    (mid,) = rig.get("alice")
+    assert begin(rig, mid, one) == GO
+    rig.commit("alice", completed(mid))
+    assert not {"slots:s", "parked:s", "calls"} & rig.snapshot().keys()
+
+
+def test_who_waits_for_another_slot_leaves_the_old_line(rig: Rig) -> None:
+    parked(rig, "a")
+    begin(rig, "x", Rules(slot=("t", 1)))
+    rig.ripen("a")
+    (a,) = rig.get("alice")
+    wait = begin(rig, a, Rules(slot=("t", 1)))
+    rig.commit("alice", put_off(a, wait.wait_ms, ("t", 1)))
+    snapshot = rig.snapshot()
+    assert "parked:s" not in snapshot
+    assert {*snapshot["parked:t"]} == {"a"}
+    rig.redis.flushall()  # `x` is no entry
 
 
 def parked(rig: Rig, *task_ids: str) -> None:
@@ -178,7 +221,7 @@ def test_those_that_end_while_they_wait_leave_the_line(rig: Rig, way: str) -> No
         purge(rig.link, rig.queue)
     else:
         rig.link.run_one(rig.queue.revoke_call(["a", "b"], False))
-    assert not {"parked:s", "held", "delayed", "messages"} & rig.snapshot().keys()
+    assert not {"parked:s", "calls", "delayed", "messages"} & rig.snapshot().keys()
 
 
 def test_a_turn_that_was_not_taken_goes_to_the_next(rig: Rig) -> None:
@@ -208,10 +251,10 @@ def test_what_was_put_off_may_lose_its_limit(rig: Rig) -> None:
     (a,) = rig.get("alice")
     assert begin(rig, "a") == GO, "a new release has no limit"
     rig.commit("alice", completed(a))
-    assert not {"parked:s", "held"} & rig.snapshot().keys()
+    assert not {"parked:s", "calls"} & rig.snapshot().keys()
 
 
-def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(rig: Rig) -> None:
+def test_what_was_taken_early_and_lost_with_its_host_is_given_up(rig: Rig) -> None:
     rig.hire("alice")
     rule = Placement(dedupe_key="k", dedupe_until="done")
     rig.enqueue("a", rule)
@@ -222,11 +265,10 @@ def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(
         assert rig.take("alice", each)
     rig.commit("alice", Retried(b, "retried", {"attempt": 2}, HOUR_MS, "failed"))
     rig.reconcile()
-    assert {*rig.snapshot()["held"]} == {"a", "b"}
-    rig.redis.delete(f"{rig.keys.prefix}:taken:a")
-    rig.reconcile()
+    assert {*rig.snapshot()["calls"]} == {"a", "b"}
+    rig.miss("alice")
     snapshot = rig.snapshot()
-    assert {*snapshot["held"]} == {"b"}, "it waits for its retry"
+    assert {*snapshot["calls"]} == {"b"}, "it waits for its retry"
     assert not {"slots:s", "dedupe:key:k"} & snapshot.keys()
     assert rig.enqueue("c", rule) == ("accepted", "c")
 
@@ -235,10 +277,10 @@ def test_what_was_taken_early_and_lost_with_its_host_is_given_up_with_its_token(
 
 
 def test_a_rate_lets_one_start_in_each_interval(rig: Rig) -> None:
-    running(rig, "a")
+    running(rig, *"abcdx")
     one_a_minute = Rules(rate=("r", MINUTE_US, 1))
     assert begin(rig, "a", one_a_minute) == GO
-    waits = [begin(rig, "a", one_a_minute) for _ in range(3)]
+    waits = [begin(rig, each, one_a_minute) for each in "bcd"]
     assert [wait.why for wait in waits] == ["rate"] * 3
     for number, wait in enumerate(waits, 1):
         assert (number * 60 - 5) * 1000 < wait.wait_ms <= number * 60_000, "each has a turn of its own"
@@ -247,33 +289,60 @@ def test_a_rate_lets_one_start_in_each_interval(rig: Rig) -> None:
 
 
 def test_a_burst_starts_at_once(rig: Rig) -> None:
-    running(rig, "a")
+    running(rig, *"abcdx")
     rules = Rules(rate=("r", MINUTE_US, 3))
-    assert [begin(rig, "a", rules).word for _ in range(4)] == ["go", "go", "go", "wait"]
+    assert [begin(rig, each, rules).word for each in "abcd"] == ["go", "go", "go", "wait"]
 
 
 def test_who_was_put_off_goes_before_who_comes_new(rig: Rig) -> None:
-    running(rig, "a")
+    running(rig, *"abcdx")
+    rate = Rules(rate=("r", MINUTE_US, 1))
     rig.redis.set(f"{rig.keys.prefix}:rate:r", f"0 {(rig.now_ms() + 60_000) * 1000} 0", px=HOUR_MS)
-    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1))).word == "wait"
-    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)) == GO
-    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), reserved=True)).word == "wait"
+    assert begin(rig, "a", rate).word == "wait"
+    assert begin(rig, "a", rate) == GO, "it comes at its turn"
+    assert begin(rig, "b", rate).word == "wait"
 
 
 def test_who_finds_one_late_before_it_waits_for_that_one_alone(rig: Rig) -> None:
-    running(rig, "a")
-    rules = Rules(rate=("r", MINUTE_US, 1), reserved=True)
+    running(rig, *"abcdx")
+    rules, now_us = Rules(rate=("r", MINUTE_US, 1)), rig.now_ms() * 1000
+    for each in "ab":
+        rig.redis.set(f"{rig.keys.prefix}:rate:r", f"{now_us + MINUTE_US // 2} 0 0", px=HOUR_MS)
+        assert begin(rig, each, rules).word == "wait"
     # A hundred have their turns already, and the one whose turn it was a moment ago was late.
-    now_us = rig.now_ms() * 1000
     rig.redis.set(f"{rig.keys.prefix}:rate:r", f"{now_us + MINUTE_US // 2} {now_us + 100 * MINUTE_US} 0", px=HOUR_MS)
-    waits = [begin(rig, "a", rules).wait_ms for _ in range(2)]
+    waits = [begin(rig, each, rules).wait_ms for each in "ab"]
     assert 25_000 < waits[0] <= 30_000
     assert 85_000 < waits[1] <= 90_000, "and the next one for that"
 
 
+@pytest.mark.parametrize("first", ["go", "wait"])
+def test_a_question_whose_reply_was_lost_takes_no_second_turn(rig: Rig, first: str) -> None:
+    a, b, *_ = running(rig, *"abcdx").values()
+    rules = Rules(rate=("r", MINUTE_US, 1))
+    if first == "wait":
+        begin(rig, b, rules)
+    answer = begin(rig, a, rules)
+    assert answer.word == first
+    before = rig.redis.get(f"{rig.keys.prefix}:rate:r")
+    again = begin(rig, a, rules)
+    assert (again.word, rig.redis.get(f"{rig.keys.prefix}:rate:r")) == (first, before)
+    assert 0 <= answer.wait_ms - again.wait_ms < 30_000
+    rig.commit("alice", completed(a))
+    assert "a" not in rig.snapshot().get("calls", {})
+
+
+def test_a_clock_that_was_set_back_stops_no_rate(rig: Rig) -> None:
+    running(rig, *"abcdx")
+    ahead_us = (rig.now_ms() + HOUR_MS) * 1000
+    rig.redis.set(f"{rig.keys.prefix}:rate:r", f"{ahead_us} {ahead_us} {ahead_us}", px=2 * HOUR_MS)
+    assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1))) == GO
+    assert begin(rig, "b", Rules(rate=("r", MINUTE_US, 1))).wait_ms <= 60_000
+
+
 def test_who_waits_for_the_rate_holds_no_slot(rig: Rig) -> None:
-    running(rig, "a", "b")
-    begin(rig, "a", Rules(rate=("r", MINUTE_US, 1)))
+    running(rig, *"abcdx")
+    begin(rig, "x", Rules(rate=("r", MINUTE_US, 1)))
     assert begin(rig, "a", Rules(rate=("r", MINUTE_US, 1), slot=("s", 1))).why == "rate"
     assert begin(rig, "b", Rules(slot=("s", 1))) == GO
 
@@ -295,7 +364,7 @@ def test_a_marker_ends_with_its_call(rig: Rig) -> None:
     rig.commit("alice", completed(a))
     assert rig.enqueue("b", rule) == ("accepted", "b")
     rig.commit("alice", buried(*rig.get("alice")))
-    assert not {"held", "dedupe:key:k"} & rig.snapshot().keys()
+    assert not {"calls", "dedupe:key:k"} & rig.snapshot().keys()
 
 
 def test_a_marker_ends_when_its_call_begins(rig: Rig) -> None:
@@ -318,6 +387,22 @@ def test_a_purge_ends_markers(rig: Rig, until: str) -> None:
     assert rig.enqueue("b", rule) == ("accepted", "b")
 
 
+def newest(rig: Rig, delivery: Delivery) -> bytes:
+    """The arguments with which it starts."""
+    body, revision, answer = delivery.body, 0, begin(rig, delivery, consumer=delivery.consumer)
+    while answer.newer is not None:
+        revision, _, body, _ = answer.newer
+        answer = begin(rig, delivery, consumer=delivery.consumer, revision=revision)
+    assert answer == GO
+    return body
+
+
+def handed_on(rig: Rig, delivery: Delivery) -> list[Delivery]:
+    rig.retire("alice", delivery)
+    rig.hire("bob")
+    return rig.get("bob")
+
+
 @pytest.mark.parametrize("delay_ms", [None, 60_000])
 def test_a_duplicate_brings_newer_arguments(rig: Rig, delay_ms: int | None) -> None:
     rig.hire("alice")
@@ -328,12 +413,12 @@ def test_a_duplicate_brings_newer_arguments(rig: Rig, delay_ms: int | None) -> N
     if delay_ms:
         rig.ripen("a")
     (a,) = rig.get("alice")
-    body = begin(rig, "a").body or a.body
-    assert body == b"newest"
+    assert newest(rig, a) == b"newest"
     assert rig.enqueue("d", rule) == ("duplicate", "a"), "it has begun"
-    assert (begin(rig, "a").body or a.body) == b"newest", "after a crash, too"
-    rig.commit("alice", completed(a))
-    assert not {"held", "latest"} & rig.snapshot().keys()
+    (again,) = handed_on(rig, a)
+    assert newest(rig, again) == b"newest", "after a crash, too"
+    rig.commit("bob", completed(again))
+    assert not {"calls"} & rig.snapshot().keys()
 
 
 def test_newer_arguments_for_a_call_that_was_put_off_before_it_began(rig: Rig) -> None:
@@ -341,14 +426,45 @@ def test_newer_arguments_for_a_call_that_was_put_off_before_it_began(rig: Rig) -
     rule = Placement(dedupe_key="k", replaces=True)
     rig.enqueue("a", rule, body=b"old")
     rig.enqueue("b", rule, body=b"newer")
-    (a,) = rig.get("alice")
+    rig.add("x")
+    a, _ = rig.get("alice")
     begin(rig, "x", Rules(rate=("r", MINUTE_US, 1)))
     wait = begin(rig, "a", Rules(rate=("r", MINUTE_US, 1)))
     rig.commit("alice", put_off(a, wait.wait_ms))
     assert rig.enqueue("c", rule, body=b"newest") == ("replaced", "a")
     rig.ripen("a")
     (a,) = rig.get("alice")
-    assert (begin(rig, "a").body or a.body) == b"newest"
+    assert newest(rig, a) == b"newest"
+
+
+def test_newer_arguments_run_under_their_own_limit(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True)
+    rig.enqueue("a", rule, body=b"acct-1")
+    (a,) = rig.get("alice")
+    rig.enqueue("b", rule, body=b"acct-2")
+    answer = begin(rig, a, Rules(slot=("acct-1", 1)))
+    assert answer.newer == (1, "tests.task", b"acct-2", b"")
+    assert not [name for name in rig.snapshot() if name.startswith("slots:")]
+    assert begin(rig, a, Rules(slot=("acct-2", 1)), revision=1) == GO
+    assert [name for name in rig.snapshot() if name.startswith("slots:")] == ["slots:acct-2"]
+    rig.commit("alice", completed(a))
+
+
+@pytest.mark.parametrize("delay_ms", [None, 60_000])
+def test_newer_arguments_bring_all_that_came_with_them(rig: Rig, delay_ms: int | None) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", replaces=True, delay_ms=delay_ms)
+    rig.enqueue("a", rule, expires=1)
+    rig.enqueue("b", rule, body=b"newer", expires=2)
+    if delay_ms:
+        rig.ripen("a")
+    (a,) = rig.get("alice")
+    if delay_ms:
+        assert (a.body, a.meta) == (b"newer", {"expires": 2})
+    else:
+        assert begin(rig, a).newer == (1, "tests.task", b"newer", pack_meta({"expires": 2}))
+    rig.commit("alice", completed(a))
 
 
 def test_a_dead_letter_has_the_newest_arguments(rig: Rig) -> None:

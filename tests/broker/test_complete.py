@@ -147,7 +147,7 @@ def test_an_empty_batch_is_nothing(rig: Rig) -> None:
     rig.hire("alice")
     before = rig.dumps()
     assert rig.commit("alice") == []
-    assert rig.run(scripts.COMPLETE, "alice", 0, "succeeded") == 0
+    assert rig.run(scripts.COMPLETE, "alice", 0, 0, "succeeded") == 0
     assert rig.dumps() == before
 
 
@@ -192,15 +192,41 @@ def test_a_late_repeat_leaves_the_next_attempt_alone(rig: Rig) -> None:
     assert rig.snapshot()["stats"] == {"retried": "3"}
 
 
-def test_fenced_after_take(rig: Rig) -> None:
+def test_what_was_taken_is_fenced_by_its_token_alone(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a")
+    (a,) = rig.get("alice")
+    rig.take("alice", a)
+    rig.lapse("alice")
+    rig.run(scripts.RENEW, HOUR_MS, "bob")
+    assert "alice" not in rig.snapshot()["consumers"]
+    assert rig.commit("alice", completed(a)) == [1], "nobody else will run it"
+    before = rig.dumps()
+    assert rig.commit("alice", completed(a)) == [0]
+    assert rig.dumps() == before
+
+
+def test_what_was_taken_and_told_as_lost_is_ended(rig: Rig) -> None:
     rig.hire("alice")
     rig.add("a")
     (a,) = rig.get("alice")
     rig.take("alice", a)
     rig.retire("alice")
     before = rig.dumps()
-    assert rig.commit("alice", completed(a)) == [-1]
+    assert rig.commit("alice", completed(a)) == [0]
     assert rig.dumps() == before
+
+
+@pytest.mark.parametrize("record", [b"\xc1", b"\x93\x01", b"\x82\xa4slot\x93\x01\x02\x03\xa3key\xc3", b"\xa1x"])
+def test_a_record_that_cannot_be_read_costs_its_neighbours_nothing(rig: Rig, record: bytes) -> None:
+    rig.hire("alice")
+    rig.add("a", "b", "c")
+    calls = rig.get("alice")
+    rig.redis.hset(f"{rig.keys.prefix}:calls", "b", record)
+    assert rig.commit("alice", *map(completed, calls)) == [3]
+    snapshot = rig.snapshot()
+    assert [snapshot[f"result:{each}"] for each in "abc"] == ["done"] * 3
+    assert "calls" not in snapshot
 
 
 # -- crash marks
@@ -300,7 +326,7 @@ def test_a_full_server_takes_nothing_more_and_is_worked_empty(own_server: MakeSe
     with server.client() as client, closing(Link(Endpoint(server.url), 20)) as link:
         rig = Rig(client, link, WorkerQueue("q", Settings(url=server.url)))
         rig.hire("alice", "old", "older")
-        rig.add("of old", "of older", *(f"a{number}" for number in range(5)))
+        rig.add("of-old", "of-older", *(f"a{number}" for number in range(5)))
         rig.get("old", room=1)
         rig.get("older", room=1)
         rig.enqueue("due", Placement(delay_ms=HOUR_MS))
@@ -322,10 +348,10 @@ def test_a_full_server_takes_nothing_more_and_is_worked_empty(own_server: MakeSe
         rig.retire("old")
         rig.retire("older")
         deliveries = rig.get("bob")
-        assert sorted(ids(deliveries)) == ["a0", "a1", "a2", "a3", "a4", "due", "of old", "of older", "urgent"]
+        assert sorted(ids(deliveries)) == ["a0", "a1", "a2", "a3", "a4", "due", "of-old", "of-older", "urgent"]
         urgent, first, second, third, fourth, *rest = deliveries
         limited = Rules(version=("v", 1, HOUR_MS), slot=("s", 1), rate=("r", 1, 1))
-        assert rig.queue.begin(link, "bob", first.id, limited).word == "go"
+        assert rig.begin("bob", first, limited).word == "go"
         assert rig.take("bob", third)
         rig.commit(
             "bob",
@@ -339,6 +365,6 @@ def test_a_full_server_takes_nothing_more_and_is_worked_empty(own_server: MakeSe
         deliveries = rig.get("alice")
         assert len(deliveries) == 5
         rig.commit("alice", *map(completed, deliveries))
-        assert rig.run(scripts.PURGE, 10) == 1
+        assert rig.run(scripts.PURGE, 10) == [1, 0]
         assert rig.ready() == []
         assert client.zcard(rig.keys.delayed) == 0

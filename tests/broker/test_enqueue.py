@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rsq.broker import scripts
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import pack_meta
-from rsq.calls.outcome import Buried, Retried
+from rsq.calls.outcome import Buried, Retried, revoked
 from rsq.calls.placement import Placement
 from tests.broker.conftest import HOUR_MS, MIB, ODD_IDS, WAKE, Rig, completed, entry, text
 from tests.helpers import wait_until
@@ -348,3 +349,75 @@ def test_a_repeat_after_the_first_try_was_lost_goes_in(rig: Rig) -> None:
     rig.redis.flushall()
     assert rig.enqueue("a", since_ms=200) == ("accepted", "a")
     assert rig.ready() == ["a"]
+
+
+# -- what stands, and what only seems to
+
+
+@pytest.mark.parametrize("until", ["done", "started"])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_call_that_was_revoked_before_it_began_keeps_nobody_out(rig: Rig, until: str, replaces: bool) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until=until, replaces=replaces)
+    rig.enqueue("a", rule)
+    assert rig.link.run_one(rig.queue.revoke_call(["a"], False)) == [b"marked"]
+    assert rig.enqueue("b", rule) == ("accepted", "b")
+    a, b = rig.get("alice")
+    assert (a.revoked, b.revoked) == (True, False)
+    rig.commit("alice", revoked(a))
+    assert rig.enqueue("c", rule)[0] != "accepted", "the key is that of b"
+    rig.commit("alice", completed(b))
+
+
+def test_a_call_that_runs_keeps_its_key_though_it_is_revoked(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until="done")
+    rig.enqueue("a", rule)
+    (a,) = rig.get("alice")
+    rig.begin("alice", a, Rules())
+    rig.link.run_one(rig.queue.revoke_call(["a"], True))
+    assert rig.enqueue("b", rule) == ("duplicate", "a"), "they must not overlap"
+    rig.commit("alice", revoked(a))
+    assert rig.enqueue("b", rule) == ("accepted", "b")
+
+
+def test_a_key_that_has_its_time_keeps_it(rig: Rig) -> None:
+    rule = Placement(dedupe_key="k")
+    rig.enqueue("a", rule)
+    rig.link.run_one(rig.queue.revoke_call(["a"], False))
+    assert rig.enqueue("b", rule) == ("duplicate", "a")
+
+
+def test_an_id_that_was_revoked_before_is_another_call_now(rig: Rig) -> None:
+    rig.hire("alice")
+    rig.link.run_one(rig.queue.revoke_call(["a"], False))
+    assert rig.enqueue("a", Placement(unique=True)) == ("accepted", "a")
+    (a,) = rig.get("alice")
+    assert not a.revoked
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_what_waits_is_not_lost_to_another_call_under_its_id(rig: Rig, unique: bool) -> None:
+    placement = Placement(unique=unique, delay_ms=HOUR_MS, dedupe_ttl_ms=1)
+    rig.enqueue("a", placement, body=b"first")
+    rig.redis.delete(f"{rig.keys.prefix}:dedupe:id:a")
+    before = rig.dumps()
+    assert rig.enqueue("a", placement, body=b"second") == ("duplicate", "a")
+    assert rig.dumps() == before
+
+
+def test_the_marker_of_an_id_lives_until_it_is_due(rig: Rig) -> None:
+    rig.enqueue("a", Placement(unique=True, delay_ms=2 * HOUR_MS, dedupe_ttl_ms=1000))
+    assert HOUR_MS < rig.ttl_ms("dedupe:id:a") <= 2 * HOUR_MS
+
+
+def test_a_wake_entry_that_was_read_and_not_settled_is_no_message(rig: Rig) -> None:
+    rig.hire("alice")
+    rig.enqueue("a", Placement(delay_ms=500))
+    assert rig.ready() == ["wake"]
+    fetched = rig.fetch("alice")
+    assert fetched.wakes
+    assert rig.enqueue("b", Placement(max_length=2)) == ("accepted", "b")
+    assert rig.enqueue("c", Placement(max_length=2)) == ("full", 2)
+    rig.link.run_one(rig.queue.drop_wakes_call("alice", fetched.wakes))
+    assert not rig.redis.exists(f"{rig.keys.prefix}:wakes")

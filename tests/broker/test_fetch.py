@@ -256,11 +256,11 @@ def test_more_lapsed_consumers_than_one_call_looks_at(rig: Rig) -> None:
     names = [f"old{number}" for number in range(40)]
     rig.hire("alice", *names)
     for name in names:
-        rig.add(f"of {name}")
+        rig.add(f"of-{name}")
         rig.get(name)
         rig.lapse(name)
     got = [task_id for _ in range(4) for task_id in ids(rig.get("alice", room=100))]
-    assert sorted(got) == sorted(f"of {name}" for name in names)
+    assert sorted(got) == sorted(f"of-{name}" for name in names)
     snapshot = rig.snapshot()
     assert "stream strays" not in snapshot
     assert "orphans" not in snapshot

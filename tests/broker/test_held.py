@@ -12,6 +12,7 @@ from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
 from rsq.calls.placement import Placement
+from rsq.states import ENDINGS
 from tests.broker.conftest import FAR, HOUR_MS, Rig, completed
 
 RULES = Rules(version=("v", 1, HOUR_MS), slot=("s", 1), rate=("r", 60_000_000, 5))
@@ -27,8 +28,12 @@ def dies(rig: Rig, delivery: Delivery) -> None:
     rig.commit("alice", Retried(delivery, "retried", {"attempt": 2}, HOUR_MS, "failed"))
     rig.ripen("a")
     (again,) = rig.get("alice")
-    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
+    assert rig.begin("alice", again, RULES, 1) == Begin("go")
     rig.commit("alice", Buried(again, "failed", {}, b"", 0))
+
+
+def ignores(rig: Rig, delivery: Delivery) -> None:
+    rig.commit("alice", Completed(delivery, "ignored", b"", 0))
 
 
 def expires(rig: Rig, delivery: Delivery) -> None:
@@ -83,15 +88,28 @@ def is_lost(rig: Rig, delivery: Delivery) -> None:
 
 def is_lost_with_its_host(rig: Rig, delivery: Delivery) -> None:
     rig.take("alice", delivery)
-    rig.redis.delete(f"{rig.keys.prefix}:taken:a")  # after its week
-    rig.reconcile()
+    rig.miss("alice")
 
 
-WAYS: list[Callable[[Rig, Delivery], None]] = [
-    *(succeeds, dies, expires, is_superseded, is_revoked_running, is_revoked_between_two_attempts),
-    *(is_purged_after_it_was_handed_back, is_purged_while_it_waits_for_its_slot, crashes, is_revoked_after_a_crash),
-    *(is_lost, is_lost_with_its_host),
-]
+WAYS: dict[Callable[[Rig, Delivery], None], str] = {
+    succeeds: "succeeded",
+    dies: "dead",
+    ignores: "ignored",
+    expires: "expired",
+    is_superseded: "superseded",
+    is_revoked_running: "revoked",
+    is_revoked_between_two_attempts: "revoked",
+    is_purged_after_it_was_handed_back: "purged",
+    is_purged_while_it_waits_for_its_slot: "purged",
+    crashes: "dead",
+    is_revoked_after_a_crash: "revoked",
+    is_lost: "lost",
+    is_lost_with_its_host: "lost",
+}
+
+
+def test_each_way_is_tried() -> None:
+    assert set(WAYS.values()) == set(ENDINGS)
 
 
 @pytest.mark.parametrize("until", ["ttl", "done", "started"])
@@ -102,14 +120,15 @@ def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery]
     rig.enqueue("a", rule, body=b"old")
     assert rig.enqueue("b", rule, body=b"newest") == ("replaced", "a")
     (delivery,) = rig.get("alice")
-    assert rig.queue.begin(rig.link, "alice", "a", RULES) == Begin("go", body=b"newest")
-    assert {"held", "latest", "slots:s"} <= rig.snapshot().keys()
+    assert rig.begin("alice", delivery, RULES, 1) == Begin("go")
+    assert {"calls", "slots:s"} <= rig.snapshot().keys()
     way(rig, delivery)
+    assert set(ENDINGS) & rig.snapshot()["stats"].keys() == {WAYS[way]}
     left = {name for name in rig.snapshot() if rig.ttl_ms(name) < 0 and "strays" not in name}
     assert left <= KEPT | {"stream"}, left
     assert "a" not in rig.ready()
     # The key is free again, unless it was to be kept, and so is the slot.
     assert rig.enqueue("c", rule)[0] == ("duplicate" if until == "ttl" else "accepted")
     rig.redis.zadd(rig.keys.consumers, {"carol": FAR})
-    assert rig.queue.begin(rig.link, "carol", "d", RULES).word == "go"
+    assert rig.begin("carol", "d", RULES).word == "go"
     rig.redis.flushall()  # what `c` and `d` hold now is not told by any entry

@@ -317,13 +317,16 @@ class Machine(RuleBasedStateMachine):
     def write(self, name: str, verdicts: list[Verdict]) -> None:
         replies = self.rig.commit(name, *verdicts)
         worker = self.workers[name]
-        if not worker.registered:
-            assert set(replies) == {-1}
-            return
+        if worker.registered:
+            assert -1 not in replies
+        else:
+            assert (-1 in replies) == any(not verdict.delivery.taken for verdict in verdicts)
         settled = 0
         for verdict in verdicts:
             delivery = verdict.delivery
             call = self.calls[delivery.id]
+            if not worker.registered and not delivery.taken:
+                continue
             if not self.owns(name, delivery) or call.place not in ("running", "taken"):
                 continue
             settled += 1
@@ -345,7 +348,7 @@ class Machine(RuleBasedStateMachine):
                 case Released():
                     call.place, call.owner = "ready", keys.RELEASED
                     call.deliveries -= 1
-        assert sum(replies) == settled
+        assert sum(reply for reply in replies if reply != -1) == settled
 
     # -- leases
 
@@ -402,6 +405,28 @@ class Machine(RuleBasedStateMachine):
                 marked += 1
         assert self.rig.retire(name, *ran) == marked
 
+    def missing(self) -> dict[str, list[Call]]:
+        """Workers that nobody hears of, with what they acknowledged early."""
+        found: dict[str, list[Call]] = {}
+        for call in self.at("taken"):
+            if not self.workers[call.owner].registered:
+                found.setdefault(call.owner, []).append(call)
+        return found
+
+    @precondition(lambda self: self.missing())
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        """Nobody has heard of a worker for too long, as the renewal of any other one finds."""
+        missing = self.missing()
+        name = data.draw(st.sampled_from([*missing]))
+        self.rig.redis.zadd(f"{self.rig.keys.prefix}:missing", {name: 1})
+        self.rig.run(scripts.RENEW, HOUR_MS)
+        self.notice_lapsed()
+        for call in missing[name]:
+            call.end("done")
+            self.forget_marks(call)
+            self.counters["lost"] += 1
+
     @precondition(lambda self: any(not worker.registered for worker in self.workers.values()))
     @rule(data=st.data())
     def late_read(self, data: st.DataObject) -> None:
@@ -443,10 +468,12 @@ class Machine(RuleBasedStateMachine):
     @rule(step=st.sampled_from([1, 3, 1000]))
     def purge(self, step: int) -> None:
         waiting = self.at("ready", "delayed")
-        dropped = 0
-        while (number := self.rig.run(scripts.PURGE, step)) == step:
+        dropped, left = 0, 1
+        while left:
+            number, left = self.rig.run(scripts.PURGE, step)
             dropped += number
-        assert dropped + number == len(waiting)
+        assert dropped == len(waiting)
+        self.counters["purged"] += dropped
         for call in waiting:
             call.end("gone")
             self.forget_marks(call)
@@ -513,12 +540,9 @@ class Machine(RuleBasedStateMachine):
             pipe.smembers(k.orphans)
             pipe.keys(f"{k.prefix}:result:*")
             pipe.keys(f"{k.prefix}:taken:*")
-            pipe.zrange(k.revoked, 0, -1)
-            pipe.zrange(k.terminate, 0, -1)
+            pipe.zrange(k.revoked, 0, -1, withscores=True)
             replies = pipe.execute(raise_on_error=False)
-        *of_streams, delayed, messages, dead, crashes, stats, consumers, orphans, results, taken, marked, ending = (
-            replies
-        )
+        *of_streams, delayed, messages, dead, crashes, stats, consumers, orphans, results, taken, marked = replies
         seen: dict[str, str] = {}
 
         def see(task_id: str, place: str) -> None:
@@ -548,8 +572,8 @@ class Machine(RuleBasedStateMachine):
         for task_id in delayed:
             see(text(task_id), "delayed")
         for key in taken:
-            task_id = text(key).rpartition(":")[2]
-            see(task_id, f"taken by {self.calls[task_id].owner}")
+            for member in redis.smembers(key):
+                see(text(member), f"taken by {text(key).rpartition(':')[2]}")
         for _, fields in dead:
             see(text(fields[b"id"]), "dead")
         for key in results:
@@ -558,7 +582,8 @@ class Machine(RuleBasedStateMachine):
                 see(task_id, "done")
         unsettled = {call.id: call.crashes for call in self.calls.values() if call.crashes}
         assert {text(task_id): int(mark.split()[0]) for task_id, mark in crashes.items()} == unsettled
-        assert {"revoked": {*map(text, marked)}, "terminate": {*map(text, ending)}} == self.marks
+        ending = {text(task_id) for task_id, until in marked if until % 1}
+        assert {"revoked": {text(task_id) for task_id, _ in marked}, "terminate": ending} == self.marks
         counted = {text(name): int(value) for name, value in stats.items() if name != b"wakes"}
         assert counted == dict(self.counters)
         return seen

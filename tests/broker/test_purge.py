@@ -12,7 +12,7 @@ from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, en
 
 
 def purge(rig: Rig, count: int = 1000) -> int:
-    return int(rig.run(scripts.PURGE, count))
+    return int(rig.run(scripts.PURGE, count)[0])
 
 
 def test_all_that_waits_goes(rig: Rig) -> None:
@@ -32,10 +32,15 @@ def test_all_that_waits_goes(rig: Rig) -> None:
         "stream": [entry("running")],
         "stream pending": {"running": ("alice", 1)},
         "stream strays": {"old", "released"},
+        "stats": {"purged": "5"},
     }
     assert rig.commit("alice", completed(running)) == [1]
     assert rig.get("alice") == []
-    assert rig.snapshot() == {"consumers": {"alice": FAR}, "result:running": "done", "stats": {"succeeded": "1"}}
+    assert rig.snapshot() == {
+        "consumers": {"alice": FAR},
+        "result:running": "done",
+        "stats": {"succeeded": "1", "purged": "5"},
+    }
 
 
 def test_twice_finds_nothing_more(rig: Rig) -> None:
@@ -52,7 +57,7 @@ def test_without_workers(rig: Rig) -> None:
     rig.add("a", "b")
     rig.add("u", priority=5)
     assert purge(rig) == 3
-    assert rig.snapshot() == {}
+    assert rig.snapshot() == {"stats": {"purged": "3"}}
 
 
 def test_an_empty_queue(rig: Rig) -> None:
@@ -74,9 +79,9 @@ def test_bounded_steps(rig: Rig, count: int) -> None:
     while steps[-1] == count:
         steps.append(purge(rig, count))
     assert sum(steps) == 40
-    assert rig.snapshot().keys() == {"consumers", "orphans", "stream strays"}
+    assert rig.snapshot().keys() == {"consumers", "orphans", "stream strays", "stats"}
     rig.get("alice")
-    assert rig.snapshot() == {"consumers": {"alice": FAR}}
+    assert rig.snapshot() == {"consumers": {"alice": FAR}, "stats": {"purged": "40"}}
 
 
 @pytest.mark.parametrize("task_id", ODD_IDS)
@@ -106,7 +111,7 @@ def test_wake_entries_go_and_are_no_messages(rig: Rig) -> None:
     assert rig.ready() == ["wake", "b", "c"]
     assert purge(rig, 2) == 2
     assert purge(rig, 2) == 1
-    assert rig.snapshot() == {"consumers": {"alice": FAR}}
+    assert rig.snapshot() == {"consumers": {"alice": FAR}, "stats": {"purged": "3"}}
 
 
 def test_what_people_look_at_stays(rig: Rig) -> None:
@@ -174,4 +179,4 @@ def test_thousands_and_large_bodies(rig: Rig) -> None:
     for number in range(1200):
         rig.enqueue(f"d{number}", Placement(delay_ms=HOUR_MS))
     assert queue_control.purge(rig.link, rig.queue) == 3702
-    assert rig.snapshot() == {}
+    assert rig.snapshot() == {"stats": {"purged": "3702"}}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rsq.broker.dead_letters import DeadLetter, dead_letters, redrive
+from rsq.broker.worker_queue import Rules
 from rsq.calls.message import pack_meta
 from rsq.calls.outcome import Buried
 from rsq.calls.placement import Placement
-from rsq.errors import DecodeError
+from rsq.errors import DecodeError, DuplicateCall
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids, text
 
 
@@ -91,23 +92,38 @@ def test_a_revocation_of_what_was_dead_already_is_forgotten(rig: Rig) -> None:
     assert redrive(rig.link, rig.queue, letter)
     (delivery,) = rig.get("alice")
     assert not delivery.revoked
-    assert not {"revoked", "terminate"} & rig.snapshot().keys()
+    assert "revoked" not in rig.snapshot()
 
 
 @pytest.mark.parametrize("until", ["done", "started"])
-def test_a_call_whose_marker_had_gone_leaves_the_next_ones_alone(rig: Rig, until: str) -> None:
+def test_it_asks_for_its_dedupe_key(rig: Rig, until: str) -> None:
     rig.hire("alice")
-    rule = Placement(dedupe_key="k", dedupe_until=until)
+    rule = Placement(dedupe_key="k", dedupe_until=until, replaces=True)
     rig.enqueue("a", rule)
     rig.commit("alice", *(Buried(delivery, "failed", {}, b"", 0) for delivery in rig.get("alice")))
     assert rig.enqueue("b", rule) == ("accepted", "b"), "it ended with the first one"
     (letter,) = dead_letters(rig.link, rig.queue)
+    before = rig.dumps()
+    with pytest.raises(DuplicateCall) as error:
+        redrive(rig.link, rig.queue, letter)
+    assert error.value.task_id == "b"
+    assert rig.dumps() == before
+    rig.commit("alice", *map(completed, rig.get("alice")))
     assert redrive(rig.link, rig.queue, letter)
-    by_id = {delivery.id: delivery for delivery in rig.get("alice")}
-    rig.commit("alice", completed(by_id["a"]))
-    assert rig.enqueue("c", rule) == ("duplicate", "b")
-    rig.commit("alice", completed(by_id["b"]))
-    assert rig.enqueue("c", rule) == ("accepted", "c")
+    assert rig.enqueue("c", rule, body=b"newest") == ("replaced", "a"), "it has its key again, with all its rules"
+    (a,) = rig.get("alice")
+    assert rig.begin("alice", a, Rules()).newer == (1, "tests.task", b"newest", b"")
+    rig.commit("alice", completed(a))
+    assert rig.enqueue("d", rule) == ("accepted", "d")
+
+
+def test_it_does_not_double_a_call_that_is_delayed_under_its_id(rig: Rig) -> None:
+    (letter,) = bury(rig, "a")
+    assert rig.enqueue("a", Placement(delay_ms=HOUR_MS)) == ("accepted", "a")
+    before = rig.dumps()
+    with pytest.raises(DuplicateCall):
+        redrive(rig.link, rig.queue, letter)
+    assert rig.dumps() == before
 
 
 def test_what_was_no_message_stays(rig: Rig) -> None:

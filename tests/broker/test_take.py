@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
-from rsq.broker.worker_queue import TAKEN_TTL_MS
+from rsq.broker import scripts
+from rsq.broker.worker_queue import LOST, LOST_TTL_MS
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Retried
+from rsq.calls.outcome import Retried, unpack_result
 from rsq.errors import LeaseLost
-from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, completed, entry, ids
+from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, completed, entry, ids, text
 
 
 def delivered(rig: Rig, task_id: str = "a", priority: int = 0) -> Delivery:
@@ -24,11 +25,12 @@ def delivered(rig: Rig, task_id: str = "a", priority: int = 0) -> Delivery:
 def test_what_is_taken_leaves_the_stream(rig: Rig, task_id: str, priority: int) -> None:
     delivery = delivered(rig, task_id, priority)
     assert rig.take("alice", delivery)
+    token = f"alice {delivery.entry_id.decode()}"
     assert rig.snapshot() == {
         "consumers": {"alice": FAR},
-        f"taken:{task_id}": f"alice {delivery.entry_id.decode()}",
+        "taken:alice": {task_id},
+        "calls": {task_id: {"taken": ["alice", token, text(LOST), str(LOST_TTL_MS)]}},
     }
-    assert TAKEN_TTL_MS - 60_000 < rig.ttl_ms(f"taken:{task_id}") <= TAKEN_TTL_MS
 
 
 def test_fenced(rig: Rig) -> None:
@@ -103,7 +105,7 @@ def test_the_next_attempt_is_taken_anew(rig: Rig) -> None:
     (second,) = rig.get("alice")
     assert rig.take("alice", second)
     assert not rig.take("alice", first)
-    assert rig.snapshot()["taken:a"] == f"alice {second.entry_id.decode()}"
+    assert rig.snapshot()["calls"]["a"]["taken"][1] == f"alice {second.entry_id.decode()}"
 
 
 def test_others_are_left_alone(rig: Rig) -> None:
@@ -115,3 +117,57 @@ def test_others_are_left_alone(rig: Rig) -> None:
     assert snapshot["stream"] == [entry("b")]
     assert snapshot["stream pending"] == {"b": ("alice", 1)}
     assert ids(rig.get("alice")) == []
+
+
+def test_a_commit_that_is_repeated_late_leaves_the_next_attempt_alone(rig: Rig) -> None:
+    rig.hire("bob")
+    first = delivered(rig)
+    rig.take("alice", first)
+    again = Retried(first, "retried", {"attempt": 2}, 0, "")
+    assert rig.commit("alice", again) == [1]
+    (second,) = rig.get("bob")
+    assert rig.take("bob", second)
+    before = rig.dumps()
+    assert rig.commit("alice", again) == [0]
+    assert rig.dumps() == before
+    assert rig.commit("bob", completed(second)) == [1]
+
+
+def test_a_worker_that_comes_back_answers_for_what_it_took(rig: Rig) -> None:
+    rig.hire("bob")
+    delivery = delivered(rig)
+    rig.take("alice", delivery)
+    rig.lapse("alice")
+    rig.run(scripts.RENEW, HOUR_MS, "bob")
+    assert {*rig.snapshot()["missing"]} == {"alice"}
+    rig.run(scripts.REGISTER, "alice-2", HOUR_MS, "alice")
+    snapshot = rig.snapshot()
+    assert "missing" not in snapshot
+    assert snapshot["taken:alice-2"] == {"a"}
+    assert rig.commit("alice", completed(delivery)) == [1], "an outcome on its way under the old name counts"
+    assert not {"calls", "taken:alice", "taken:alice-2"} & rig.snapshot().keys()
+
+
+def test_what_a_worker_took_that_nobody_hears_of_is_lost_and_told(rig: Rig) -> None:
+    rig.hire("bob")
+    delivery = delivered(rig)
+    rig.take("alice", delivery)
+    with rig.pushes("a") as pushes:
+        rig.miss("alice")
+    assert pushes == [("a", LOST)]
+    result = unpack_result(rig.redis.get(rig.keys.result("a")))
+    assert result.error is not None
+    assert result.error["type"] == "rsq.errors.WorkerLost"
+    snapshot = rig.snapshot()
+    assert snapshot["stats"] == {"lost": "1"}
+    assert not {"calls", "missing", "taken:alice"} & snapshot.keys()
+    assert rig.commit("alice", completed(delivery)) == [0]
+
+
+def test_what_lost_its_lease_without_a_word_is_found(rig: Rig) -> None:
+    """The record of the lease vanished."""
+    delivery = delivered(rig)
+    rig.take("alice", delivery)
+    rig.redis.delete(rig.keys.consumers)
+    rig.reconcile()
+    assert {*rig.snapshot()["missing"]} == {"alice"}

@@ -87,7 +87,8 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
         for key, data in zip(some, client.mget(some), strict=True):
             result = unpack_result(data)
             state.results[_task_id(key)] = _outcome(result)
-    state.taken |= {_task_id(key.decode()) for key in client.scan_iter(f"{keys.prefix}:taken:*", count=1000)}
+    for key in client.scan_iter(f"{keys.prefix}:taken:*", count=1000):
+        state.taken |= {task_id.decode() for task_id in client.smembers(key)}
 
 
 def _outcome(result: Result) -> Outcome:
@@ -118,8 +119,7 @@ def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
         left.delayed[task_id.decode()] = keys.delayed
     left.leases += [name.decode() for name in client.zrange(keys.consumers, 0, -1)]
     left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
-    for key in (keys.revoked, keys.terminate):
-        left.marks += [f"{name.decode()} in {key}" for name in client.zrange(key, 0, -1)]
+    left.marks += [f"{name.decode()} in {keys.revoked}" for name in client.zrange(keys.revoked, 0, -1)]
     left.crashes += [name.decode() for name in [*client.hkeys(keys.crashes), *client.hkeys(keys.overdue)]]
 
 

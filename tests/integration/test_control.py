@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rsq import App, AsyncResult, State, TaskRevoked
+from rsq import App, AsyncResult, State, TaskRevoked, codec
+from rsq.calls.message import Message
 from rsq.cli.main import main
 from rsq.keys import GROUP, RELEASED
 from tests.helpers import wait_until
@@ -60,11 +61,14 @@ def test_a_waiting_call_never_starts(app: App, journal: Journal, start_worker: S
 
 
 def test_an_idle_worker_looks_at_what_it_is_given(app: App, journal: Journal, start_worker: StartWorker) -> None:
-    """It blocks in a read that no script is behind. Revoked before it is sent, a call is revoked when it comes."""
+    """It blocks in a read that no script is behind. The calls are sent by a plain XADD, so the marks stay."""
     start_worker(concurrency=1)
     for number in range(30):
         app.revoke(f"own-{number}", queue="default")
-        handle = tasks.note.apply_async((number,), task_id=f"own-{number}")
+        queue, handle = app.client.queue(None), app.AsyncResult(f"own-{number}", "default")
+        message = Message(handle.id, tasks.note.name, codec.encode([[number], {}]), queue.name)
+        with app.client.link() as link:
+            link.call_packed(queue.plain_enqueue(message))
         with pytest.raises(TaskRevoked):
             handle.get(timeout=20)
         assert tasks.add.delay(1, 1).get(timeout=20) == 2

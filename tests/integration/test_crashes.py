@@ -200,16 +200,18 @@ def test_a_lease_lost_on_one_queue_counts_no_attempt_on_another(
     handle = task.delay(str(tmp_path / "open"))
     wait_until(lambda: journal.count(f"began {name}") == 1, what="the body to begin")
     redis.delete(app.client.queue("single").keys.consumers)
-    wait_until(lambda: journal.count(f"interrupted {name}") == 1, 20, "the body to be told")
+    if task is tasks.gate:
+        wait_until(lambda: journal.count(f"interrupted {name}") == 1, 20, "the body to be told")
     wait_until(lambda: "going on as" in worker.log(), 20, "the child to take a new name")
     (tmp_path / "open").touch()
-    if task is tasks.gate:
-        assert handle.get(timeout=20) == name
+    # What was acknowledged early is nobody else's, so it runs on, and its outcome counts.
+    assert handle.get(timeout=20) == name
+    assert journal.count(f"interrupted {name}") == (task is tasks.gate)
     assert tasks.add.delay(1, 1).get(timeout=20) == 2
     wait_until(lambda: settled(app), 20, "all to be settled")
     assert journal.count(f"began {name}") == (2 if task is tasks.gate else 1)
     counters = totals(app).counters
-    assert (counters["succeeded"], counters.get("retried", 0)) == (2 if task is tasks.gate else 1, 0)
+    assert (counters["succeeded"], counters.get("retried", 0)) == (2, 0)
     assert worker.stop() == 0
 
 

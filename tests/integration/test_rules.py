@@ -49,7 +49,7 @@ def left_over(redis: redis_py.Redis, app: App) -> set[str]:
     """Keys of the queue that hold something for calls, beside results and markers with a TTL."""
     tag = app.client.queue(None).keys.prefix
     names = {name.decode().removeprefix(f"{tag}:") for name in redis.scan_iter(f"{tag}:*")}
-    return {name for name in names if name.split(":")[0] in ("held", "latest", "slots", "parked", "messages")}
+    return {name for name in names if name.split(":")[0] in ("calls", "slots", "parked", "messages")}
 
 
 # -- rates

@@ -24,8 +24,8 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     pid = os.fork()
     if pid == 0:
         mine = board.child(1)
-        mine.slots[0].start(1.5, 3, 7, b"1700000000000-12", b"task-id", b"shop.mail.send")
-        mine.slots[1].start(2.5, 0, 0, b"", b"y" * 100, "ä".encode() * 99)
+        mine.slots[0].start(1.5, 3, 7, False, b"1700000000000-12", b"task-id", b"shop.mail.send")
+        mine.slots[1].start(2.5, 0, 0, True, b"2-1", b"y" * 100, "ä".encode() * 99)
         mine.slots[1].limit(62.5, 60.0)
         mine.done = 12
         mine.generation = 3
@@ -35,13 +35,13 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     os.waitpid(pid, 0)
     theirs = board.child(1)
     assert theirs.running() == [
-        Running(1.5, 3, 7, b"1700000000000-12", "task-id", "shop.mail.send"),
-        Running(2.5, 0, 0, b"", "y" * 100, "ä" * 60, 62.5, 60.0),
+        Running(1.5, 3, 7, False, b"1700000000000-12", "task-id", "shop.mail.send"),
+        Running(2.5, 0, 0, True, b"2-1", "y" * 100, "ä" * 60, 62.5, 60.0),
     ]
     assert (theirs.done, theirs.generation, theirs.beat, theirs.commit_beat) == (12, 3, 4.5, 5.5)
     assert board.child(0).running() == []
     theirs.slots[1].unlimit()
-    assert theirs.running()[1] == Running(2.5, 0, 0, b"", "y" * 100, "ä" * 60)
+    assert theirs.running()[1] == Running(2.5, 0, 0, True, b"2-1", "y" * 100, "ä" * 60)
     theirs.slots[0].end()
     assert [entry.task_id for entry in theirs.running()] == ["y" * 100]
     theirs.clear()

@@ -29,7 +29,7 @@ class Recorder(Interrupt):
 
 def a_slot() -> Slot:
     slot = Board(1, slots=1).child(0).slots[0]
-    slot.start(time.monotonic(), 0, 0, b"1-1", b"x", b"task")
+    slot.start(time.monotonic(), 0, 0, False, b"1-1", b"x", b"task")
     return slot
 
 

@@ -5,7 +5,10 @@ local function full(max_length)
   if max_length == 0 then return end
   local held = redis.call('ZCARD', T .. ':delayed')
   for p = 0, 9 do held = held + redis.call('XLEN', stream_of(p)) end
-  if held >= max_length and wake_waits() then held = held - 1 end
+  if held < max_length then return end
+  for _, entry_id in ipairs(redis.call('SRANDMEMBER', WAKES, PAGE)) do
+    if #redis.call('XRANGE', T .. ':stream', entry_id, entry_id) == 1 then held = held - 1 end
+  end
   if held >= max_length then return held end
 end
 

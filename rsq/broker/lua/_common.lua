@@ -32,8 +32,31 @@ local function holds_lease(consumer)
   return redis.call('ZSCORE', T .. ':consumers', consumer)
 end
 
+-- Calls that this consumer has acknowledged early, or answers for.
+local function taken_by(consumer) return T .. ':taken:' .. consumer end
+
+-- Raises where one of these keys holds something else: asked before the first write, since a script is not undone.
+local expected = {}
+local function expect(kind, ...)
+  for _, key in ipairs({ ... }) do
+    if not expected[key] then
+      local found = redis.call('TYPE', key).ok
+      if found ~= kind and found ~= 'none' then error('WRONGTYPE ' .. key .. ' holds a ' .. found .. ', not a ' .. kind, 0) end
+      expected[key] = true
+    end
+  end
+end
+
+-- Comes last, and may fail: a counter that nobody can read must not undo what was done.
 local function count(counter, by)
-  if by > 0 then redis.call('HINCRBY', T .. ':stats', counter, by) end
+  if by > 0 then redis.pcall('HINCRBY', T .. ':stats', counter, by) end
+end
+
+-- Ids that are not to start, with the time when that is forgotten. Half a millisecond more: it is to be interrupted, too.
+local REVOKED = T .. ':revoked'
+
+local function revoked_until(id)
+  return redis.call('ZSCORE', REVOKED, id)
 end
 
 -- A server at maxmemory refuses a script whose first write needs memory, and lets later ones pass. What keeps workers

@@ -1,9 +1,17 @@
 -- What becomes of consumers that left. Needs _common.
 
+-- A consumer that nobody hears of may come back with what it acknowledged early. After this long (ms) that is lost.
+local MISSING, COME_BACK_MS = T .. ':missing', 30000
+
+local function miss(name, now)
+  if redis.call('EXISTS', taken_by(name)) == 1 then redis.call('ZADD', MISSING, 'NX', now + COME_BACK_MS, name) end
+end
+
 -- Unregisters consumers whose lease ran out: what they hold is for others from now on. True when there was one.
 local function unregister_late(now)
   local late = redis.call('ZRANGEBYSCORE', T .. ':consumers', '-inf', now, 'LIMIT', 0, 16)
   for _, name in ipairs(late) do
+    miss(name, now)
     redis.call('ZREM', T .. ':consumers', name)
     redis.call('SADD', T .. ':orphans', name)
   end

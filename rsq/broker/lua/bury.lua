@@ -1,37 +1,49 @@
--- bury: running or taken -> dead, for a batch of entries of one stream
+-- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000
 -- KEYS  T
--- ARGV  consumer, priority, max_length, max_age_ms, then for each entry: entry id, task id, task, body,
---       meta, reason, error (packed record), attempts, result ('' = none), ttl_ms
+-- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, then rows
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
+-- rows: Buried
 -- include: _common
--- include: _settle
 -- include: _ready
--- include: _held
-local consumer, priority, max_length, max_age_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-if not holds_lease(consumer) then return -1 end
-local now = now_ms()
-local dead, settled, ended = T .. ':dead', {}, {}
-local replaced = redis.call('EXISTS', LATEST) == 1
-for i = 5, #ARGV, 10 do
-  local entry_id, id, result, ttl_ms = ARGV[i], ARGV[i + 1], ARGV[i + 8], ARGV[i + 9]
-  if settle(consumer, stream_of(priority), entry_id, id) then
+-- include: _calls
+-- include: _settle
+-- include: _ending
+local consumer, priority, taken = ARGV[1], ARGV[2], ARGV[3] == '1'
+if not taken and not holds_lease(consumer) then return -1 end
+local now, dead, max_length = now_ms(), T .. ':dead', string.format('%.0f', tonumber(ARGV[4]))
+-- Redis takes no time before its epoch.
+local max_age_ms = math.min(tonumber(ARGV[5]), now)
+local ids, settled, untraced = {}, {}, {}
+for i = 6, #ARGV, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
+look_up(ids, 'dead')
+expect('stream', dead, ENDED)
+
+for i = 6, #ARGV, WIDTH do
+  local entry_id, id, result, ttl_ms = ARGV[i + ENTRY_ID], ARGV[i + ID], ARGV[i + RESULT], ARGV[i + TTL_MS]
+  if settle(consumer, stream_of(priority), entry_id, id, taken) then
+    local record = record_of(id)
     settled[#settled + 1] = id
-    local body = replaced and redis.call('HGET', LATEST, id) or ARGV[i + 3]
-    redis.call('XADD', dead, 'MAXLEN', '~', max_length, '*', 'id', id, 'task', ARGV[i + 2], 'body', body,
-      'meta', ARGV[i + 4], 'reason', ARGV[i + 5], 'error', ARGV[i + 6], 'attempts', ARGV[i + 7], 'priority', priority,
-      'sent', string.match(entry_id, '^%d*'))
+    local newer = record.newer or {}
+    local letter = {
+      'id', id, 'task', newer[1] or ARGV[i + TASK], 'body', newer[2] or ARGV[i + BODY], 'meta', newer[3] or ARGV[i + META],
+      'reason', ARGV[i + REASON], 'error', ARGV[i + ERROR], 'attempts', ARGV[i + ATTEMPTS], 'priority', priority,
+      'sent', string.match(entry_id, '^%d*'),
+    }
+    -- Its key is free now; who sends it again asks for it.
+    if record.key then
+      letter[#letter + 1] = 'dedupe'
+      letter[#letter + 1] = cmsgpack.pack({ record.key, record.ends, record.ttl_ms, record.replaceable or 0 })
+    end
+    redis.call('XADD', dead, 'MAXLEN', '~', max_length, '*', unpack(letter))
     if result ~= '' then publish_result(id, result, ttl_ms) end
-    if leaves_no_trace(entry_id, id, result, ttl_ms, now) then ended[#ended + 1] = id end
+    if leaves_no_trace(entry_id, result, ttl_ms, now) then untraced[#untraced + 1] = id end
   end
 end
 if #settled > 0 then
-  redis.call('XTRIM', dead, 'MINID', '~', now - max_age_ms)
+  redis.call('XTRIM', dead, 'MINID', '~', string.format('%.0f', now - max_age_ms))
   -- The last letter's age: a queue that nobody uses any more leaves nothing behind.
-  redis.call('PEXPIRE', dead, max_age_ms)
+  redis.call('PEXPIRE', dead, string.format('%.0f', max_age_ms))
 end
-forget_crashes(settled)
-forget_marks(settled)
-give_up(settled, now)
-remember_ended(ended, now)
-count('dead', #settled)
+remember_ended(untraced, now)
+finish(settled, 'dead', now)
 return #settled

@@ -1,27 +1,34 @@
--- complete: running or taken -> done, for a batch of entries of one stream
+-- complete: running or taken -> done, for a batch of entries of one stream, at most 1,000
 -- KEYS  T
--- ARGV  consumer, priority, counter, then for each entry: entry id, task id, result ('' = none), ttl_ms
+-- ARGV  consumer, priority, taken ('1' = all of these were acknowledged early: their tokens are the fence, not the lease),
+--       way in which they ended, then rows
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
+-- rows: Completed
 -- include: _common
--- include: _settle
 -- include: _ready
--- include: _held
-local consumer, stream, counter = ARGV[1], stream_of(ARGV[2]), ARGV[3]
-if not holds_lease(consumer) then return -1 end
-local now = now_ms()
-local whole = settle_whole(stream, 4, 4)
-local settled, ended = {}, {}
-for i = 4, #ARGV, 4 do
-  local entry_id, id, result, ttl_ms = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if whole or settle(consumer, stream, entry_id, id) then
+-- include: _calls
+-- include: _settle
+-- include: _ending
+local consumer, stream, taken, way = ARGV[1], stream_of(ARGV[2]), ARGV[3] == '1', ARGV[4]
+if not taken and not holds_lease(consumer) then return -1 end
+local now, ids, entry_ids, settled, untraced, traceless = now_ms(), {}, {}, {}, {}, {}
+for i = 5, #ARGV, WIDTH do
+  local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
+  ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
+  if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then traceless[id] = true end
+end
+look_up(ids, way)
+if next(traceless) then expect('stream', ENDED) end
+
+local whole = not taken and settle_whole(stream, entry_ids)
+for i = 5, #ARGV, WIDTH do
+  local id, result = ARGV[i + ID], ARGV[i + RESULT]
+  if whole or settle(consumer, stream, ARGV[i + ENTRY_ID], id, taken) then
     settled[#settled + 1] = id
-    if result ~= '' then publish_result(id, result, ttl_ms) end
-    if leaves_no_trace(entry_id, id, result, ttl_ms, now) then ended[#ended + 1] = id end
+    if result ~= '' then publish_result(id, result, ARGV[i + TTL_MS]) end
+    if traceless[id] then untraced[#untraced + 1] = id end
   end
 end
-forget_crashes(settled)
-forget_marks(settled)
-give_up(settled, now, counter == 'succeeded')
-remember_ended(ended, now)
-count(counter, #settled)
+remember_ended(untraced, now)
+finish(settled, way, now)
 return #settled

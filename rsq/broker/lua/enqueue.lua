@@ -11,19 +11,19 @@
 -- include: _common
 -- include: _ready
 -- include: _admit
--- include: _held
+-- include: _calls
 local id, task, body, meta, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay_ms, eta_ms, max_length = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local unique, dedupe_key, marker_ttl_ms, since_ms = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12]
 local ends, replace, debounce_ms = ARGV[13], ARGV[14] == '1', ARGV[15]
-local id_marker, key_marker = T .. ':dedupe:id:' .. id, T .. ':dedupe:key:' .. dedupe_key
+local id_marker = T .. ':dedupe:id:' .. id
 local now, repeated = now_ms(), since_ms ~= ''
 
 -- Did the first try arrive? It is delayed, taken early, done, ended without a trace, or still in the stream; the last two
 -- behind the time it was sent. `since_ms` was true when this call was sent, which may have been under way for long.
 local function arrived()
   if redis.call('HEXISTS', T .. ':messages', id) == 1 then return true end
-  if redis.call('EXISTS', T .. ':taken:' .. id, T .. ':result:' .. id) > 0 then return true end
+  if redis.call('EXISTS', T .. ':result:' .. id) > 0 or record_of(id).taken then return true end
   local from = tostring(now - tonumber(since_ms) - REPEAT_WINDOW_MS)
   for _, entry in ipairs(redis.call('XRANGE', T .. ':ended', from, '+')) do
     if string.find(' ' .. entry[2][2] .. ' ', ' ' .. id .. ' ', 1, true) then return true end
@@ -39,20 +39,27 @@ local function arrived()
   end
 end
 
--- Gives the call that waits the arguments of this one. False where it has begun, or where they cannot be replaced.
+-- Gives the call that waits the arguments of this one, with all that came with them; its id, its priority and the marker
+-- stay. False where it has begun, or where they cannot be replaced.
 local function brings_newer(winner)
-  local held = held_by(winner)
-  if held.key ~= dedupe_key or held.begun then return false end
+  local record = record_of(winner)
+  if record.key ~= dedupe_key or not record.replaceable or record.begun then return false end
   local packed = redis.call('HGET', T .. ':messages', winner)
-  if packed then
-    local message = cmsgpack.unpack(packed)
-    message[3] = body
-    redis.call('HSET', T .. ':messages', winner, cmsgpack.pack(message))
-    -- What replaced them while it was in the stream, before it was put off, is older.
-    redis.call('HDEL', LATEST, winner)
-    if debounce_ms ~= '' then redis.call('ZADD', T .. ':delayed', 'XX', now + tonumber(debounce_ms), winner) end
+  local readable, message = pcall(cmsgpack.unpack, packed or '\128')
+  if not packed then
+    record.newer, record.revision = { task, body, meta }, (record.revision or 0) + 1
+    save(winner, record)
+  elseif not readable or type(message) ~= 'table' then
+    return false
   else
-    redis.call('HSET', LATEST, winner, body)
+    expect_delayed(0)
+    redis.call('HSET', T .. ':messages', winner, cmsgpack.pack({ message[1], task, body, meta }))
+    -- What replaced them while it was in the stream, before it was put off, is older.
+    if record.newer then
+      record.newer, record.revision = nil, nil
+      save(winner, record)
+    end
+    if debounce_ms ~= '' then redis.call('ZADD', T .. ':delayed', 'XX', now + tonumber(debounce_ms), winner) end
   end
   return true
 end
@@ -64,21 +71,29 @@ if repeated and arrived() then
 end
 
 if dedupe_key ~= '' then
-  local winner = redis.call('GET', key_marker)
+  local winner = stands(dedupe_key)
   if winner and repeated and winner == id then return { 'accepted', id } end
   if winner then return { replace and brings_newer(winner) and 'replaced' or 'duplicate', winner } end
 end
-if unique and redis.call('EXISTS', id_marker) == 1 then return { repeated and 'accepted' or 'duplicate', id } end
+-- What was accepted and waits is not lost to another call under its id, though its marker may be gone.
+if unique and redis.call('EXISTS', id_marker) == 1 or redis.call('HEXISTS', T .. ':messages', id) == 1 then
+  return { repeated and 'accepted' or 'duplicate', id }
+end
 if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
+expect('hash', CALLS)
+expect('zset', REVOKED)
+expect_delayed(priority)
 
-if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace) end
-if unique then
-  redis.call('SET', id_marker, id, 'PX', marker_ttl_ms)
-  -- The marker of an earlier call with this id is gone; its result is not an answer to this one.
-  redis.call('DEL', T .. ':result:' .. id)
-end
 local due = eta_ms ~= '' and tonumber(eta_ms) or (delay_ms ~= '' and now + tonumber(delay_ms)) or now
+if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) end
+if unique then
+  local kept_ms = math.max(tonumber(marker_ttl_ms), due - now)
+  redis.call('SET', id_marker, id, 'PX', string.format('%.0f', kept_ms))
+  -- The marker of an earlier call with this id is gone; its result is not an answer to this one, nor was this one revoked.
+  redis.call('DEL', T .. ':result:' .. id)
+  if not repeated then redis.call('ZREM', REVOKED, id) end
+end
 place(now, due, priority, id, task, body, meta)
 return { 'accepted', id }

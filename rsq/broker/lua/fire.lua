@@ -9,13 +9,12 @@
 -- include: _common
 -- include: _ready
 -- include: _admit
--- include: _held
+-- include: _calls
 local fired = T .. ':fired:' .. ARGV[1]
 local generation, last, slot = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local id, task, body, meta, priority = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local delay_ms, max_length, dedupe_key, marker_ttl_ms = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local ends, replace = ARGV[14], ARGV[15] == '1'
-local key_marker = T .. ':dedupe:key:' .. dedupe_key
 local now = now_ms()
 
 local marker = redis.call('GET', fired)
@@ -27,12 +26,14 @@ end
 if slot <= last then return { 'done', last } end
 if slot > now then return { 'early', slot - now } end
 
+local winner, held, refused = dedupe_key ~= '' and stands(dedupe_key), full(max_length), refuses()
+expect('hash', CALLS)
+expect_delayed(priority)
+
 redis.call('SET', fired, ARGV[2] .. ' ' .. ARGV[4])
-local winner = dedupe_key ~= '' and redis.call('GET', key_marker)
 if winner then return { 'duplicate', winner } end
-if refuses() then return { 'paused', id } end
-local held = full(max_length)
+if refused then return { 'paused', id } end
 if held then return { 'full', held } end
-if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace) end
+if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) end
 place(now, slot + delay_ms, priority, id, task, body, meta)
 return { 'fired', id }

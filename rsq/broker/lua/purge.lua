@@ -1,52 +1,70 @@
 -- purge: ready or delayed -> gone, a bounded step; what runs is left alone
 -- KEYS  T
--- ARGV  count (bound of this step)
--- out   how many messages were dropped; fewer than count means that none are left
+-- ARGV  count (bound of this step, at most 1,000; it reads a page of entries at a time)
+-- out   how many messages were dropped, and whether some may be left (0 | 1)
 -- include: _common
--- include: _settle
 -- include: _ready
--- include: _held
-local limit, dropped, now = tonumber(ARGV[1]), 0, now_ms()
+-- include: _calls
+-- include: _ending
+local limit, now = tonumber(ARGV[1]), now_ms()
+local entries, ids, wakes = {}, {}, {}
+local found = 0
 
-local function forget(id)
-  forget_crashes({ id })
-  forget_marks({ id })
-  give_up({ id }, now)
+local function note(stream, entry_id, fields)
+  if fields and fields[1] == 'wake' then
+    wakes[#wakes + 1] = entry_id
+    return
+  end
+  entries[#entries + 1] = { stream, entry_id }
+  if fields and fields[1] == 'id' then ids[#ids + 1] = fields[2] end
+  -- One that was deleted by hand is pending, and no message.
+  if fields then found = found + 1 end
 end
 
-local function drop(stream, entry_id, fields)
-  redis.call('XACK', stream, GROUP, entry_id)
-  redis.call('XDEL', stream, entry_id)
-  if not fields or fields[1] == 'wake' then return end
-  if fields[1] == 'id' then forget(fields[2]) end
-  dropped = dropped + 1
+-- All that nobody was given yet.
+local function note_unread(stream, last)
+  while #entries < limit do
+    local page = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', math.min(PAGE, limit - #entries))
+    if #page == 0 then return end
+    for _, entry in ipairs(page) do note(stream, entry[1], entry[2]) end
+    last = page[#page][1]
+  end
+end
+
+-- All that a consumer holds that left.
+local function note_orphaned(stream, orphan)
+  local last = '-'
+  while #entries < limit do
+    local page = redis.call('XPENDING', stream, GROUP, last, '+', math.min(PAGE, limit - #entries), orphan)
+    if #page == 0 then return end
+    for _, row in ipairs(page) do
+      local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+      note(stream, row[1], entry and entry[2])
+    end
+    last = '(' .. page[#page][1]
+  end
 end
 
 local orphans = redis.call('SMEMBERS', T .. ':orphans')
 for p = 0, 9 do
-  local stream = stream_of(p)
-  local last = last_delivered(stream)
-  while dropped < limit do
-    local page = redis.call('XRANGE', stream, '(' .. (last or '0-0'), '+', 'COUNT', math.min(PAGE, limit - dropped))
-    if #page == 0 then break end
-    for _, entry in ipairs(page) do drop(stream, entry[1], entry[2]) end
-  end
-  for _, orphan in ipairs(last and orphans or {}) do
-    while dropped < limit do
-      local page = redis.call('XPENDING', stream, GROUP, '-', '+', math.min(PAGE, limit - dropped), orphan)
-      if #page == 0 then break end
-      for _, row in ipairs(page) do
-        local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
-        drop(stream, row[1], entry and entry[2])
-      end
-    end
-  end
-  if dropped >= limit then return dropped end
+  local last = last_delivered(stream_of(p))
+  note_unread(stream_of(p), last or '0-0')
+  for _, orphan in ipairs(last and orphans or {}) do note_orphaned(stream_of(p), orphan) end
 end
-for _, id in ipairs(redis.call('ZRANGE', T .. ':delayed', 0, limit - dropped - 1)) do
-  redis.call('ZREM', T .. ':delayed', id)
-  redis.call('HDEL', T .. ':messages', id)
-  forget(id)
-  dropped = dropped + 1
+local delayed = {}
+if #entries < limit then delayed = redis.call('ZRANGE', T .. ':delayed', 0, limit - #entries - 1) end
+for _, id in ipairs(delayed) do ids[#ids + 1] = id end
+look_up(ids, 'purged')
+expect('hash', T .. ':messages')
+
+for _, entry in ipairs(entries) do
+  redis.call('XACK', entry[1], GROUP, entry[2])
+  redis.call('XDEL', entry[1], entry[2])
 end
-return dropped
+if #wakes > 0 then drop_wakes(wakes) end
+if #delayed > 0 then
+  redis.call('ZREM', T .. ':delayed', unpack(delayed))
+  redis.call('HDEL', T .. ':messages', unpack(delayed))
+end
+finish(ids, 'purged', now)
+return { found + #delayed, #entries + #delayed < limit and 0 or 1 }

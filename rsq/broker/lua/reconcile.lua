@@ -5,10 +5,11 @@
 -- out   names of consumers whose entries were made claimable
 -- An empty one is deleted, here, where nothing can be delivered to it between the look and the deletion. One that holds
 -- entries must have been idle for a lease: its registration may be on its way.
--- What calls held that nobody can end any more is given up, too.
+-- A call that was acknowledged early, and for which nobody answers, is found here as well: some are looked at each time.
 -- include: _common
+-- include: _orphans
 -- include: _ready
--- include: _held
+-- include: _calls
 local lease_ms, found = tonumber(ARGV[1]), {}
 go_on_when_full()
 if not redis.call('SET', T .. ':reconciled', '', 'NX', 'PX', ARGV[2]) then return found end
@@ -24,6 +25,7 @@ for p = 0, 9 do
         if about['pending'] == 0 then
           redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name)
         elseif about['idle'] >= lease_ms then
+          miss(name, now_ms())
           redis.call('SADD', T .. ':orphans', name)
           found[#found + 1] = name
         end
@@ -33,9 +35,11 @@ for p = 0, 9 do
 end
 if #found > 0 then wake() end
 
--- A call that was acknowledged early and lost with its host ends with its token. Some at a time, so all in time.
-local SAMPLE, now = 20, now_ms()
-for _, id in ipairs(redis.call('HRANDFIELD', HELD, SAMPLE)) do
-  if held_by(id).taken and redis.call('EXISTS', T .. ':taken:' .. id) == 0 then give_up({ id }, now) end
+for _, id in ipairs(redis.call('HRANDFIELD', CALLS, 20)) do
+  local taken = record_of(id).taken
+  if taken and not holds_lease(taken[1]) then
+    redis.call('SADD', taken_by(taken[1]), id)
+    miss(taken[1], now_ms())
+  end
 end
 return found

@@ -1,14 +1,32 @@
 -- redrive: dead -> ready, one dead letter as a fresh call under its old id
 -- KEYS  T
--- ARGV  dead letter's entry id, task id, task, body, meta, priority
--- out   1 sent again | 0 the dead letter is not there any more
+-- ARGV  dead letter's entry id, meta of the fresh call
+-- out   'sent', id | 'gone', '' (the dead letter is not there any more) | 'duplicate', id that stands under its dedupe key,
+--       or its own id where a call with that is delayed: nothing was written
 -- include: _common
--- include: _settle
 -- include: _ready
-local id = ARGV[2]
-if redis.call('XDEL', T .. ':dead', ARGV[1]) == 0 then return 0 end
+-- include: _calls
+local dead = T .. ':dead'
+local entry = redis.call('XRANGE', dead, ARGV[1], ARGV[1])[1]
+if not entry then return { 'gone', '' } end
+local letter = {}
+for i = 1, #entry[2], 2 do letter[entry[2][i]] = entry[2][i + 1] end
+local id, priority = letter.id or '', tostring(tonumber(letter.priority) or 0)
+if redis.call('HEXISTS', T .. ':messages', id) == 1 then return { 'duplicate', id } end
+local readable, rule = pcall(cmsgpack.unpack, letter.dedupe or '\192')
+local has_key = readable and type(rule) == 'table' and all_texts(rule, 3)
+if has_key then
+  local winner = stands(rule[1])
+  if winner and winner ~= id then return { 'duplicate', winner } end
+  expect('hash', CALLS)
+end
+expect('zset', REVOKED)
+expect_ready(priority)
+
+redis.call('XDEL', dead, ARGV[1])
 redis.call('DEL', T .. ':result:' .. id)
 -- Whoever revoked it came after its end: it was not to run then, and is to run now.
-forget_marks({ id })
-if add_ready(ARGV[6], id, ARGV[3], ARGV[4], ARGV[5]) then wake() end
-return 1
+redis.call('ZREM', REVOKED, id)
+if has_key then mark(rule[1], id, rule[3], rule[2], rule[4] == 1, {}) end
+if add_ready(priority, id, letter.task or '', letter.body or '', ARGV[2]) then wake() end
+return { 'sent', id }

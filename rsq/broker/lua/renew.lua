@@ -2,10 +2,13 @@
 -- KEYS  T
 -- ARGV  lease_ms, then the consumers
 -- out   the consumers that lost their lease
+-- What one that is missing for too long had acknowledged early is lost: 500 calls at most, their callers hear of it.
 -- Others whose lease ran out are unregistered meanwhile: an idle child looks for them more rarely than leases are renewed.
 -- include: _common
 -- include: _orphans
 -- include: _ready
+-- include: _calls
+-- include: _ending
 local now, lost = now_ms(), {}
 local deadline = now + tonumber(ARGV[1])
 go_on_when_full()
@@ -16,4 +19,6 @@ for i = 2, #ARGV do
   end
 end
 if unregister_late(now) then wake() end
+local missing = redis.call('ZRANGEBYSCORE', MISSING, '-inf', now, 'LIMIT', 0, 1)[1]
+if missing and end_taken(missing, now) == 0 then redis.call('ZREM', MISSING, missing) end
 return lost

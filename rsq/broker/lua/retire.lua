@@ -1,14 +1,16 @@
 -- retire: running -> ready, for all that a consumer held that left or died; called by its supervisor
 -- KEYS  T
--- ARGV  consumer, how it ended, ttl_ms of the results, then for each call that was running: priority, entry id, task id,
---       time limit in s for which it was killed ('' = it died with the process), result if it was taken early
+-- ARGV  consumer, how it ended, ttl_ms of the results, then a row for each call that was running; limit_s is the time limit
+--       for which it was killed ('' = it died with the process), result what its caller gets if it was taken early
 -- out   number of calls marked, as suspects of the crash or as overdue, or lost
 -- Only what ran is marked; what was merely fetched is handed on as if nothing had happened.
+-- rows: CutShort
 -- include: _common
 -- include: _orphans
 -- include: _ready
+-- include: _calls
 -- include: _settle
--- include: _held
+-- include: _ending
 local consumer, how, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
 local function pends(stream, entry_id)
@@ -21,11 +23,11 @@ local function mark(stream, entry_id, id, limit_s)
   if #redis.call('XRANGE', stream, entry_id, entry_id) == 0 then return false end
   if limit_s ~= '' then
     -- Whoever claims it settles this attempt by the task's own rules, without another run.
-    redis.call('HSET', T .. ':overdue', id, limit_s)
+    redis.call('HSET', OVERDUE, id, limit_s)
   else
-    local seen = redis.call('HGET', T .. ':crashes', id)
+    local seen = redis.call('HGET', CRASHES, id)
     local crashes = 1 + (seen and tonumber(string.match(seen, '^%d+')) or 0)
-    redis.call('HSET', T .. ':crashes', id, crashes .. ' ' .. how)
+    redis.call('HSET', CRASHES, id, crashes .. ' ' .. how)
   end
   -- Handed on by itself, so that a repeated call does not find it and mark it again.
   redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry_id, 'JUSTID')
@@ -33,25 +35,36 @@ local function mark(stream, entry_id, id, limit_s)
   return true
 end
 
-local marked, lost = { crashed = 0, overdue = 0 }, 0
+local ids = {}
+for i = 4, #ARGV, WIDTH do
+  if ARGV[i + TAKEN] == '1' then ids[#ids + 1] = ARGV[i + ID] end
+end
+look_up(ids, 'lost')
+expect('hash', CRASHES, OVERDUE)
+expect('set', taken_by(consumer), T .. ':orphans')
+expect('zset', MISSING)
+
+local marked, lost, now = { crashed = 0, overdue = 0 }, {}, now_ms()
 redis.call('ZREM', T .. ':consumers', consumer)
-for i = 4, #ARGV, 5 do
-  local stream, entry_id, id, limit_s = stream_of(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if entry_id ~= '' and pends(stream, entry_id) then
+for i = 4, #ARGV, WIDTH do
+  local stream, entry_id, id, limit_s = stream_of(ARGV[i + PRIORITY]), ARGV[i + ENTRY_ID], ARGV[i + ID], ARGV[i + LIMIT_S]
+  if ARGV[i + TAKEN] == '1' then
+    if settle(consumer, stream, entry_id, id, true) then
+      -- At most once: it began and nobody will run it again, so its caller must hear of it.
+      publish_result(id, ARGV[i + RESULT], ttl_ms)
+      lost[#lost + 1] = id
+    end
+  elseif pends(stream, entry_id) then
     local how_marked = limit_s == '' and 'crashed' or 'overdue'
     if mark(stream, entry_id, id, limit_s) then marked[how_marked] = marked[how_marked] + 1 end
-  elseif settle_taken(consumer, entry_id, id) then
-    -- At most once: it began and nobody will run it again, so its caller must hear of it.
-    publish_result(id, ARGV[i + 4], ttl_ms)
-    forget_crashes({ id })
-    forget_marks({ id })
-    give_up({ id }, now_ms())
-    lost = lost + 1
   end
 end
+finish(lost, 'lost', now)
+-- What its supervisor did not know of is lost as well: the process is gone.
+local unseen = end_taken(consumer, now)
+redis.call('ZREM', MISSING, consumer)
 count('crashed', marked.crashed)
 count('overdue', marked.overdue)
-count('lost', lost)
 
 if not strike_if_empty(consumer) then redis.call('SADD', T .. ':orphans', consumer) end
 -- The last one to leave also strikes those whose entries were claimed since.
@@ -62,4 +75,4 @@ for i, orphan in ipairs(redis.call('SMEMBERS', T .. ':orphans')) do
 end
 if waits then wake() end
 if redis.call('ZCARD', T .. ':consumers') == 0 then drop_wake() end
-return marked.crashed + marked.overdue + lost
+return marked.crashed + marked.overdue + #lost + unseen

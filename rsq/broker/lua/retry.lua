@@ -1,29 +1,47 @@
--- retry: running or taken -> delayed, for a batch of entries of one stream; the next attempt, or the same one put off
+-- retry: running or taken -> delayed, for a batch of entries of one stream, at most 1,000; the next attempt, or the same
+-- one put off
 -- KEYS  T
--- ARGV  consumer, priority, counter ('retried' | 'deferred' | 'limited'),
---       then for each entry: entry id, task id, task, body, meta, delay_ms,
---       slot that it waits for ('' = none), how many of it there are
+-- ARGV  consumer, priority, taken (as in complete), counter ('retried' | 'deferred' | 'limited'), then rows
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
+-- rows: Retried
 -- include: _common
 -- include: _ready
+-- include: _calls
 -- include: _settle
--- include: _held
-local consumer, priority, counter = ARGV[1], ARGV[2], ARGV[3]
-if not holds_lease(consumer) then return -1 end
-local now, settled = now_ms(), {}
--- What was revoked meanwhile does not wait: it comes back at once, to be settled without another run.
-local some_revoked = redis.call('EXISTS', T .. ':revoked') == 1
-local function delay_of(id, delay_ms)
-  return some_revoked and redis.call('ZSCORE', T .. ':revoked', id) and 0 or tonumber(delay_ms)
+-- include: _ending
+local consumer, priority, taken, counter = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
+if not taken and not holds_lease(consumer) then return -1 end
+local now, ids, settled = now_ms(), {}, {}
+for i = 5, #ARGV, WIDTH do
+  ids[#ids + 1] = ARGV[i + ID]
+  if ARGV[i + SLOT] ~= '' then expect_record({ line = ARGV[i + SLOT] }) end
 end
-for i = 4, #ARGV, 8 do
-  if settle(consumer, stream_of(priority), ARGV[i], ARGV[i + 1]) then
-    add_delayed(now, now + delay_of(ARGV[i + 1], ARGV[i + 5]), priority, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    settled[#settled + 1] = ARGV[i + 1]
-    if ARGV[i + 6] ~= '' then park(ARGV[i + 1], ARGV[i + 6], tonumber(ARGV[i + 7]), now) end
+local some_known = look_up(ids)
+expect('hash', CALLS)
+expect_delayed(priority)
+
+-- What was revoked meanwhile does not wait: it comes back at once, to be settled without another run.
+local function delay_of(id, delay_ms)
+  return some_known and revoked_until(id) and 0 or tonumber(delay_ms)
+end
+
+for i = 5, #ARGV, WIDTH do
+  local id, slot = ARGV[i + ID], ARGV[i + SLOT]
+  local was_taken = taken and record_of(id).taken
+  if settle(consumer, stream_of(priority), ARGV[i + ENTRY_ID], id, taken) then
+    settled[#settled + 1] = id
+    add_delayed(now, now + delay_of(id, ARGV[i + DELAY_MS]), priority, id, ARGV[i + TASK], ARGV[i + BODY], ARGV[i + META])
+    -- It keeps its key, and its place in a line.
+    local record = record_of(id)
+    if slot ~= '' then
+      park(id, record, slot, tonumber(ARGV[i + MOST]), now, math.min(#settled, 999))
+    elseif record.slot or was_taken then
+      free_slot(id, record, now)
+      save(id, record)
+    end
+    if slot == '' then leave_line(id, record) end
   end
 end
-forget_overdue(settled)
-let_go(settled, now)
+if some_known then forget_overdue(settled) end
 count(counter, #settled)
 return #settled

@@ -1,43 +1,45 @@
 -- revoke: delayed -> done; what waits elsewhere or runs is marked, and whoever gets or holds it sees to the rest
 -- KEYS  T
--- ARGV  terminate (1 = what runs is interrupted), forget_ms (how long a mark is kept), result, ttl_ms, then the task ids
+-- ARGV  terminate (1 = what runs is interrupted), forget_ms (how long a mark is kept), result, ttl_ms, then the task ids,
+--       at most 500
 -- out   for each id: 'revoked' it was delayed and has ended | 'marked' it will not start, unless it runs already |
 --       'done' it had ended before
 -- include: _common
--- include: _settle
 -- include: _ready
--- include: _held
+-- include: _calls
+-- include: _ending
 local terminate, forget_ms, result, ttl_ms = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local now, answers, revoked, marks = now_ms(), {}, {}, {}
-for i = 5, #ARGV do
-  local id = ARGV[i]
+local now, ids, answers, revoked, marks = now_ms(), {}, {}, {}, {}
+for i = 5, #ARGV do ids[#ids + 1] = ARGV[i] end
+look_up(ids, 'revoked')
+expect('zset', REVOKED, T .. ':delayed')
+for i, id in ipairs(ids) do
   local before = redis.call('GET', T .. ':result:' .. id)
-  if redis.call('HDEL', T .. ':messages', id) == 1 then
-    redis.call('ZREM', T .. ':delayed', id)
-    publish_result(id, result, ttl_ms)
+  if redis.call('HEXISTS', T .. ':messages', id) == 1 then
     revoked[#revoked + 1] = id
-    answers[#answers + 1] = 'revoked'
+    answers[i] = 'revoked'
   elseif before then
     -- The reply to an earlier try may have been lost.
-    answers[#answers + 1] = before == result and 'revoked' or 'done'
+    answers[i] = before == result and 'revoked' or 'done'
   else
-    marks[#marks + 1] = id
-    answers[#answers + 1] = 'marked'
+    marks[#marks + 1] = { id, redis.call('ZSCORE', REVOKED, id) }
+    answers[i] = 'marked'
   end
 end
-forget_crashes(revoked)
-forget_marks(revoked)
-give_up(revoked, now)
-count('revoked', #revoked)
 
-local function mark(key)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-  for _, id in ipairs(marks) do redis.call('ZADD', key, now + forget_ms, id) end
-  redis.call('PEXPIRE', key, forget_ms)
+for _, id in ipairs(revoked) do
+  redis.call('HDEL', T .. ':messages', id)
+  redis.call('ZREM', T .. ':delayed', id)
+  publish_result(id, result, ttl_ms)
 end
+finish(revoked, 'revoked', now)
 
 if #marks > 0 then
-  mark(T .. ':revoked')
-  if terminate then mark(T .. ':terminate') end
+  redis.call('ZREMRANGEBYSCORE', REVOKED, '-inf', now)
+  for _, mark in ipairs(marks) do
+    local interrupts = terminate or mark[2] and tonumber(mark[2]) % 1 > 0
+    redis.call('ZADD', REVOKED, string.format('%.1f', now + forget_ms + (interrupts and 0.5 or 0)), mark[1])
+  end
+  redis.call('PEXPIRE', REVOKED, forget_ms)
 end
 return answers

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor as Pool
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from rsq.broker.connection import Link, LinkPool
@@ -24,6 +25,7 @@ from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
+from rsq.worker.permits import bring_newer
 from rsq.worker.time_limits import Clock, Watch
 
 T = TypeVar("T")
@@ -115,7 +117,15 @@ class Lane:
 
     def _mark(self, index: int, delivery: Delivery, now: float) -> None:
         """Tell on the board what runs here from now on."""
-        self._slot.start(now, index, delivery.priority, delivery.entry_id, delivery.id.encode(), delivery.task.encode())
+        self._slot.start(
+            now,
+            index,
+            delivery.priority,
+            delivery.taken,
+            delivery.entry_id,
+            delivery.id.encode(),
+            delivery.task.encode(),
+        )
 
     def _may_start(self, delivery: Delivery, now: float) -> bool:
         if now < self._board.lease_until:
@@ -126,13 +136,17 @@ class Lane:
 
     def _prepare(self, queue: WorkerQueue, delivery: Delivery) -> bool:
         """Ask the server what has to be asked before the start. False: it must not be started here."""
-        rules = self.attempts.rules(delivery)
-        if isinstance(rules, Rules):
-            asked = rules
-            answer = self._insist(delivery, lambda link: queue.begin(link, delivery.consumer, delivery.id, asked))
+        revision = 0
+        while isinstance(rules := self.attempts.rules(delivery), Rules):
+            ask = partial(queue.begin, consumer=delivery.consumer, delivery=delivery, rules=rules, revision=revision)
+            answer = self._insist(delivery, ask)
             if answer is None:
                 return False
-            verdict = self.attempts.permission(delivery, rules, answer)
+            if answer.newer is None:
+                verdict = self.attempts.permission(delivery, rules, answer)
+                break
+            # Other arguments, other rules: what has the old ones asks for nothing.
+            revision = bring_newer(delivery, answer.newer)
         else:
             verdict = rules
         if verdict is not None:
@@ -143,10 +157,8 @@ class Lane:
     def _take(self, queue: WorkerQueue, delivery: Delivery) -> bool:
         """Acknowledge before the start (`acks_late=False`). False: it must not be started here."""
         # Where the first try arrived and its reply did not, the script knows that by its token.
-        if not self._insist(delivery, lambda link: queue.take(link, delivery.consumer, delivery)):
-            return False
-        delivery.entry_id = b""
-        return True
+        delivery.taken = bool(self._insist(delivery, lambda link: queue.take(link, delivery.consumer, delivery)))
+        return delivery.taken
 
     def _insist(self, delivery: Delivery, ask: Callable[[Link], T]) -> T | None:
         """Ask until there is an answer. None: the lease is lost, so nobody is to start it here."""

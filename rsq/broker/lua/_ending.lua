@@ -1,0 +1,100 @@
+-- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls.
+-- First `look_up`, which reads and checks; then the script's own writes; then `finish`, which raises nothing any more.
+
+-- Each way in which a call ends; they are counted by these names.
+local WAYS = {
+  succeeded = 1, ignored = 1, expired = 1, superseded = 1, revoked = 1, dead = 1, purged = 1, lost = 1,
+}
+local CRASHES, OVERDUE, ENDED = T .. ':crashes', T .. ':overdue', T .. ':ended'
+
+-- Reads all that is known of these calls, at most 1,000. True when there is something.
+local function look_up(ids, way)
+  if way and not WAYS[way] then error('ERR a call cannot end as ' .. way, 0) end
+  none_known = #ids == 0 or redis.call('EXISTS', CALLS, CRASHES, OVERDUE, REVOKED) == 0
+  if none_known then return false end
+  expect('hash', CRASHES, OVERDUE)
+  expect('zset', REVOKED)
+  for i, packed in ipairs(redis.call('HMGET', CALLS, unpack(ids))) do
+    records[ids[i]] = read_record(packed)
+    expect_record(records[ids[i]])
+  end
+  return true
+end
+
+local function publish_result(id, result, ttl_ms)
+  local key = T .. ':result:' .. id
+  redis.call('SET', key, result, 'PX', ttl_ms)
+  redis.call('PUBLISH', key, result)
+end
+
+-- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of
+-- such calls are remembered that ended within the repeat window after their enqueue; later ones cannot be repeated any more.
+local function leaves_no_trace(entry_id, result, ttl_ms, now)
+  if result ~= '' and tonumber(ttl_ms) >= REPEAT_WINDOW_MS then return false end
+  return tonumber(string.match(entry_id, '^%d+') or 0) > now - REPEAT_WINDOW_MS
+end
+
+local function remember_ended(ids, now)
+  if #ids == 0 then return end
+  redis.call('XADD', ENDED, 'MINID', '~', now - REPEAT_WINDOW_MS, '*', 'ids', table.concat(ids, ' '))
+  redis.call('PEXPIRE', ENDED, REPEAT_WINDOW_MS)
+end
+
+local function bring_version(record)
+  local name = version_of(record.versioned)
+  local newest = tonumber(redis.call('GET', name) or -1) or -1
+  if newest < (record.version or 0) then
+    redis.call('SET', name, string.format('%.0f', record.version), 'PX', record.version_ttl_ms)
+  end
+end
+
+-- An attempt that was killed for its time limit is settled; the next one has its own time.
+local function forget_overdue(ids)
+  if #ids > 0 then redis.call('HDEL', OVERDUE, unpack(ids)) end
+end
+
+local function give_up(id, record, now, way)
+  free_slot(id, record, now)
+  leave_line(id, record)
+  -- One that was to go with the start goes now at the latest: not every call that ends has started.
+  if record.key and record.ends ~= '' then drop_marker(id, record) end
+  if record.taken then redis.call('SREM', taken_by(record.taken[1]), id) end
+  if record.versioned and way == 'succeeded' then bring_version(record) end
+end
+
+-- These calls have ended in this way: they are known no more, and hold nothing.
+local function finish(ids, way, now)
+  if #ids > 0 and not none_known then
+    redis.call('HDEL', CALLS, unpack(ids))
+    redis.call('HDEL', CRASHES, unpack(ids))
+    forget_overdue(ids)
+    -- Who revoked them has what he wanted, or came too late; a later call with the same id is another one.
+    redis.call('ZREM', REVOKED, unpack(ids))
+    local ended = {}
+    for i, id in ipairs(ids) do ended[i], records[id] = record_of(id), {} end
+    for i, id in ipairs(ids) do give_up(id, ended[i], now, way) end
+  end
+  count(way, #ids)
+end
+
+-- What a consumer acknowledged early is lost with it: nobody will run it again, so its caller hears of it. At most 500;
+-- gives how many there were.
+local function end_taken(consumer, now)
+  local ids = {}
+  for i, id in ipairs(redis.call('SMEMBERS', taken_by(consumer))) do
+    if i <= 500 then ids[i] = id end
+  end
+  look_up(ids, 'lost')
+  expect('stream', ENDED)
+  local lost = {}
+  for _, id in ipairs(ids) do
+    local taken = record_of(id).taken
+    redis.call('SREM', taken_by(consumer), id)
+    if taken and taken[1] == consumer then
+      if taken[3] ~= '' then publish_result(id, taken[3], taken[4]) end
+      lost[#lost + 1] = id
+    end
+  end
+  finish(lost, 'lost', now)
+  return #lost
+end

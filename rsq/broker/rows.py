@@ -1,0 +1,72 @@
+"""What scripts are told of each call of a batch: declared once, written here, and read by these names in Lua.
+
+A script that takes rows names their kind in a line ``-- rows: <kind>``; `rsq.broker.scripts` puts the offset of each
+field in its place, so ``ENTRY_ID`` there is `entry_id` here, and ``WIDTH`` is the number of fields.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Completed(NamedTuple):
+    """Done. `result` is b'' where none is kept."""
+
+    entry_id: bytes
+    id: str
+    result: bytes
+    ttl_ms: int
+
+
+class Retried(NamedTuple):
+    """Delayed. `slot` is the concurrency limit that it waits for ('' = none), `most` how many places that has."""
+
+    entry_id: bytes
+    id: str
+    task: str
+    body: bytes
+    meta: bytes
+    delay_ms: int
+    slot: str
+    most: int
+
+
+class Buried(NamedTuple):
+    """Given up. `error` is a packed record, `attempts` how often it ran."""
+
+    entry_id: bytes
+    id: str
+    task: str
+    body: bytes
+    meta: bytes
+    reason: str
+    error: bytes
+    attempts: int
+    result: bytes
+    ttl_ms: int
+
+
+class CutShort(NamedTuple):
+    """It ran when its process died.
+
+    taken    1 where it was acknowledged early
+    limit_s  the time limit in seconds for which it was killed, as text; '' = it died with the process
+    result   what its caller gets if it was taken early
+    """
+
+    priority: int
+    entry_id: bytes
+    id: str
+    taken: int
+    limit_s: str
+    result: bytes
+
+
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort)}
+
+
+def as_lua(kind: str) -> str:
+    """The offsets of the fields of a row, as constants in Lua."""
+    fields = FIELDS[kind]
+    names = ", ".join([*(name.upper() for name in fields), "WIDTH"])
+    return f"local {names} = {', '.join(map(str, range(len(fields) + 1)))}"
