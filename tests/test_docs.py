@@ -361,6 +361,8 @@ def test_the_rights_of_a_worker_cover_its_scripts() -> None:
         for command, word in re.findall(r"(?:call\(|pcall\(|on_group\(stream, )'(\w+)'(?:, '(\w+)')?", script.source):
             name = f"{command}|{word}" if command in ("XGROUP", "XINFO") else command
             assert f"+{name.lower()}" in rights, f"{script}: {name}"
+        for command in re.findall(r"'([A-Z]+)'", "".join(re.findall(r"local SIZE = .*", script.source))):
+            assert f"+{command.lower()}" in rights, f"{script}: {command}"
 
 
 def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None:

@@ -173,8 +173,12 @@ class WorkerQueue(Queue):
         for verdict in verdicts:
             delivery = verdict.delivery
             if type(verdict) is Completed:
-                batches[scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter] += rows.Completed(
-                    delivery.entry_id, delivery.id, verdict.result, verdict.ttl_ms
+                # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
+                batches[scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter] += (
+                    delivery.entry_id,
+                    delivery.id,
+                    verdict.result,
+                    verdict.ttl_ms,
                 )
             elif type(verdict) is Retried:
                 batches[scripts.RETRY, delivery.priority, delivery.taken, verdict.counter] += rows.Retried(

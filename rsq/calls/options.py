@@ -306,6 +306,8 @@ def _placed(given: Mapping[str, Any], zone: str) -> dict[str, Any]:
         place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
     if "max_length" in given:
         place["max_length"] = _require("max_length", given["max_length"], int)
+        if place["max_length"] < 0:
+            raise SettingsError(f"max_length must not be negative, not {place['max_length']}; 0 is no bound")
     if "max_length_wait" in given:
         place["room_wait_s"] = max(0.0, _seconds("max_length_wait", given["max_length_wait"]))
     if "wait_replicas" in given:

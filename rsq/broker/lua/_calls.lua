@@ -10,14 +10,6 @@
 --   versioned, version, version_ttl_ms   the version that it brings
 --   taken                 acknowledged early: {consumer that answers for it, token, result if it is lost, its ttl_ms}
 local CALLS = T .. ':calls'
-local KINDS = {
-  key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', newer = 'table', revision = 'number',
-  begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
-  versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table',
-}
--- A place is kept so long (ms) for the one that was called: then others may have it, and he keeps his in the line.
-local KEEP_MS = 5000
-
 -- Records that this script has read, by task id: whoever changes one changes it for all. With `none_known` there are none.
 local records, none_known = {}, false
 
@@ -30,9 +22,15 @@ end
 
 -- What cannot be read counts as nothing: it must not stop what happens to others.
 local function read_record(packed)
-  local readable, record = pcall(cmsgpack.unpack, packed or '\128')
+  if not packed then return {} end
+  local readable, record = pcall(cmsgpack.unpack, packed)
   if not readable or type(record) ~= 'table' then return {} end
-  for name, kind in pairs(KINDS) do
+  local kinds = {
+    key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', newer = 'table', revision = 'number',
+    begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
+    versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table',
+  }
+  for name, kind in pairs(kinds) do
     if type(record[name]) ~= kind then record[name] = nil end
   end
   if record.newer and not all_texts(record.newer, 3) then record.newer = nil end
@@ -53,89 +51,7 @@ end
 -- spend the token of the call's next attempt.
 local function token_of(consumer, entry_id) return consumer .. ' ' .. entry_id end
 
--- The tokens stay as they are, for outcomes that are on their way.
-local function answer_for(former, consumer)
-  for _, id in ipairs(redis.call('SMEMBERS', taken_by(former))) do
-    local record = record_of(id)
-    if record.taken and record.taken[1] == former then
-      record.taken[1] = consumer
-      save(id, record)
-      redis.call('SADD', taken_by(consumer), id)
-    end
-  end
-  redis.call('DEL', taken_by(former))
-end
-
 local function marker_of(key) return T .. ':dedupe:key:' .. key end
-
-local function version_of(name) return T .. ':version:' .. name end
-
-local function slots_of(slot) return T .. ':slots:' .. slot end
-
-local function parked_for(slot) return T .. ':parked:' .. slot end
-
--- Asked before the first write by all that ends calls, puts them off or gives them up.
-local function expect_record(record)
-  if record.key then expect('string', marker_of(record.key)) end
-  if record.versioned then expect('string', version_of(record.versioned)) end
-  if record.taken then expect('set', taken_by(record.taken[1])) end
-  for _, slot in ipairs({ record.slot or record.line, record.line }) do
-    expect('hash', slots_of(slot))
-    expect('zset', parked_for(slot))
-    expect_delayed(0)
-  end
-end
-
--- The first of those that wait gets the place, for as long as it is kept; delayed like any other put off, it is due now.
-local function call_next(slot, now)
-  for _ = 1, PAGE do
-    local id = redis.call('ZPOPMIN', parked_for(slot))[1]
-    if not id then return end
-    local record = record_of(id)
-    if record.line == slot then
-      record.slot = slot
-      save(id, record)
-      redis.call('HSET', slots_of(slot), id, '@' .. string.format('%.0f', now + KEEP_MS))
-      if redis.call('ZADD', T .. ':delayed', 'XX', 'CH', now, id) == 1 then wake() end
-      return
-    end
-  end
-end
-
--- A place is free again when the lease is over of the worker that had it, and when nobody came for whom it was kept.
-local function is_stale(holder, now)
-  local kept_until = string.match(holder, '^@(%d+)$')
-  if kept_until then return tonumber(kept_until) < now end
-  return not holds_lease(holder)
-end
-
-local function free_slot(id, record, now)
-  local slot = record.slot
-  record.slot = nil
-  if slot and redis.call('HDEL', slots_of(slot), id) == 1 then call_next(slot, now) end
-end
-
-local function leave_line(id, record)
-  if record.line then redis.call('ZREM', parked_for(record.line), id) end
-end
-
--- A call that is delayed waits for a place from now on, or again: then where it stood. Where one became free meanwhile, or
--- is kept for it, its turn is now. `behind` others come before it in this millisecond.
-local function park(id, record, slot, most, now, behind)
-  if record.line ~= slot then
-    leave_line(id, record)
-    record.line, record.since = slot, now + behind / 1000
-  end
-  if record.slot ~= slot then free_slot(id, record, now) end
-  redis.call('ZADD', parked_for(slot), string.format('%.3f', record.since or now), id)
-  save(id, record)
-  if redis.call('HLEN', slots_of(slot)) < most then
-    call_next(slot, now)
-  elseif redis.call('HEXISTS', slots_of(slot), id) == 1 then
-    redis.call('ZREM', parked_for(slot), id)
-    if redis.call('ZADD', T .. ':delayed', 'XX', 'CH', now, id) == 1 then wake() end
-  end
-end
 
 -- From now on a call with this key is a duplicate of this one.
 local function mark(key, id, ttl_ms, ends, replace, record)

@@ -1,4 +1,5 @@
--- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls.
+-- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls and
+-- _slots.
 -- First `look_up`, which reads and checks; then the script's own writes; then `finish`, which raises nothing any more.
 
 -- Each way in which a call ends; they are counted by these names.

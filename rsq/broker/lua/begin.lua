@@ -10,6 +10,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _slots
 local consumer, entry_id, id, revision = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local versioned, version, slot, most = ARGV[5], tonumber(ARGV[6]), ARGV[8], tonumber(ARGV[9])
 local rate, interval_us, burst = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])

@@ -82,11 +82,11 @@ end
 if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
-expect('hash', CALLS)
-expect('zset', REVOKED)
-expect_delayed(priority)
-
 local due = eta_ms ~= '' and tonumber(eta_ms) or (delay_ms ~= '' and now + tonumber(delay_ms)) or now
+if due > now then expect_delayed(priority) elseif unique or dedupe_key ~= '' or priority ~= '0' then expect_ready(priority) end
+if ends ~= '' or replace then expect('hash', CALLS) end
+if unique then expect('zset', REVOKED) end
+
 if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) end
 if unique then
   local kept_ms = math.max(tonumber(marker_ttl_ms), due - now)

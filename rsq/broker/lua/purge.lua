@@ -5,6 +5,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _slots
 -- include: _ending
 local limit, now = tonumber(ARGV[1]), now_ms()
 local entries, ids, wakes = {}, {}, {}

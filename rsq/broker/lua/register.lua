@@ -14,5 +14,16 @@ if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made
 redis.call('ZADD', T .. ':consumers', now + tonumber(ARGV[2]), ARGV[1])
 local former = ARGV[3] or ''
 redis.call('ZREM', MISSING, ARGV[1], former)
-if former ~= '' then answer_for(former, ARGV[1]) end
+if former ~= '' then
+  -- The tokens stay as they are, for outcomes that are on their way.
+  for _, id in ipairs(redis.call('SMEMBERS', taken_by(former))) do
+    local record = record_of(id)
+    if record.taken and record.taken[1] == former then
+      record.taken[1] = ARGV[1]
+      save(id, record)
+      redis.call('SADD', taken_by(ARGV[1]), id)
+    end
+  end
+  redis.call('DEL', taken_by(former))
+end
 return now

@@ -8,6 +8,7 @@
 -- include: _orphans
 -- include: _ready
 -- include: _calls
+-- include: _slots
 -- include: _ending
 local now, lost = now_ms(), {}
 local deadline = now + tonumber(ARGV[1])

@@ -9,6 +9,7 @@
 -- include: _orphans
 -- include: _ready
 -- include: _calls
+-- include: _slots
 -- include: _settle
 -- include: _ending
 local consumer, how, ttl_ms = ARGV[1], ARGV[2], ARGV[3]

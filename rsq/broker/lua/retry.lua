@@ -7,6 +7,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _slots
 -- include: _settle
 -- include: _ending
 local consumer, priority, taken, counter = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]

@@ -7,6 +7,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _slots
 -- include: _ending
 local terminate, forget_ms, result, ttl_ms = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now, ids, answers, revoked, marks = now_ms(), {}, {}, {}, {}
