@@ -22,8 +22,8 @@ from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.errors import LeaseLost
 from rsq.keys import GROUP
 from rsq.task import Task
-from rsq.worker.fetcher import WHOLE_SWEEP_S
 from rsq.worker.leases import RENEWALS, Leases
+from rsq.worker.outlook import WHOLE_SWEEP_S
 
 FEW, MANY = 10_000, 1_000_000
 CHUNK = 50_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsq import keys
 from rsq.broker.replies import sort_entries
@@ -15,6 +15,10 @@ from rsq.errors import BrokerError
 
 if TYPE_CHECKING:
     from rsq.broker.connection import Link
+
+
+PAGE_BYTES, PAGE = 1024 * 1024, 16
+"""What one page of what is adopted is to hold at most, in bytes (but one entry at least) and in entries."""
 
 
 def adopt(
@@ -28,12 +32,26 @@ def adopt(
     wakes: list[bytes] = []
     for priority in priorities:
         stream = queue.keys.stream(priority)
-        reply = link.call("XREADGROUP", "GROUP", keys.GROUP, consumer, "STREAMS", stream, "0")
-        unknown = [entry for entry in reply[0][1] if entry[1] and entry[0] not in known]
-        sort_entries(queue.name, priority, unknown, deliveries, wakes)
+        for entries in _pending(link, stream, consumer):
+            unknown = [entry for entry in entries if entry[1] and entry[0] not in known]
+            sort_entries(queue.name, priority, unknown, deliveries, wakes)
     queue.mark_revoked(link, deliveries)
     queue.mark_killed(link, deliveries)
     return deliveries, wakes
+
+
+def _pending(link: Link, stream: str, consumer: str) -> Iterator[list[Any]]:
+    """What is delivered to a consumer, in pages: their sizes are known only when they are here, so they grow slowly."""
+    page, last = 1, b"0"
+    while True:
+        reply = link.call("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", page, "STREAMS", stream, last)
+        entries = reply[0][1]
+        yield entries
+        if len(entries) < page:
+            return
+        last = entries[-1][0]
+        largest = max(sum(map(len, fields or ())) for _, fields in entries)
+        page = max(1, min(2 * page, PAGE, PAGE_BYTES // max(1, largest)))
 
 
 REVOKED_WEIGHT = 14

@@ -19,6 +19,7 @@ class Fetched:
     priorities  streams in use, the most urgent first
     deliveries  the messages, now in this consumer's pending list
     wakes       entries without a call, by priority, to be settled silently
+    cut         there was room for more, which a bound of one call forbade
     """
 
     now_ms: int
@@ -27,6 +28,7 @@ class Fetched:
     priorities: list[int]
     deliveries: list[Delivery] = field(default_factory=list)
     wakes: list[bytes] = field(default_factory=list)
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Begin:
 
 def parse_fetched(queue: str, reply: Any) -> Fetched:
     """The reply of `fetch`."""
-    now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked = reply
-    fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities)
+    now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked, cut = reply
+    fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities, cut=bool(cut))
     for priority, entry_id, fields, deliveries, crashes, overdue in claimed:
         if fields[0] == WAKE:
             fetched.wakes.append(entry_id)
@@ -56,6 +58,8 @@ def parse_fetched(queue: str, reply: Any) -> Fetched:
         fetched.deliveries.append(delivery)
     for priority, entries in fresh:
         sort_entries(queue, priority, entries, fetched.deliveries, fetched.wakes)
+    if claimed and len(priorities) > 1:
+        fetched.deliveries.sort(key=lambda delivery: -delivery.priority)
     if revoked:
         names = {name.decode(errors="replace") for name in revoked}
         for delivery in fetched.deliveries:

@@ -54,7 +54,8 @@ class WorkerQueue(Queue):
     def register(self, link: Link, consumer: str, former: str = "") -> None:
         """Begin as a consumer, with a lease.
 
-        former  the name under which it lost its lease: it answers for what it acknowledged early under that and runs
+        former  the name under which it lost its lease: it answers for what it acknowledged early under that and runs;
+                what else a read has brought under that is for others
         """
         # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
         if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):

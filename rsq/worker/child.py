@@ -156,7 +156,7 @@ def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], boar
     link = Link(Endpoint(settings.url), 1.0)
     try:
         leases = Leases(link, [WorkerQueue(name, settings) for name in names], identity.consumer)
-        leases.retire(Retirement(identity.consumer, "", [entry for entry in board.running() if entry.taken]))
+        leases.retire(Retirement(identity.consumer, "", board.running()))
         log.warning("the supervisor is gone: handed everything back as %s", identity.consumer)
     except RsqError as error:
         log.warning("the supervisor is gone; others take over when the lease runs out: %s", error)

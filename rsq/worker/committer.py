@@ -17,7 +17,7 @@ from rsq import codec
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Buried, Completed, Retried, Verdict
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
 from rsq.calls.retry import error_of
 from rsq.errors import BrokerUnavailable, DecodeError, LeaseLost
 from rsq.worker.wakeup import Bell
@@ -172,8 +172,9 @@ class Committer:
             try:
                 written = self._write(calls, consumer, patient)
             except LeaseLost:
-                if mine:
-                    broker_log.warning("%s lost its lease: %d outcomes are not committed", consumer, len(mine))
+                outcomes = sum(type(verdict) is not Released for verdict in mine)
+                if outcomes:
+                    broker_log.warning("%s lost its lease: %d outcomes are not committed", consumer, outcomes)
                 self._on_lease_lost(consumer)
             else:
                 if written:

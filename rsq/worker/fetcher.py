@@ -15,7 +15,7 @@ from typing import Protocol
 from rsq.broker.connection import Link
 from rsq.broker.reads import BlockingRead, adopt
 from rsq.broker.replies import Fetched
-from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
+from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Released
 from rsq.clock import ServerClock
@@ -24,6 +24,7 @@ from rsq.worker.board import ChildBoard
 from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
+from rsq.worker.outlook import SWEEP_S, Outlook
 from rsq.worker.prefetch import Prefetch
 from rsq.worker.revocations import Revocations
 from rsq.worker.turns import Turns
@@ -36,17 +37,13 @@ PAUSE_S = (0.1, 2.0)
 PATIENCE_S = 0.1
 """Tasks that all run longer than this keep nobody waiting behind them: what waits is handed back."""
 
-SWEEP_S = LONGEST_BLOCK_MS / 1000
-"""The longest time between two looks for due messages, orphans and whatever else concerns an idle worker."""
-
-WHOLE_SWEEP_S = 30.0
-"""The longest time without a whole fetch, whatever the lighter looks say."""
-
-BUSY_SWEEP_S = 0.1
-"""The same while there is a backlog, at whose end an entry that would wake the worker is not read for long."""
-
 PLAIN_ROOM = 50
-"""With less room a fetch costs little more than a plain read, and lets urgent messages overtake at once."""
+"""With less room a fetch costs little more than a plain read, and lets urgent messages overtake at once. Of large
+messages half a page is enough: a script copies each byte several times."""
+
+
+STAND_BY_S = 0.1
+"""Pause between two looks whether a lease that ran out by this host's clock was renewed after all, or is lost."""
 
 
 class Workload(Protocol):
@@ -103,16 +100,10 @@ class Fetcher:
         self._prefetch = prefetch
         self._clock = clock
         self._settings = turns.queues[0].settings
-        self._in_use: dict[str, list[int]] = {}
-        self._delayed: set[str] = set()
+        self._outlook = Outlook()
         self._read_on: BlockingRead | None = None
-        self._sweep_at = self._whole_at = 0.0
-        self._plain_until = 0.0
-        self._more = True
-        self._paused = False
-        self._due = False
-        self._adopt = False
-        self._fenced = threading.Event()
+        self._lost_replies = False
+        self._lost_name = ""
         self._stop = threading.Event()
         self._pause_s = PAUSE_S[0]
         self._client_id: int | None = None
@@ -141,9 +132,8 @@ class Fetcher:
 
     def fence(self, consumer: str) -> None:
         """The lease of this consumer name is lost, as somebody else found out."""
-        if consumer == self._identity.consumer:
-            self._fenced.set()
-            self._inbox.hungry.set()
+        self._lost_name = consumer
+        self._inbox.hungry.set()
 
     def run(self) -> None:
         """The thread: one step after the other until `stop`."""
@@ -152,7 +142,7 @@ class Fetcher:
                 self.step()
                 self._pause_s = PAUSE_S[0]
             except LeaseLost:
-                self._fenced.set()
+                self._lost_name = self._identity.consumer
             except BrokerError as error:
                 self._after_fault(error)
             except Exception as error:
@@ -162,26 +152,30 @@ class Fetcher:
 
     def step(self) -> None:
         """Do what is most urgent, then wait for the next thing at most."""
-        if self._fenced.is_set() or self._board.is_fenced:
-            self._take_new_name()
-        if self._adopt:
-            self._adopt_lost()
         now = self._board.beat = time.monotonic()
+        if self._lost_name == self._identity.consumer or self._board.is_fenced:
+            self._take_new_name()
+        elif not self._identity.lease_holds():
+            self._stand_by()
+            return
+        if self._lost_replies:
+            self._adopt()
         running = self._workload.running()
         self._revocations.listen(self._link, running, now)
         room = self._room(running, now)
-        if room >= PLAIN_ROOM and self._more and now < min(self._plain_until, self._sweep_at):
+        plain_room = max(1, min(PLAIN_ROOM, self._prefetch.page // 2))
+        if room >= plain_room and self._outlook.allows_plain_read(now):
             self._read(room)
-        elif room > 0 and (self._more or now >= self._sweep_at):
+        elif room > 0 and self._outlook.wants_fetch(now):
             self._fetch(room)
-        elif len(running) >= self._workload.slots or len(self._inbox):
-            self._wait_while_busy(running, now)
-        elif room <= 0:
-            self._wait(SWEEP_S)  # for the committer, which is behind
-        elif self._paused:
-            self._wait(self._sweep_at - now)
-        else:
+        elif room > 0 and not self._is_busy(running) and not self._outlook.paused:
             self._block(room, now, bool(running))
+        else:
+            self._wait_for_room(room, running, now)
+
+    def _is_busy(self, running: list[tuple[Delivery, float]]) -> bool:
+        """What a blocking read brings would have to wait here."""
+        return len(running) >= self._workload.slots or len(self._inbox) > 0
 
     def _room(self, running: list[tuple[Delivery, float]], now: float) -> int:
         """How many messages may be fetched now; 0 while enough is there, or while long tasks have all slots."""
@@ -191,7 +185,7 @@ class Fetcher:
         self._inbox.low_water = ahead // 2
         if held > ahead // 2 or self._committer.is_behind or self._patience(running, now) <= 0:
             return 0
-        return self._workload.slots - len(running) + ahead - held
+        return min(self._prefetch.page, self._workload.slots - len(running) + ahead - held)
 
     def _patience(self, running: list[tuple[Delivery, float]], now: float) -> float:
         """How much longer something may wait for a slot; endless while one is free."""
@@ -201,54 +195,48 @@ class Fetcher:
 
     def _fetch(self, room: int) -> None:
         """One fetch from each queue whose turn it is, as far as there is room."""
-        now = time.monotonic()
-        self._sweep_at, self._whole_at = now + SWEEP_S, now + WHOLE_SWEEP_S
-        self._more = self._paused = self._due = False
-        paused = 0
+        self._outlook.fetching(time.monotonic())
+        paused, cut = 0, False
         for queue, count in self._turns.share_out(room):
             fetched = queue.fetch(self._link, self._identity.consumer, count)
             self._took(queue, fetched)
-            self._turns.gave(len(fetched.deliveries))
+            self._turns.gave(len(fetched.deliveries), fetched.cut)
             paused += fetched.paused
+            cut = cut or fetched.cut
             room -= len(fetched.deliveries)
-        self._more = room <= 0
-        self._paused = paused == len(self._queues)
-
-        if self._more and all(self._in_use.get(queue.name) == [0] for queue in self._turns.first):
-            self._plain_until = time.monotonic() + BUSY_SWEEP_S
+        plain = all(self._outlook.in_use.get(queue.name) == [0] for queue in self._turns.first)
+        self._outlook.fetched(time.monotonic(), room <= 0 or cut, paused == len(self._queues), plain)
 
     def _read(self, room: int) -> None:
-        """There is a backlog, and it is plain: the queues may be read without whole fetches for a while."""
+        """There is a backlog, and it is plain."""
         for queue, count in self._turns.share_out(room):
             deliveries, wakes, plain = queue.read(self._link, self._identity.consumer, count)
             self._accept(queue, deliveries, wakes, self._identity.consumer)
             self._turns.gave(len(deliveries))
             if not plain or len(deliveries) < count:
-                self._plain_until = 0.0
+                self._outlook.read_up()
                 return
 
     def _took(self, queue: WorkerQueue, fetched: Fetched) -> None:
         self._clock.set(fetched.now_ms)
         in_use = [] if fetched.paused else fetched.priorities
-        delayed = self._delayed - {queue.name} if fetched.next_due_ms is None else self._delayed | {queue.name}
-        if self._in_use.get(queue.name) != in_use or self._delayed != delayed:
-            self._in_use[queue.name], self._delayed, self._read_on = in_use, delayed, None
+        if self._outlook.saw(queue.name, in_use, fetched.next_due_ms is not None):
+            self._read_on = None
         self._be_there(fetched.next_due_ms)
         self._accept(queue, fetched.deliveries, fetched.wakes, self._identity.consumer)
 
     def _be_there(self, due_ms: int | None) -> None:
         """When this delayed message is due."""
         if due_ms is not None:
-            due_at = time.monotonic() + (due_ms - self._clock.now_ms()) / 1000
-            self._due = self._due or due_at < self._sweep_at
-            self._sweep_at = min(self._sweep_at, due_at)
+            self._outlook.due(time.monotonic() + (due_ms - self._clock.now_ms()) / 1000)
 
     def _accept(self, queue: WorkerQueue, deliveries: list[Delivery], wakes: list[bytes], consumer: str) -> None:
         if wakes:
             self._committer.drop_wakes(queue.name, wakes, consumer)
-            self._sweep_at = 0.0
+            self._outlook.woken()
         if not deliveries:
             return
+        self._prefetch.saw(len(deliveries), sum([len(delivery.body) for delivery in deliveries]))
         for delivery in deliveries:
             delivery.consumer = consumer
         if self._stop.is_set() or not self._identity.lease_holds():
@@ -257,36 +245,35 @@ class Fetcher:
             self._inbox.put(deliveries)
 
     def _block(self, room: int, now: float, running: bool) -> None:
-        """Idle: one blocking read on everything until the next sweep is due."""
-        block_ms = int((self._sweep_at - now) * 1000)
+        """Idle: one blocking read on everything until the next look is due, and no longer than the lease."""
+        block_ms = int((min(self._outlook.sweep_at, self._board.lease_until) - now) * 1000)
         if block_ms <= 0:
-            self._sweep_at = 0.0
+            self._outlook.woken()
             return
         if running:
             block_ms = int(self._revocations.wait_s(block_ms / 1000) * 1000) + 1
         if self._client_id is None or not self._link.connected:
             self._client_id = int(self._link.call("CLIENT", "ID"))
         if self._read_on is None:
-            in_use = [(queue, self._in_use.get(queue.name, [0])) for queue in self._queues]
-            self._read_on = BlockingRead(self._identity.consumer, in_use, self._delayed)
+            in_use = [(queue, self._outlook.in_use.get(queue.name, [0])) for queue in self._queues]
+            self._read_on = BlockingRead(self._identity.consumer, in_use, self._outlook.delayed)
         self._blocked = True
         try:
             if self._stop.is_set():
                 return
             # A server ends a read that found nothing up to 0.1 s late: too late for a message that is due.
-            on_time = (lambda: self._unblock(self._unblocker)) if self._due else None
+            on_time = (lambda: self._unblock(self._unblocker)) if self._outlook.waits_for_due else None
             waited = self._read_on(self._link, room, block_ms, on_time)
         finally:
             self._blocked = False
         if waited.calm:
             # Of a process that stood still meanwhile the look is old.
-            looked_at = min(time.monotonic(), now + block_ms / 1000)
-            self._sweep_at, self._due = min(looked_at + SWEEP_S, self._whole_at), False
+            self._outlook.calm(min(time.monotonic(), now + block_ms / 1000))
             self._be_there(waited.next_due_ms)
         for queue, deliveries, wakes in waited.got:
             self._accept(queue, deliveries, wakes, self._identity.consumer)
             if len(deliveries) >= room:
-                self._more = True
+                self._outlook.backlog = True
 
     def _unblock(self, link: Link) -> None:
         try:
@@ -294,19 +281,17 @@ class Fetcher:
         except BrokerError:
             pass  # then the read ends by itself, a little later
 
-    def _wait_while_busy(self, running: list[tuple[Delivery, float]], now: float) -> None:
-        """Until the inbox wants more; meanwhile see to it that nothing waits behind a long task."""
-        patience = self._patience(running, now)
-        waiting = len(self._inbox)
-        if waiting and patience <= 0:
-            self._prefetch.stuck()
-            self._hand_back(self._inbox.drain())
-        elif waiting and len(running) >= self._workload.slots:
-            self._wait(patience)
-        elif self._room(running, now) > 0:
-            self._wait(self._sweep_at - now)
-        else:
-            self._wait(SWEEP_S)
+    def _wait_for_room(self, room: int, running: list[tuple[Delivery, float]], now: float) -> None:
+        """Until the inbox wants more, or the committer does; meanwhile nothing is to wait behind a long task."""
+        seconds = SWEEP_S if room <= 0 else self._outlook.sweep_at - now
+        if len(self._inbox):
+            patience = self._patience(running, now)
+            if patience <= 0:
+                self._prefetch.stuck()
+                self._hand_back(self._inbox.drain())
+                return
+            seconds = min(seconds, patience)
+        self._wait(seconds)
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0 and not self._stop.is_set():
@@ -323,14 +308,25 @@ class Fetcher:
         log.warning("%s; trying again in %.1f s", error, self._pause_s)
         self._link.close()
         self._client_id = None
-        self._in_use.clear()
-        self._read_on = None
-        self._sweep_at = self._plain_until = 0.0
-        self._adopt = self._more = True
+        self._begin_anew()
+        self._lost_replies = True
         self._stop.wait(self._pause_s)
         self._pause_s = min(PAUSE_S[1], self._pause_s * 2)
 
-    def _adopt_lost(self) -> None:
+    def _begin_anew(self) -> None:
+        self._outlook = Outlook()
+        self._read_on = None
+        self._lost_replies = False
+
+    def _stand_by(self) -> None:
+        """By this host's clock the lease has run out. The server says whether it is lost; until it is renewed, or
+        another name is taken, nothing is read: what is read without a lease lies until somebody finds it.
+        """
+        for queue in self._queues:
+            queue.fetch(self._link, self._identity.consumer, 0)
+        self._wait(STAND_BY_S)
+
+    def _adopt(self) -> None:
         """An entry whose delivery was lost on the wire would belong to this living consumer for ever."""
         # In the order in which a delivery moves on, so that none is missed.
         held = [*self._inbox.held(), *(delivery for delivery, _ in self._workload.running()), *self._committer.held()]
@@ -346,7 +342,7 @@ class Fetcher:
                 if deliveries:
                     log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
                 self._accept(queue, deliveries, wakes, consumer)
-        self._adopt = False
+        self._lost_replies = False
 
     def _take_new_name(self) -> None:
         """Fenced: nothing that was fetched under the old name is ours any more. Begin again under a new one."""
@@ -361,15 +357,13 @@ class Fetcher:
             self._workload.interrupt(delivery, LeaseLost(text))
         for delivery in self._committer.held():
             delivery.lease_lost = not delivery.taken
+        # On another queue the lease may still hold; there they go back at once.
+        self._hand_back(dropped)
         name = self._identity.next_name()
         for queue in self._queues:
             queue.register(self._link, name, old)
         self._identity.change(self._settings.lease_s)
-        self._fenced.clear()
-        self._read_on = None
-        self._sweep_at = self._plain_until = 0.0
-        self._more = True
-        self._adopt = False
+        self._begin_anew()
         log.warning(
             "lost the lease of %s: dropped %d messages that had not begun; going on as %s", old, len(dropped), name
         )

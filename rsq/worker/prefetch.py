@@ -1,14 +1,24 @@
-"""How much work to hold ahead, from measured run times. Pure.
+"""How much work to hold ahead, from measured run times and sizes. Pure.
 
 A child keeps up to `prefetch_ms` of work ahead: hundreds of tasks that take microseconds, and exactly none of those
 that take longer than that, so that a message never waits behind a long task while another worker idles. Where now and
-then one turns out long, it keeps so few that hardly any have to be handed back.
+then one turns out long, it keeps so few that hardly any have to be handed back. Of large messages it keeps no more than
+so many bytes, however short they are.
 """
 
 from __future__ import annotations
 
 MOST_AHEAD = 1000
 """Messages held ahead at most, however short they are."""
+
+BYTES_AHEAD = 8 * 1024 * 1024
+"""Bytes of arguments held ahead at most, by the sizes seen so far."""
+
+PAGE = 500
+"""Messages asked for at once at most: their sizes are known only when they are here."""
+
+SIZES = 100
+"""So many messages say how large they are on the whole."""
 
 GROWTH = 8
 """The number held ahead grows by this factor at most from one look to the next: one odd measurement does no harm."""
@@ -36,6 +46,7 @@ class Prefetch:
         self._mean_s: float | None = None
         self._seen = (0, 0.0)
         self._tasks = self._stuck = 0.0
+        self._mean_bytes: float | None = None
         self.ahead = 0
         """How many messages to hold beyond those that run."""
 
@@ -48,7 +59,23 @@ class Prefetch:
             self._mean_s = mean_s if self._mean_s is None else self._mean_s + WEIGHT * (mean_s - self._mean_s)
             wanted = int(self._slots * self._ahead_s / max(self._mean_s, 1e-7))
             self.ahead = min(wanted, MOST_AHEAD, max(1, self.ahead * GROWTH), self._affordable(number, self._mean_s))
-        return self.ahead
+        return min(self.ahead, self._fitting)
+
+    def saw(self, number: int, size_bytes: int) -> None:
+        """So many messages came, with so many bytes in all."""
+        mean_bytes = size_bytes / number
+        if self._mean_bytes is None:
+            self._mean_bytes = mean_bytes
+        self._mean_bytes += min(1.0, number / SIZES) * (mean_bytes - self._mean_bytes)
+
+    @property
+    def page(self) -> int:
+        """How many messages to ask for at once."""
+        return max(1, min(PAGE, self._fitting))
+
+    @property
+    def _fitting(self) -> int:
+        return int(BYTES_AHEAD / max(self._mean_bytes or 0.0, 1.0))
 
     def stuck(self) -> None:
         """All slots run what turned out long: what was held ahead goes back."""

@@ -54,26 +54,27 @@ class Turns:
         self._shares = {queue.name: weights[queue.name] / whole for queue in queues} if whole else {}
         self._credits = dict.fromkeys(self._shares, 0.0)
         self._given = 0
+        self._has_more = False
 
     @property
     def first(self) -> list[WorkerQueue]:
         """The queues that are asked as long as all have work."""
         return self.queues if self._shares else self.queues[:1]
 
-    def gave(self, number: int) -> None:
-        """So many messages came of the queue that was asked last."""
-        self._given = number
+    def gave(self, number: int, has_more: bool = False) -> None:
+        """So many messages came of the queue that was asked last; it may have more, though there was room for them."""
+        self._given, self._has_more = number, has_more
 
     def share_out(self, room: int) -> Iterator[tuple[WorkerQueue, int]]:
         """Whom to ask, and for how many messages; tell `gave` before the next one. It ends when the room is filled.
 
-        Where it is not, each queue was asked, and has no more.
+        Where it is not, each queue was asked and has no more, or one may have more than one call may bring.
         """
         if not self._shares:
             for queue in self.queues:
                 yield queue, room
                 room -= self._given
-                if room <= 0:
+                if room <= 0 or self._has_more:
                     return
             return
         credit = self._credits
@@ -84,7 +85,7 @@ class Turns:
                 yield queue, count
                 credit[queue.name] -= self._given
                 room -= self._given
-                if self._given < count:
+                if self._given < count and not self._has_more:
                     empty.add(queue.name)
         if not empty:
             return

@@ -72,7 +72,7 @@ class Rig:
     def hire(self, *consumers: str) -> None:
         """Consumers with a lease that outlives every test."""
         for consumer in consumers:
-            self.run(scripts.REGISTER, consumer, 1)
+            self.run(scripts.REGISTER, consumer, HOUR_MS)
             self.redis.zadd(self.keys.consumers, {consumer: FAR})
 
     def lapse(self, consumer: str) -> None:
@@ -209,7 +209,8 @@ class Rig:
 
         A stream is the list of its entries, each a dict; an empty one is not told. Beside it ``<stream> pending`` maps
         each pending task id (entry id where the entry is gone) to (consumer, deliveries), and ``<stream> strays`` is
-        the set of the group's consumers that have no lease. How many wake entries there were is not told.
+        the set of the group's consumers that have no lease. How many wake entries there were, and when a consumer was
+        last heard, is not told.
         """
         found: dict[str, Any] = {}
         for key in self.redis.scan_iter(count=1000):
@@ -229,6 +230,7 @@ class Rig:
                     found |= self._stream(key, name)
         found.get("stats", {}).pop("wakes", None)
         found.pop("wakes", None)
+        found.pop("heard", None)
         if found.get("stats") == {}:
             del found["stats"]
         if calls := found.get("calls"):

@@ -52,6 +52,20 @@ def test_others_are_left_alone(rig: Rig) -> None:
     assert rig.snapshot() == {**before, "consumers": {"alice": FAR, "bob": FAR}}
 
 
+def test_what_a_former_name_holds_without_a_lease_is_for_others(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a", "b")
+    rig.get("alice", room=1)
+    before = rig.snapshot()
+    rig.queue.register(rig.link, "alice2", "alice")
+    rig.queue.register(rig.link, "bob2", "nobody")
+    after = rig.snapshot()
+    assert (after["stream pending"], "orphans" in after) == (before["stream pending"], False)
+    rig.redis.zrem(rig.keys.consumers, "alice")
+    rig.queue.register(rig.link, "alice3", "alice")
+    assert ids(rig.get("bob")) == ["a", "b"]
+
+
 def test_after_a_flush(rig: Rig) -> None:
     rig.hire("alice")
     rig.redis.flushall()

@@ -55,7 +55,7 @@ def test_deliveries_that_came_to_nothing_do_not_count(rig: Rig) -> None:
             assert delivery.deliveries == 1
             release(rig, consumer, delivery)
     (delivery,) = rig.get("alice")
-    rig.retire("alice")
+    rig.lapse("alice")
     (delivery,) = rig.get("bob")
     assert delivery.deliveries == 2
     release(rig, "bob", delivery)
@@ -106,6 +106,19 @@ def test_fenced(rig: Rig) -> None:
     rig.redis.flushall()
     assert release(rig, "alice", *deliveries) == [-1]
     assert rig.dumps() == {}
+
+
+def test_what_was_read_after_the_lease_was_lost_is_for_others_at_once(rig: Rig) -> None:
+    rig.hire("alice", "bob")
+    rig.add("a")
+    rig.retire("alice")
+    read, _, _ = rig.queue.read(rig.link, "alice", 1)
+    assert ids(read) == ["a"]
+    assert rig.snapshot()["stream strays"] == {"alice"}
+    assert "orphans" not in rig.snapshot()
+    assert release(rig, "alice", *read) == [-1]
+    assert ids(rig.get("bob")) == ["a"]
+    assert "stream strays" not in rig.snapshot()
 
 
 def test_twice_is_once(rig: Rig) -> None:
@@ -178,4 +191,4 @@ def test_large_bodies(rig: Rig) -> None:
     rig.hire("alice", "bob")
     rig.add("a", "b", body=bytes(MIB))
     release(rig, "alice", *rig.get("alice"))
-    assert [len(delivery.body) for delivery in rig.get("bob")] == [MIB, MIB]
+    assert [len(delivery.body) for _ in range(2) for delivery in rig.get("bob")] == [MIB, MIB]

@@ -10,7 +10,8 @@ from rsq.worker.board import Board, Running
 from rsq.worker.children import Child
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
-from rsq.worker.prefetch import GROWTH, MOST_AHEAD, Prefetch
+from rsq.worker.outlook import BUSY_SWEEP_S, SWEEP_S, WHOLE_SWEEP_S, Outlook
+from rsq.worker.prefetch import BYTES_AHEAD, GROWTH, MOST_AHEAD, PAGE, Prefetch
 from rsq.worker.wakeup import Bell
 
 
@@ -211,3 +212,66 @@ def test_prefetch_takes_what_it_can_afford_to_hand_back() -> None:
 def test_prefetch_can_be_turned_off() -> None:
     prefetch = Prefetch(prefetch_ms=0, slots=1)
     assert prefetch.update(1000, 0.001) == 0
+
+
+def test_prefetch_holds_so_many_bytes_however_short_the_tasks_are() -> None:
+    prefetch = Prefetch(prefetch_ms=100, slots=1)
+    done = 0
+
+    def ahead(size_bytes: int, messages: int) -> int:
+        nonlocal done
+        for _ in range(messages):
+            done += 1
+            prefetch.saw(1, size_bytes)
+            prefetch.update(done, done * 0.000001)
+        return prefetch.update(done, done * 0.000001)
+
+    mib = 1024 * 1024
+    assert ahead(mib, 10) == BYTES_AHEAD // mib
+    assert prefetch.page == BYTES_AHEAD // mib
+    assert ahead(20 * mib, 300) == 0
+    assert prefetch.page == 1, "one at a time is always asked for"
+    assert ahead(100, 3000) == MOST_AHEAD
+    assert prefetch.page == PAGE
+    prefetch.saw(PAGE, PAGE * mib)
+    assert prefetch.page == BYTES_AHEAD // mib, "a page of them says it all"
+
+
+def test_the_outlook_asks_for_a_whole_fetch_first_and_then_when_a_look_is_due() -> None:
+    outlook = Outlook()
+    assert outlook.wants_fetch(0.0)
+    outlook.fetching(100.0)
+    assert outlook.saw("q", [0], delayed=True)
+    outlook.due(100.4)
+    outlook.fetched(100.0, backlog=False, paused=False, plain=True)
+    assert (outlook.sweep_at, outlook.waits_for_due) == (100.4, True)
+    assert not outlook.wants_fetch(100.3)
+    assert outlook.wants_fetch(100.4)
+    outlook.calm(100.3)
+    assert (outlook.sweep_at, outlook.waits_for_due) == (100.3 + SWEEP_S, False)
+    outlook.woken()
+    assert outlook.wants_fetch(100.3)
+    outlook.fetching(100.3)
+    assert not outlook.saw("q", [0], delayed=True), "nothing new"
+    assert outlook.saw("q", [9, 0], delayed=True)
+    assert outlook.saw("q", [9, 0], delayed=False)
+    outlook.fetched(100.3, backlog=False, paused=False, plain=False)
+    for second in range(60):
+        outlook.calm(100.3 + second)
+    assert outlook.sweep_at == 100.3 + WHOLE_SWEEP_S
+
+
+def test_plain_reads_are_for_a_plain_backlog_and_a_short_while() -> None:
+    outlook = Outlook()
+    assert not outlook.allows_plain_read(0.0)
+    outlook.fetching(100.0)
+    outlook.fetched(100.0, backlog=True, paused=False, plain=True)
+    assert outlook.allows_plain_read(100.0)
+    assert not outlook.allows_plain_read(100.0 + BUSY_SWEEP_S)
+    outlook.due(100.05)
+    assert not outlook.allows_plain_read(100.06), "something is due"
+    outlook.read_up()
+    assert not outlook.allows_plain_read(100.0)
+    assert outlook.wants_fetch(100.0), "what is left shows in a fetch"
+    outlook.fetched(100.0, backlog=True, paused=False, plain=False)
+    assert not outlook.allows_plain_read(100.0)

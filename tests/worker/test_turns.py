@@ -72,6 +72,23 @@ def test_strict_order() -> None:
     assert Turns(queues, {}).first == queues[:1]
 
 
+def test_a_queue_that_could_not_give_all_at_once_is_not_passed_over() -> None:
+    """Its bodies are large: what one call may bring is bounded in bytes."""
+    strict = Turns([WorkerQueue(name, Settings(url="redis://x")) for name in ("a", "b")], {})
+    asked = []
+    for queue, _ in strict.share_out(10):
+        asked.append(queue.name)
+        strict.gave(1, has_more=True)
+    assert asked == ["a"]
+    weighted, got = turns_of(a=3, b=1), Counter[str]()
+    for _ in range(400):
+        for queue, count in weighted.share_out(8):
+            given = 1 if queue.name == "a" else min(count, 2)
+            got[queue.name] += given
+            weighted.gave(given, has_more=given < count)
+    assert got["a"] == 400, "asked each time"
+
+
 def test_what_the_option_says() -> None:
     assert parse_queues("a, b ,c,") == {"a": 0, "b": 0, "c": 0}
     assert list(parse_queues("z:6, b : 3")) == ["z", "b"]

@@ -6,22 +6,25 @@
 --       claimed: list of {priority, entry id, fields, deliveries, crashes ('' = none, else "<n> <how>"),
 --         overdue ('' = no, else the time limit in s for which it was killed)},
 --       fresh: list of {priority, entries},
---       revoked: the task ids among all these that are revoked
+--       revoked: the task ids among all these that are revoked,
+--       cut (1 = there was room for more, which a bound of this call forbade)
+-- work  LATE consumers and ORPHANS, after a silence all consumers; PROMOTE messages that are due; `count` entries that are
+--       handed out, CLAIM of them from orphans; each within the bytes of _budget
 -- Afterwards every stream in use has its group, also when there was no room or the queue is paused.
 -- include: _common
+-- include: _heard
 -- include: _orphans
 -- include: _ready
+-- include: _budget
 local consumer, room = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
--- Bounds of one call, so that no call blocks the server for long.
-local PROMOTE, ORPHANS, CLAIM = 200, 16, 1000
+local PROMOTE, CLAIM = 200, 1000
 
 go_on_when_full()
-unregister_late(now)
-if not holds_lease(consumer) then return -1 end
-
+listen(now)
 -- Somebody else has to look at the queue, too: there is work that this call does not take, or that nobody waits for yet.
-local more = false
+local more = unregister_late(now) == LATE
+if not holds_lease(consumer) then return -1 end
 
 local function promote(id, packed)
   local message = cmsgpack.unpack(packed)
@@ -29,15 +32,22 @@ local function promote(id, packed)
 end
 
 local due = redis.call('ZRANGEBYSCORE', T .. ':delayed', '-inf', now, 'LIMIT', 0, PROMOTE)
-if #due > 0 then
-  for i, packed in ipairs(redis.call('HMGET', T .. ':messages', unpack(due))) do
-    if packed and not pcall(promote, due[i], packed) then
+local promoted, to_promote = {}, budget(#due)
+while to_promote.ask() > 0 do
+  local some = { unpack(due, #promoted + 1, #promoted + to_promote.ask()) }
+  for i, packed in ipairs(redis.call('HMGET', T .. ':messages', unpack(some))) do
+    local id = some[i]
+    if packed and not pcall(promote, id, packed) then
       -- Not of our making: it goes the way of all that cannot be read, to the dead letters.
-      redis.call('XADD', stream_of(0), '*', 'id', due[i], 'message', packed)
+      redis.call('XADD', stream_of(0), '*', 'id', id, 'message', packed)
     end
+    promoted[#promoted + 1] = id
+    to_promote.spend(packed and #packed or 0)
   end
-  redis.call('ZREM', T .. ':delayed', unpack(due))
-  redis.call('HDEL', T .. ':messages', unpack(due))
+end
+if #promoted > 0 then
+  redis.call('ZREM', T .. ':delayed', unpack(promoted))
+  redis.call('HDEL', T .. ':messages', unpack(promoted))
 end
 local next_due = tonumber(redis.call('ZRANGE', T .. ':delayed', 0, 0, 'WITHSCORES')[2] or -1)
 
@@ -64,21 +74,24 @@ local function on_group(stream, ...)
 end
 
 local function make_group(stream)
-  on_group(stream, 'XPENDING', stream, GROUP)
+  -- With a range: without one it counts for each consumer what that holds.
+  on_group(stream, 'XPENDING', stream, GROUP, '-', '+', 1)
 end
 
 local claimed, fresh = {}, {}
 if redis.call('EXISTS', T .. ':paused') == 1 then
   for _, priority in ipairs(priorities) do make_group(stream_of(priority)) end
-  return { now, next_due, 1, priorities, claimed, fresh, {} }
+  return { now, next_due, 1, priorities, claimed, fresh, {}, 0 }
 end
 
--- Takes what an orphan holds in one stream, as far as there is room.
-local function claim(orphan, priority)
-  if room == 0 then return end
-  local stream = stream_of(priority)
-  local pending = on_group(stream, 'XPENDING', stream, GROUP, '-', '+', math.min(room, CLAIM), orphan)
-  if #pending == 0 then return end
+local to_hand_out = budget(room)
+
+-- Takes some of what an orphan holds in one stream; false when that was all, or enough.
+local function claim_some(orphan, priority, stream)
+  local wanted = math.min(to_hand_out.ask(), CLAIM - #claimed)
+  if wanted == 0 then return false end
+  local pending = on_group(stream, 'XPENDING', stream, GROUP, '-', '+', wanted, orphan)
+  if #pending == 0 then return false end
   local ids, deliveries = {}, {}
   for i, row in ipairs(pending) do
     ids[i], deliveries[row[1]] = row[1], row[4] + 1
@@ -92,32 +105,46 @@ local function claim(orphan, priority)
       end
       claimed[#claimed + 1] = row
       deliveries[entry[1]] = nil
-      room = room - 1
+      to_hand_out.spend(size_of(entry[2]))
     end
   end
   -- Pending entries that were deleted from the stream: 7.0 and newer drop them in XCLAIM, older servers keep them.
-  for id in pairs(deliveries) do redis.call('XACK', stream, GROUP, id) end
+  for id in pairs(deliveries) do
+    redis.call('XACK', stream, GROUP, id)
+    to_hand_out.spend(0)
+  end
+  return #pending == wanted
 end
 
-for i, orphan in ipairs(redis.call('SMEMBERS', T .. ':orphans')) do
-  if i > ORPHANS then break end
-  for _, priority in ipairs(priorities) do claim(orphan, priority) end
-  if not strike_if_empty(orphan) then more = true end
+-- Takes entries that nobody was given yet.
+local function read(priority, stream)
+  local got, wanted = {}, to_hand_out.ask()
+  if wanted == 0 then make_group(stream) end
+  while wanted > 0 do
+    local reply = on_group(stream, 'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+    local entries = reply and reply[1] and reply[1][2] or {}
+    for _, entry in ipairs(entries) do
+      got[#got + 1] = entry
+      to_hand_out.spend(size_of(entry[2]))
+    end
+    wanted = #entries == wanted and to_hand_out.ask() or 0
+  end
+  if #got > 0 then fresh[#fresh + 1] = { priority, got } end
 end
 
+local orphans = some_orphans()
 for _, priority in ipairs(priorities) do
   local stream = stream_of(priority)
-  if room == 0 then
-    make_group(stream)
-  else
-    local reply = on_group(stream, 'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', room, 'STREAMS', stream, '>')
-    if reply and reply[1] then
-      local entries = reply[1][2]
-      fresh[#fresh + 1] = { priority, entries }
-      room = room - #entries
-    end
+  for _, orphan in ipairs(orphans) do
+    repeat until not claim_some(orphan, priority, stream)
   end
+  read(priority, stream)
 end
+for _, orphan in ipairs(orphans) do
+  if not strike_if_empty(orphan) then more = true end
+end
+-- There may be others that were not drawn.
+more = more or #orphans == ORPHANS
 
 local revoked = {}
 local function look_at(fields)
@@ -130,4 +157,4 @@ if redis.call('EXISTS', T .. ':revoked') == 1 then
   end
 end
 if more then wake() end
-return { now, next_due, 0, priorities, claimed, fresh, revoked }
+return { now, next_due, 0, priorities, claimed, fresh, revoked, to_hand_out.used_up() and 1 or 0 }

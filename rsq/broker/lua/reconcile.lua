@@ -3,6 +3,7 @@
 -- KEYS  T
 -- ARGV  lease_ms, every_ms (no sooner after the last look, whoever took it)
 -- out   names of consumers whose entries were made claimable
+-- work  all consumers of the group, which Redis lists as a whole: ten microseconds each, once in a lease; 20 calls
 -- An empty one is deleted, here, where nothing can be delivered to it between the look and the deletion. One that holds
 -- entries must have been idle for a lease: its registration may be on its way.
 -- A call that was acknowledged early, and for which nobody answers, is found here as well: some are looked at each time.
