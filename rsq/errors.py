@@ -56,12 +56,18 @@ class BrokerError(RsqError):
 class BrokerUnavailable(BrokerError, ConnectionError):
     """The server gave no answer within the deadline. The call may or may not have reached it.
 
-    task_id   the id that the call was sent with, or None; sending again with the same id is safe
+    task_ids  the calls of which it is not known whether they were enqueued, in the order of a bulk; sending one again
+              with the same id, from this process, is safe
     """
 
-    def __init__(self, message: str, task_id: str | None = None) -> None:
+    def __init__(self, message: str, task_ids: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.task_id = task_id
+        self.task_ids = tuple(task_ids)
+
+    @property
+    def task_id(self) -> str | None:
+        """The first of them, the only one where a single call was sent, or None."""
+        return self.task_ids[0] if self.task_ids else None
 
 
 class BrokerRefused(BrokerError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import field as settings_field
 from typing import Any
 
 from rsq import keys
@@ -23,7 +24,7 @@ class Settings:
     Code wins over environment, and environment over the default.
     """
 
-    url: str = DEFAULT_URL
+    url: str = settings_field(default=DEFAULT_URL, repr=False)  # it holds a password
     """``redis://``, ``rediss://`` (TLS), ``redis+sentinel://``, ``unix://`` or ``embedded://[/directory]``."""
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""
@@ -113,7 +114,8 @@ def _checked(field: Field[Any], value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SettingsError(f"setting {field.name} takes {kind.__name__}, not {value!r}")
+        given = type(value).__name__ if field.name == "url" else repr(value)  # a URL holds a password
+        raise SettingsError(f"setting {field.name} takes {kind.__name__}, not {given}")
     return value
 
 

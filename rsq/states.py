@@ -35,6 +35,7 @@ ENDINGS = ("succeeded", "ignored", "expired", "superseded", "revoked", "dead", "
 
 TRANSITIONS: dict[str, tuple[str, str]] = {
     "enqueue": ("", "ready or delayed"),
+    "arrived": ("", ""),
     "fetch": ("ready", "running"),
     "take": ("running", "taken"),
     "begin": ("running", "running"),

@@ -7,6 +7,7 @@ import selectors
 import socket
 import tempfile
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ class Proxy:
         truncate_reply   half of the reply arrives, then both sides are closed
         stall_reply      the reply never arrives; the connection stays open, and silent
         hold_request     the request lies in a buffer until `release`, whatever its sender does meanwhile
+
+    The line itself may be slow: `delay_s` before each reply, `bytes_per_s` of requests (0 = as fast as it can).
     """
 
     def __init__(self, server_socket: str) -> None:
@@ -33,6 +36,8 @@ class Proxy:
         self.url = f"unix://{self.socket}?db=0"
         self._faults: deque[tuple[str, bytes]] = deque()
         self._rate = 0.0
+        self.delay_s = 0.0
+        self.bytes_per_s = 0
         self._rng = random.Random()
         self.struck = 0
         self._peers: dict[socket.socket, socket.socket] = {}
@@ -134,6 +139,10 @@ class Proxy:
             if source in self._silent:
                 return
             direction = REQUEST if source in self._client_sides else REPLY
+            if direction == REPLY:
+                time.sleep(self.delay_s)
+            elif self.bytes_per_s:
+                time.sleep(len(data) / self.bytes_per_s)
             fault = self._fault(direction, source, data)
             if fault in ("cut_request", "cut_reply"):
                 self._drop(source)

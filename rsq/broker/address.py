@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -14,13 +14,13 @@ from rsq.errors import SettingsError
 
 SENTINEL_PORT = 26379
 
+_KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "embedded")
+
 _FORMS = {
     "redis": "redis://[user:password@]host[:port][/number of the database]",
     "rediss": "rediss://[user:password@]host[:port][/number of the database]",
     "unix": "unix://[user:password@]/path/of/the/socket[?db=0]",
 }
-
-_PASSWORD = re.compile(r"((?:^|&)[^=&]*password=)[^&]*")
 
 # Taken apart by hand: a list of hosts with an IPv6 address in it is no URL to Python's own functions.
 _SENTINELS = re.compile(
@@ -30,18 +30,22 @@ _SENTINELS = re.compile(
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?")
 
 
+# What may be shown. Whatever does not look like this might be a password that was not quoted.
+_HOST_SHOWN = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
+_HARMLESS = re.compile(
+    r"(?P<scheme>[a-z+]{1,20}://)(?:[^?#]*(?P<at>@))?"
+    rf"(?P<place>{_HOST_SHOWN}(?:,{_HOST_SHOWN})*(?:/[\w.%-]*)*|/[^?#@]*)?"
+    r"(?P<query>[?#][^@]*)?"
+)
+
+
 def redacted(url: str) -> str:
-    """The URL without its passwords, fit for logs and errors."""
-    scheme, colon, rest = url.rpartition("://") if "://" in url else ("", "", url)
-    place, mark, query = rest.partition("?")
-    query = _PASSWORD.sub(r"\1***", query)
-    credentials, at, host = place.rpartition("@")
-    user, secret, _ = credentials.partition(":")
-    if at and secret:
-        place = f"{user}:***@{host}"
-    elif not at and ":" in place and "@" in query:
-        return "<url>"  # a `?` in a password that should have been written as %3F
-    return f"{scheme}{colon}{place}{mark}{query}"
+    """The URL as logs and errors may show it: scheme, host, port, database or path, and nothing else."""
+    found = _HARMLESS.fullmatch(url)
+    if not found:
+        scheme, mark, _ = url.partition("://")
+        return f"{scheme}://***" if mark and scheme in _KINDS else "***"
+    return f"{found['scheme']}{'***@' if found['at'] else ''}{found['place'] or ''}{'?***' if found['query'] else ''}"
 
 
 def plain_options(url: str) -> dict[str, Any]:
@@ -64,6 +68,9 @@ def plain_options(url: str) -> dict[str, Any]:
             "as %3A, %2F, %3F, %23 or %40"
         )
     kind_of_connection: Any = options.pop("connection_class", Connection)
+    if kind == "rediss":
+        # Whoever has any certificate that the authority signed could be the server; old client libraries let him.
+        options.setdefault("ssl_check_hostname", str(options.get("ssl_cert_reqs", "")).lower() != "none")
     try:
         kind_of_connection(**options)  # only made; it does not connect
     except (TypeError, ValueError, RedisError) as error:
@@ -87,8 +94,8 @@ class SentinelAddress:
     kind: str
     sentinels: tuple[tuple[str, int], ...]
     service: str
-    node: dict[str, Any]
-    sentinel: dict[str, Any]
+    node: dict[str, Any] = field(repr=False)
+    sentinel: dict[str, Any] = field(repr=False)
 
 
 def sentinel_address(url: str) -> SentinelAddress:
@@ -105,11 +112,11 @@ def sentinel_address(url: str) -> SentinelAddress:
         )
     query = parse_qsl(found["query"] or "")
     ours = urlencode([(name, value) for name, value in query if not name.startswith("sentinel_")])
-    theirs = urlencode([(name[9:], value) for name, value in query if name.startswith("sentinel_")])
+    of_both = [(name, value) for name, value in query if name.startswith("ssl_")]
+    theirs = dict(of_both) | {name[9:]: value for name, value in query if name.startswith("sentinel_")}
     credentials = f"{found['credentials']}@" if found["credentials"] else ""
     node = plain_options(f"{found['kind']}://{credentials}-/{found['db'] or ''}?{ours}")
-    sentinel = {name: value for name, value in node.items() if name.startswith("ssl_")}
-    sentinel |= plain_options(f"{found['kind']}://-?{theirs}")
+    sentinel = plain_options(f"{found['kind']}://-?{urlencode(theirs)}")
     for options in (node, sentinel):
         del options["host"]
     places = tuple((host["ip6"] or host["name"], int(host["port"] or SENTINEL_PORT)) for host in hosts if host)

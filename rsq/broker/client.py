@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import msgpack
 
 from rsq import keys
-from rsq.broker.aio import AsyncProducer, AsyncResultListener
-from rsq.broker.connection import Endpoint, Link, LinkPool, ScriptCall
-from rsq.broker.listener import ResultListener, first_value
-from rsq.broker.producer import PAUSE_S, Producer
+from rsq.broker.aio import AsyncLink, PerLoop
+from rsq.broker.aio_listener import AsyncResultListener
+from rsq.broker.connection import Endpoint, Link, LinkPool, ScriptCall, running
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange, asking, repeating
+from rsq.broker.listener import ResultListener
+from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import Queue
-from rsq.broker.wire import Command
+from rsq.broker.waiting import first_value
+from rsq.broker.wire import Command, packed
 from rsq.calls.message import check_id, unpack_meta
 from rsq.clock import ServerClock
-from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.settings import Settings
 from rsq.states import State
 
@@ -41,19 +43,15 @@ class Client:
         self.settings = settings
         self.endpoint = Endpoint(settings.url)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
-        self.producer = Producer(self.pool, settings.wait_replicas)
+        self._sending = Sending(settings.broker_timeout_s, settings.wait_replicas)
+        self._links = PerLoop(lambda: AsyncLink(self.endpoint))
+        self.producer = Producer(self.pool, self._sending)
+        self.aproducer = AsyncProducer(self._links, self._sending)
         self.listener = ResultListener(self.endpoint, self.pool)
+        self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
         self._queues: dict[str, Queue] = {}
         self._clock = ServerClock()
-
-    @cached_property
-    def aproducer(self) -> AsyncProducer:
-        return AsyncProducer(self.endpoint, self.settings.broker_timeout_s, self.settings.wait_replicas)
-
-    @cached_property
-    def alistener(self) -> AsyncResultListener:
-        return AsyncResultListener(self.endpoint, self.settings.broker_timeout_s)
 
     @contextmanager
     def link(self) -> Iterator[Link]:
@@ -78,28 +76,19 @@ class Client:
         A borrowed connection may have died since it was used last: they are asked again until `broker_timeout_s` is
         over. Raises BrokerUnavailable then, and BrokerRefused.
         """
-        return self._insist(lambda link: link.pipeline(commands))
+        return self._follow(asking([packed(*command) for command in commands], self._deadline()))
 
     def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """`ask` for calls of scripts."""
-        return self._insist(lambda link: link.run_many(calls))
+        deadline = self._deadline()
+        return self._follow(repeating(lambda: running(calls, deadline), deadline))
 
-    def _insist(self, ask: Callable[[Link], list[Any]]) -> list[Any]:
-        deadline = time.monotonic() + self.settings.broker_timeout_s
-        pause_s = PAUSE_S
-        while True:
-            with self.link() as link:
-                try:
-                    replies = ask(link)
-                except BrokerUnavailable as error:
-                    replies = [error]
-            refusal = next((reply for reply in replies if isinstance(reply, BrokerError)), None)
-            if refusal is None:
-                return replies
-            if not isinstance(refusal, BrokerUnavailable) or time.monotonic() + pause_s >= deadline:
-                raise refusal
-            time.sleep(pause_s)
-            pause_s *= 2
+    def _deadline(self) -> Deadline:
+        return Deadline(self.settings.broker_timeout_s)
+
+    def _follow(self, talk: Exchange[list[Any]]) -> list[Any]:
+        with self.link() as link:
+            return link.follow(talk)
 
     def queue_names(self) -> list[str]:
         """Every queue that a producer or a worker has used, and the default one."""
@@ -183,9 +172,9 @@ class Client:
     def unfinished_state(self, task_id: str, queue: str | None) -> State:
         """RETRY while the next attempt waits, STARTED when a worker reports it as running, else PENDING."""
         names = [queue] if queue else self.queue_names()
-        for packed in self.ask(*(("HGET", self.queue(name).keys.messages, task_id) for name in names)):
-            if packed is not None:
-                return State.RETRY if delayed_attempt(packed) > 1 else State.PENDING
+        for found in self.ask(*(("HGET", self.queue(name).keys.messages, task_id) for name in names)):
+            if found is not None:
+                return State.RETRY if delayed_attempt(found) > 1 else State.PENDING
         (workers,) = self.ask(("ZRANGE", keys.workers(self.settings.namespace), 0, -1))
         rows = [("HGET", keys.worker(self.settings.namespace, name.decode()), "running") for name in workers]
         reports = self.ask(*rows) if rows else []
@@ -197,6 +186,8 @@ class Client:
         self.reporter.flush()
         self.pool.close()
         self.listener.close()
+        self._links.close()
+        self.alistener.close()
 
     async def aclose(self) -> None:
         """Close the connections that coroutines of this event loop have used, and all others."""
@@ -205,10 +196,8 @@ class Client:
 
     async def leave_loop(self) -> None:
         """Close the connections that coroutines of this event loop have used, before it ends."""
-        if "aproducer" in self.__dict__:
-            await self.aproducer.aclose()
-        if "alistener" in self.__dict__:
-            await self.alistener.aclose()
+        await self._links.aclose()
+        await self.alistener.aclose()
 
 
 def delayed_attempt(packed: bytes) -> int:

@@ -1,45 +1,32 @@
-"""Connections to the server: made from a URL, used by one thread at a time, with every Redis error translated here.
+"""Connections to the server: made from a URL, used by one thread at a time, with every error translated here.
 
-redis-py opens the socket, authenticates and parses; rsq sends and reads on it directly, with the client's own retries
-off: a resent write that had arrived would count twice, so each caller repeats what it knows to be safe.
+The client library opens the socket, and no more: its own retries would resend a write that had arrived, which counts
+twice, so each caller repeats what it knows to be safe.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from time import monotonic, sleep
+from typing import Any, TypeAlias, TypeVar
 
-from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ClusterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.retry import Retry
 
 from rsq.broker import embedded
 from rsq.broker.address import plain_options, redacted, sentinel_address
+from rsq.broker.channel import Channel, OnLate
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Dial, Exchange, Opening
+from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
+from rsq.broker.forks import renew_in_child
 from rsq.broker.scripts import Script
 from rsq.broker.sentinel import Sentinels
-from rsq.broker.stragglers import Exchange, Identity, Stragglers
+from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
-from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from rsq.errors import BrokerError, BrokerUnavailable
 
-if TYPE_CHECKING:
-    from redis.asyncio import connection as aio
-
-AsyncConnection: TypeAlias = "aio.AbstractConnection"
+T = TypeVar("T")
 
 ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
 """A script, the tag of the queue that it works on, and its arguments."""
@@ -49,47 +36,8 @@ CONNECT_TIMEOUT_S = 2.0
 LOADS = 3
 """So often a script is loaded for one call: the server may forget it again before the call (SCRIPT FLUSH, failover)."""
 
-
-# Answers that say "this node cannot do it now": reconnect and go on. By class where the client library takes the code
-# off the text, and by text where they come out of a script or have no class.
-_AWAY_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)  # MASTERDOWN is a ClusterDownError
-_AWAY = (
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "UNBLOCKED",
-    "BUSY ",
-    "NOREPLICAS",
-    "UNKILLABLE",
-)
-
-# How a missing right is told, also from inside a script, where the code is gone and the words differ by server.
-_DENIED = ("NOPERM", "ACL failure in script", "The user executing the script can't")
-
-
-def translated(error: Exception, url: str) -> BrokerError:
-    """rsq's error for what redis-py or a socket raised, in the user's terms."""
-    where, text = redacted(url), str(error).rstrip(".")
-    if isinstance(error, (AuthenticationError, AuthorizationError)) or text.startswith(("NOAUTH", "WRONGPASS")):
-        return BrokerRefused(f"{where} refused the credentials ({text}): check user and password in the URL")
-    if isinstance(error, NoPermissionError) or any(mark in text for mark in _DENIED):
-        return BrokerRefused(
-            f"{where} denies a command that rsq needs ({text}): give the ACL user its rights; "
-            "ACL LOG names the one that lacks"
-        )
-    if isinstance(error, OutOfMemoryError) or text.startswith("OOM") or "-OOM " in text:
-        return BrokerRefused(
-            f"{where} is out of memory (maxmemory reached): nothing was written; free memory or raise the limit"
-        )
-    if isinstance(error, ResponseError):
-        if isinstance(error, _AWAY_CLASSES) or any(mark in text for mark in _AWAY):
-            return BrokerUnavailable(f"{where} cannot serve now: {text}")
-        return BrokerRefused(f"{where} answered: {text}")
-    return BrokerUnavailable(
-        f"{where} cannot be reached ({text or type(error).__name__}): check that it runs, and its URL"
-    )
+IDLE_S = 10.0
+"""A link that nobody of a pool's threads needed for so long is closed."""
 
 
 class Endpoint:
@@ -106,146 +54,208 @@ class Endpoint:
             self._kind, self._sentinels, self._options = address.kind, Sentinels(address), address.node
         elif self.embedded is None:
             self._kind, self._options = url.partition("://")[0], plain_options(url)
+        else:
+            self._options = {"path": str(self.embedded.socket_path)}
 
     def __str__(self) -> str:
         return self.embedded.describe() if self.embedded else redacted(self.url)
 
-    def forgetful(self) -> BrokerUnavailable:
-        """The error where no script stays on the server for long enough to be called."""
-        return BrokerUnavailable(
-            f"{redacted(self.url)} cannot serve now: it forgets scripts as soon as they are loaded"
-        )
+    def opening(self, deadline: Deadline) -> Opening[Identity | None]:
+        """How a connection is made: its last `Dial` leads to it. Gives its identity.
 
-    def connection(self, timeout_s: float) -> AbstractConnection:
-        """A new connection, not connected yet. `timeout_s` bounds each wait for the server, connecting included.
-
-        With sentinels it leads to the node that is the master now, and connects only if that node says so, too.
+        With sentinels it leads to the node that is the master now, and only if that node says so, too.
         """
-        path = self.embedded.ensure() if self.embedded else None
-        options = self._made_of(path, timeout_s)
-        options["retry"] = Retry(NoBackoff(), 0)
+        options, judge = self._options, None
         if self._sentinels is not None:
-            options |= self._sentinels.master(timeout_s)
-        if self._kind == "unix":
-            return UnixDomainSocketConnection(**options)  # type: ignore[abstract]  # it has no host
-        return SSLConnection(**options) if self._kind == "rediss" else Connection(**options)
+            (host, port), judge = yield from self._sentinels.master(deadline)
+            options = options | {"host": host, "port": port}
+        yield Dial(self._kind, options, deadline)
+        return (yield from self.stragglers.greeting(options, deadline, judge))
 
-    async def async_connection(self, timeout_s: float) -> AsyncConnection:
-        """`connection` for coroutines."""
-        from redis.asyncio import connection as aio
-        from redis.asyncio.retry import Retry as AsyncRetry
+    def open(self, deadline: Deadline) -> tuple[Channel, Identity | None]:
+        """A connection that has been greeted. Raises one of `FAULTS`, or BrokerError."""
+        if self.embedded is not None:
+            self.embedded.ensure(deadline.left_s())
+        steps, channel = self.opening(deadline), None
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = None
+                    if isinstance(step, Dial):
+                        if channel is not None:
+                            channel.close()
+                        channel = dial(step)
+                    else:
+                        assert channel is not None, "an opening begins by dialling"
+                        reply = channel.ask(*step)
+                except FAULTS as fault:
+                    step = steps.throw(fault)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as end:
+            assert channel is not None, "an opening dials"
+            return channel, end.value
+        except BaseException:
+            if channel is not None:
+                channel.close()
+            raise
 
-        path = self.embedded.ensure() if self.embedded else None
-        options = self._made_of(path, timeout_s)
-        options["retry"] = AsyncRetry(NoBackoff(), 0)
-        if self._sentinels is not None:
-            options |= await self._sentinels.async_master(timeout_s)
-        if self._kind == "unix":
-            return aio.UnixDomainSocketConnection(**options)
-        return aio.SSLConnection(**options) if self._kind == "rediss" else aio.Connection(**options)
-
-    def _made_of(self, socket_path: Path | None, timeout_s: float) -> dict[str, Any]:
-        """The arguments to make a connection."""
-        options: dict[str, Any] = {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
-            "protocol": 2,
-        }
-        if socket_path is not None:
-            return options | {"path": str(socket_path)}
-        if self._kind != "unix":
-            options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
-        return self._options | options
+    def translate(self, replies: list[Any]) -> bool:
+        """Put rsq's error in place of each refusal. Whether one of them says that this node cannot serve now."""
+        away = False
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Refusal):
+                replies[i] = fault = translated(reply, self.url)
+                away = away or isinstance(fault, BrokerUnavailable)
+        return away
 
 
-def _keepalive() -> dict[int, int]:
+def dial(step: Dial) -> Channel:
+    """Connect; nothing is said yet."""
+    connection = blank(step)
+    connection.connect()
+    return Channel(connection)
+
+
+def blank(step: Dial) -> AbstractConnection:
+    """The client library's connection, not connected yet, which will do no more than that."""
+    timeout_s = max(0.001, min(step.deadline.left_s(), CONNECT_TIMEOUT_S))
+    options = step.options | {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+        "redis_connect_func": _say_nothing,
+    }
+    if step.kind == "unix":
+        return UnixDomainSocketConnection(**options)  # type: ignore[abstract]  # it has no host
+    options |= {"socket_keepalive": True, "socket_keepalive_options": keepalive_options()}
+    return SSLConnection(**options) if step.kind == "rediss" else Connection(**options)
+
+
+def _pause(seconds: float) -> list[Any]:
+    sleep(seconds)
+    return []
+
+
+def _say_nothing(connection: AbstractConnection) -> None:
+    pass
+
+
+def keepalive_options() -> dict[int, int]:
     """A peer that vanished without a word is noticed within 15 s, whatever the system's defaults."""
     wanted = (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
     return {getattr(socket, name): value for name, value in wanted if hasattr(socket, name)}
+
+
+def running(
+    calls: Sequence[ScriptCall],
+    deadline: Deadline | None,
+    then: Callable[[], Sequence[bytes]] = tuple,
+    first: Sequence[bytes] = (),
+) -> Exchange[list[Any]]:
+    """Call scripts in one write, loading those that the server does not know, with the packed commands around them.
+
+    Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives. Where
+    something had to be loaded, `then` is asked again, and sent behind it.
+    """
+    requests = [packed("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
+    replies: list[Any] = yield [*first, *requests, *then()], deadline
+    head, replies = replies[: len(first)], replies[len(first) :]
+    for _ in range(LOADS):
+        missing = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, ScriptMissing)]
+        if not missing:
+            break
+        loads = [packed("SCRIPT", "LOAD", source) for source in {calls[i][0].source for i in missing}]
+        for loaded in (yield loads, deadline):
+            if isinstance(loaded, BrokerError):
+                raise loaded
+        again: list[Any] = yield [*(requests[i] for i in missing), *then()], deadline
+        for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
+            replies[i] = reply
+    forgetful = "cannot serve now: it forgets scripts as soon as they are loaded"
+    for i, reply in enumerate(replies):
+        if isinstance(reply, ScriptMissing):
+            replies[i] = BrokerUnavailable(f"{str(reply).partition(' answered: ')[0]} {forgetful}")
+    return head + replies
 
 
 class Link:
     """One connection, for one thread at a time. Connects at the first call and again after any fault.
 
     Every method raises BrokerUnavailable after a fault of the connection (the call may or may not have been carried
-    out) and BrokerRefused when the server said no.
+    out) and BrokerRefused when the server said no. `timeout_s` bounds the write and each reply of a call that is given
+    no deadline, and the connecting before it.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
-        self._connection: AbstractConnection | None = None
+        self.lender: object = None
+        self.idle_since = 0.0
+        self._channel: Channel | None = None
         self._identity: Identity | None = None
 
     def call(self, *command: Argument) -> Any:
         """Send one command and give its reply."""
         return self.call_packed(packed(*command))
 
-    def call_packed(
-        self, request: bytes, timeout_s: float | None = None, on_late: tuple[float, Callable[[], None]] | None = None
-    ) -> Any:
-        """Send one command that is packed already and give its reply, waiting for `timeout_s` at most.
-
-        on_late  seconds, and what is called when there is no reply by then; the wait goes on after it
-        """
-        try:
-            connection = self._connected()
-            connection.send_packed_command([request], check_health=False)
-            if on_late is not None and not connection.can_read(on_late[0]):
-                on_late[1]()
-            if timeout_s is None:
-                return connection.read_response(disable_decoding=True)
-            return connection.read_response(disable_decoding=True, timeout=timeout_s)
-        except NoScriptError:
-            raise
-        except (RedisError, OSError) as error:
-            raise self._fault(error) from None
-        except BaseException:
-            # Interrupted between request and reply: the next reply would answer the wrong call.
-            self._break()
-            raise
+    def call_packed(self, request: bytes) -> Any:
+        """Send one command that is packed already and give its reply."""
+        (reply,) = self.pipeline_packed((request,))
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
 
     def pipeline(self, commands: Iterable[Command]) -> list[Any]:
         """Send many commands in one write; give their replies in order, a refused command as its exception."""
         return self.pipeline_packed([packed(*command) for command in commands])
 
     def pipeline_packed(
-        self,
-        requests: Sequence[bytes],
-        timeout_s: float | None = None,
-        on_late: tuple[float, Callable[[], None]] | None = None,
+        self, requests: Sequence[bytes], deadline: Deadline | None = None, on_late: OnLate | None = None
     ) -> list[Any]:
-        """`pipeline` for commands that are packed already; each reply may take `timeout_s`. `on_late` as above."""
-        wait = {} if timeout_s is None else {"timeout": timeout_s}
+        """`pipeline` for commands that are packed already."""
         try:
-            connection = self._connected()
-            connection.send_packed_command([b"".join(requests)], check_health=False)
-            if on_late is not None and not connection.can_read(on_late[0]):
-                on_late[1]()
-            replies: list[Any] = []
-            for _ in requests:
-                try:
-                    replies.append(connection.read_response(disable_decoding=True, **wait))
-                except ResponseError as error:
-                    replies.append(error if isinstance(error, NoScriptError) else translated(error, self.endpoint.url))
-            if any(isinstance(reply, BrokerUnavailable) for reply in replies):
-                self.close()
-            return replies
-        except (RedisError, OSError) as error:
-            raise self._fault(error) from None
+            channel = self._channel or self._open(deadline)
+            replies = channel.ask(requests, self.timeout_s if deadline is None else deadline, on_late)
+        except BrokerError:
+            raise
+        except FAULTS as error:
+            fault = translated(error, self.endpoint.url)
+            self._break()
+            raise fault from None
         except BaseException:
+            # Interrupted between request and reply: the next reply would answer the wrong call.
             self._break()
             raise
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                if self.endpoint.translate(replies):
+                    self.close()
+                break
+        return replies
+
+    def follow(self, talk: Exchange[T]) -> T:
+        """Carry on a talk to its end."""
+        try:
+            step = next(talk)
+            while True:
+                try:
+                    replies = _pause(step) if isinstance(step, float) else self.pipeline_packed(*step)
+                except BrokerError as fault:
+                    step = talk.throw(fault)
+                else:
+                    step = talk.send(replies)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def run(self, script: Script, tag: str, *arguments: Argument) -> Any:
         """Call a script on the queue with this tag. Loads it first where the server does not know it yet."""
-        try:
-            return self.call_packed(packed("EVALSHA", script.sha, 1, tag, *arguments))
-        except NoScriptError:
-            (reply,) = self.run_many([(script, tag, arguments)])
-            if isinstance(reply, BrokerError):
-                raise reply from None
-            return reply
+        (reply,) = self.run_many([(script, tag, arguments)])
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
 
     def run_one(self, call: ScriptCall) -> Any:
         """`run` for a call that is put together already."""
@@ -253,77 +263,32 @@ class Link:
         return self.run(script, tag, *arguments)
 
     def run_many(self, calls: Sequence[ScriptCall], then: Sequence[bytes] = ()) -> list[Any]:
-        """Call several scripts in one write, and after them the packed commands `then`.
-
-        Replies in order, a refused one as its exception. `then` also follows scripts that had to be loaded first.
-        """
-        requests = [packed("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
-        replies = self.pipeline_packed([*requests, *then])
-        for _ in range(LOADS):
-            missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if not missing:
-                return replies
-            for source in {calls[i][0].source for i in missing}:
-                self.call("SCRIPT", "LOAD", source)
-            again = self.pipeline_packed([*(requests[i] for i in missing), *then])
-            for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
-                replies[i] = reply
-        return [self.endpoint.forgetful() if isinstance(reply, NoScriptError) else reply for reply in replies]
+        """Call several scripts in one write, and after them the packed commands `then`; see `running`."""
+        return self.follow(running(calls, None, lambda: then))
 
     @property
     def connected(self) -> bool:
         """Whether the last call left a connection behind."""
-        return self._connection is not None
-
-    def connection(self) -> AbstractConnection:
-        """The connection itself, connected, for a caller that reads on its own (pub/sub)."""
-        try:
-            return self._connected()
-        except (RedisError, OSError) as error:
-            raise self._fault(error) from None
+        return self._channel is not None
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
-        connection, self._connection, self._identity = self._connection, None, None
-        if connection is not None:
-            connection.disconnect()
+        channel, self._channel, self._identity = self._channel, None, None
+        if channel is not None:
+            channel.close()
 
-    def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            self._connection = connection = self.endpoint.connection(self.timeout_s)
-            connection.connect()
-            self._identity = _exchange(connection, self.endpoint.stragglers.greeting(connection.client_name))
-        return self._connection
+    def _open(self, deadline: Deadline | None) -> Channel:
+        if deadline is None:
+            if self.endpoint.embedded is not None:
+                self.endpoint.embedded.ensure()  # it may have to load its data first
+            deadline = Deadline(self.timeout_s)
+        self._channel, self._identity = self.endpoint.open(deadline)
+        return self._channel
 
     def _break(self) -> None:
         """Drop the connection while a request may be under way on it."""
         self.endpoint.stragglers.add(self._identity)
         self.close()
-
-    def _fault(self, error: Exception) -> BrokerError:
-        fault = translated(error, self.endpoint.url)
-        if isinstance(fault, BrokerUnavailable):
-            self._break()
-        return fault
-
-
-def _exchange(connection: AbstractConnection, exchange: Exchange) -> Identity | None:
-    """Carry out an exchange on a connection."""
-    try:
-        requests = next(exchange)
-        while True:
-            connection.send_packed_command([b"".join(requests)], check_health=False)
-            requests = exchange.send([_reply(connection) for _ in requests])
-    except StopIteration as end:
-        identity: Identity | None = end.value
-        return identity
-
-
-def _reply(connection: AbstractConnection) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except ResponseError as refusal:
-        return refusal
 
 
 class LinkPool:
@@ -332,21 +297,32 @@ class LinkPool:
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
+        self.after_fork()
+        renew_in_child(self)
+
+    def after_fork(self) -> None:
         self._free: list[Link] = []
-        self._pid = os.getpid()
+        self._process = object()  # a link that was lent before the fork is not taken back
 
     def take(self) -> Link:
-        if self._pid != os.getpid():
-            # The parent's sockets are shared with it: leave them alone, without even a goodbye.
-            self._free, self._pid = [], os.getpid()
         try:
             return self._free.pop()
         except IndexError:
-            return Link(self.endpoint, self.timeout_s)
+            link = Link(self.endpoint, self.timeout_s)
+            link.lender = self._process
+            return link
 
     def give_back(self, link: Link) -> None:
-        if self._pid == os.getpid():
-            self._free.append(link)
+        if link.lender is not self._process:
+            return
+        link.idle_since = monotonic()
+        self._free.append(link)
+        if len(self._free) > 1 and link.idle_since - self._free[0].idle_since > IDLE_S:
+            # The first of them has lain there for longest.
+            try:
+                self._free.pop(0).close()
+            except IndexError:
+                pass  # another thread was quicker
 
     def close(self) -> None:
         """Close the links that are not in use."""

@@ -9,12 +9,13 @@ import logging
 import selectors
 import socket
 import ssl
-from typing import cast
 
-from redis.connection import AbstractConnection
-from redis.exceptions import RedisError
-
+from rsq.broker.channel import Channel
 from rsq.broker.connection import Endpoint
+from rsq.broker.deadline import Deadline
+from rsq.broker.faults import FAULTS
+from rsq.broker.wire import packed_texts
+from rsq.errors import BrokerError
 
 log = logging.getLogger("rsq.broker")
 
@@ -27,7 +28,7 @@ class Doorbell:
         self._channel = channel
         self._timeout_s = timeout_s
         self._selector = selector
-        self._connection: AbstractConnection | None = None
+        self._open: Channel | None = None
         self._socket: socket.socket | None = None
 
     def hang(self) -> None:
@@ -35,13 +36,13 @@ class Doorbell:
         if self._socket is not None:
             return
         try:
-            self._connection = self._endpoint.connection(self._timeout_s)
-            self._connection.connect()
-            self._connection.send_command("SUBSCRIBE", self._channel, check_health=False)
-            self._socket = cast("socket.socket", self._connection._sock)  # there is no other way to poll it
+            deadline = Deadline(self._timeout_s)
+            self._open, _ = self._endpoint.open(deadline)
+            self._open.send(packed_texts("SUBSCRIBE", self._channel), deadline)
+            self._socket = self._open.socket
             self._socket.setblocking(False)
             self._selector.register(self._socket, selectors.EVENT_READ, self)
-        except (RedisError, OSError) as error:
+        except (BrokerError, *FAULTS) as error:
             log.debug("cannot subscribe to %s: %s", self._channel, error)
             self.take_down()
 
@@ -64,6 +65,6 @@ class Doorbell:
         if self._socket is not None:
             self._selector.unregister(self._socket)
             self._socket = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()
+        channel, self._open = self._open, None
+        if channel is not None:
+            channel.close()

@@ -99,9 +99,9 @@ class EmbeddedServer:
         """How messages name it."""
         return f"the embedded server in {self.directory}"
 
-    def ensure(self) -> Path:
+    def ensure(self, timeout_s: float = 10.0) -> Path:
         """Start the server unless it runs, and return the path of its socket. Errors as in `start`."""
-        self.start()
+        self.start(timeout_s)
         return self.socket_path
 
     def start(self, timeout_s: float = 10.0) -> bool:
@@ -116,7 +116,7 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout_s
         log_start: int | None = None
         while True:
-            reply = self._call("PING")
+            reply = self._call("PING", deadline - time.monotonic())
             if _is_up(reply):
                 return log_start is not None
             try:
@@ -255,11 +255,11 @@ class EmbeddedServer:
             return None
         return pid if os.fsencode(self.socket_path) in command else None
 
-    def _call(self, command: str) -> str:
+    def _call(self, command: str, within_s: float = REPLY_TIMEOUT_S) -> str:
         """The reply to one command without arguments: a bulk string's text, or the line with its sign; '' for none."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(REPLY_TIMEOUT_S)
+                client.settimeout(max(POLL_S, min(REPLY_TIMEOUT_S, within_s)))
                 client.connect(str(self.socket_path))
                 client.sendall(f"{command}\r\n".encode())
                 with client.makefile("rb") as replies:

@@ -1,20 +1,35 @@
-"""Sending calls: the plain XADD, everything else by script, and what to do when a reply is lost."""
+"""Sending calls: the plain XADD, everything else by script, and what to do when a reply is lost.
+
+Written once for threads and coroutines, as talks (see `rsq.broker.exchange`).
+"""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from time import monotonic
+from typing import Any, TypeAlias, TypeVar
 
-from rsq.broker.connection import Link, LinkPool
-from rsq.broker.queue import REFUSE, Queue
+from rsq.broker.aio import AsyncLink, PerLoop
+from rsq.broker.connection import LinkPool, running
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange, pauses
+from rsq.broker.queue import Queue
+from rsq.broker.wire import packed
 from rsq.calls.message import Message
 from rsq.calls.placement import PLAIN, Placement
-from rsq.errors import BrokerError, BrokerUnavailable, DuplicateCall, NotReplicated, QueueFull, QueuePaused
+from rsq.errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    DuplicateCall,
+    NotReplicated,
+    QueueFull,
+    QueuePaused,
+)
 
-PAUSE_S = 0.05
-"""First wait before a send is repeated; it doubles with each further one."""
+log = logging.getLogger("rsq.broker")
 
 ROOM_PAUSE_S = (0.02, 0.5)
 """First and longest wait before a full queue is tried again."""
@@ -22,8 +37,16 @@ ROOM_PAUSE_S = (0.02, 0.5)
 CHUNK = 1000
 """Messages in one write of a bulk send."""
 
+CHUNK_BYTES = 8 * 1024 * 1024
+"""Bytes of bodies in one write: a slow line has to carry it within the deadline of one send."""
+
 OPEN_S = 1.0
 """For so long after a queue took a call, others are sent to it without asking whether it has been closed since."""
+
+CLOCK_STEP_MS = 50
+"""So far the server's clock may have been set forward between a send and the look for it."""
+
+T = TypeVar("T")
 
 Send: TypeAlias = "tuple[Message, Placement]"
 
@@ -37,201 +60,301 @@ class Accepted:
 
 
 class Producer:
-    """Sends messages. For any number of threads; a forked child gets connections of its own.
+    """Sends messages. For any number of threads; a forked child gets connections of its own."""
 
-    replicas  how many must have a call before a send returns, where its placement does not say otherwise
+    def __init__(self, pool: LinkPool, sending: Sending) -> None:
+        self._pool = pool
+        self._sending = sending
+
+    def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
+        """Enqueue one message; when this returns the server has it.
+
+        A lost reply is an ordinary event: the server is asked whether the first try arrived, and if it did not, the
+        send is repeated under the same id.
+
+        Raises BrokerUnavailable after `broker_timeout_s` in all, or where nobody can tell any more whether the call
+        arrived, with the task id under which this process may send it again without doubling it; BrokerRefused;
+        QueueFull; QueuePaused; DuplicateCall; NotReplicated.
+        """
+        return self._follow(self._sending.talk(queue, message, placement))
+
+    def send_many(self, queue: Queue, sends: Sequence[Send]) -> list[Accepted]:
+        """Enqueue many messages of one queue, in writes of a thousand or 8 MB; answers in order.
+
+        Each write has the deadline of one send. A refusal of one (QueueFull, QueuePaused, DuplicateCall) is raised
+        after its write was sent: those before and beside it stand. BrokerUnavailable names all of which it is not
+        known that they arrived. Replicas are waited for once in each write, and no more after they were too few:
+        NotReplicated is raised when all is sent. Where room is waited for they go one by one.
+        """
+        return self._follow(self._sending.many(queue, sends))
+
+    def _follow(self, talk: Exchange[T]) -> T:
+        link = self._pool.take()
+        try:
+            return link.follow(talk)
+        finally:
+            self._pool.give_back(link)
+
+
+class AsyncProducer:
+    """`Producer` for coroutines. Each event loop has a connection of its own."""
+
+    def __init__(self, links: PerLoop[AsyncLink], sending: Sending) -> None:
+        self._links = links
+        self._sending = sending
+
+    async def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
+        """Enqueue one message; see `Producer.send`."""
+        return await self._links.here().follow(self._sending.talk(queue, message, placement))
+
+
+class Sending:
+    """The talks of sending, and what a process remembers from one to the next.
+
+    timeout_s  total deadline of one send
+    replicas   how many must have a call before a send is over, where its placement does not say otherwise
     """
 
-    def __init__(self, pool: LinkPool, replicas: int = 0) -> None:
-        self._pool = pool
+    def __init__(self, timeout_s: float, replicas: int = 0) -> None:
+        self._timeout_s = timeout_s
         self._replicas = replicas
         self._introduced: set[str] = set()
         self._open_until: dict[str, float] = {}
         self._unsure = Unsure()
 
-    def send(self, queue: Queue, message: Message, placement: Placement = PLAIN) -> Accepted:
-        """Enqueue one message; when this returns the server has it.
+    def talk(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
+        """Send one call."""
+        return (
+            self._patient(queue, message, placement) if placement.room_wait_s else self._one(queue, message, placement)
+        )
 
-        A lost reply is an ordinary event: the send is repeated under the same id, by a script that finds out whether
-        the first try arrived.
-
-        Raises BrokerUnavailable after `broker_timeout_s` in all, with the task id under which this process may send the
-        call again without doubling it; BrokerRefused; QueueFull; QueuePaused; DuplicateCall; NotReplicated.
-        """
-        if placement.room_wait_s:
-            for pause_s in room_pauses(placement.room_wait_s):
-                try:
-                    return self._send(queue, message, placement)
-                except QueueFull:
-                    time.sleep(pause_s)
-        return self._send(queue, message, placement)
-
-    def _send(self, queue: Queue, message: Message, placement: Placement) -> Accepted:
-        began = time.monotonic()
-        replicas = self._replicas if placement.replicas is None else placement.replicas
-        first_try = self._unsure.pop(message.id) if placement.unique else None
-        if first_try is not None:
-            return self._repeat(queue, [(message, placement)], first_try, began, None, replicas)[0]
-        if replicas:
-            return self._send_chunk(queue, [(message, placement)], replicas)[0]
-        link = self._pool.take()
-        try:
-            if placement is PLAIN and began < self._open_until.get(queue.name, 0.0):
-                link.call_packed(queue.plain_enqueue(message))
-                accepted = Accepted(message.id)
-            else:
-                # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
-                accepted = answer(queue, message, placement, link.run_one(queue.enqueue_call(message, placement)))
-                self._open_until[queue.name] = began + OPEN_S
-            if queue.name not in self._introduced:
-                link.call_packed(queue.introduce())
-                self._introduced.add(queue.name)
-            return accepted
-        except BrokerUnavailable as error:
-            fault = error
-        finally:
-            self._pool.give_back(link)
-        return self._repeat(queue, [(message, placement)], began, began, fault, replicas)[0]
-
-    def send_many(self, queue: Queue, sends: Sequence[Send]) -> list[Accepted]:
-        """Enqueue many messages of one queue, a thousand in a write; answers in order.
-
-        Each thousand has the deadline of one send. A refusal of one (QueueFull, QueuePaused, DuplicateCall) is raised
-        after its thousand was sent: those before and beside it stand. Replicas are waited for once in each thousand,
-        and no more after they were too few: NotReplicated is raised when all is sent. Where room is waited for they go
-        one by one.
-        """
-        if any(placement.room_wait_s for _, placement in sends):
-            return [self.send(queue, message, placement) for message, placement in sends]
+    def many(self, queue: Queue, sends: Sequence[Send]) -> Exchange[list[Accepted]]:
+        """Send many calls of one queue."""
         accepted: list[Accepted] = []
+        if any(placement.room_wait_s for _, placement in sends):
+            for message, placement in sends:
+                accepted.append((yield from self.talk(queue, message, placement)))
+            return accepted
         short: NotReplicated | None = None
         unconfirmed: list[str] = []
-        wanted = [self._replicas if placement.replicas is None else placement.replicas for _, placement in sends]
-        for first in range(0, len(sends), CHUNK):
-            chunk = sends[first : first + CHUNK]
-            replicas = 0 if short else max(wanted[first : first + CHUNK])
+        tried = 0
+        for chunk in chunks(sends):
+            tried += len(chunk)
+            replicas = 0 if short else max(self._replicas_of(placement) for _, placement in chunk)
             try:
-                accepted += self._send_chunk(queue, chunk, replicas)
+                accepted += yield from self._insist(queue, chunk, replicas, Deadline(self._timeout_s))
                 if short:
                     unconfirmed += [each.task_id for each in accepted[-len(chunk) :]]
             except NotReplicated as error:
                 short = error
                 unconfirmed += error.task_ids
+            except BrokerUnavailable as error:
+                # Those behind it have not been sent at all, which their caller cannot know, either.
+                behind = [message.id for message, _ in sends[tried:]]
+                raise BrokerUnavailable(str(error), [*unconfirmed, *error.task_ids, *behind]) from None
         if short:
             raise NotReplicated(str(short), unconfirmed)
         return accepted
 
-    def _send_chunk(self, queue: Queue, chunk: Sequence[Send], replicas: int) -> list[Accepted]:
-        began = time.monotonic()
-        then = queue.replication(replicas, self._pool.timeout_s) if replicas else []
-        link = self._pool.take()
-        try:
-            if all(placement is PLAIN for _, placement in chunk):
-                if began >= self._open_until.get(queue.name, 0.0):
-                    check_open(queue, chunk[0][0], link.call("GET", queue.keys.paused))
-                    self._open_until[queue.name] = began + OPEN_S
-                replies = link.pipeline_packed([*(queue.plain_enqueue(message) for message, _ in chunk), *then])
-            else:
-                calls = [queue.enqueue_call(message, placement) for message, placement in chunk]
-                replies = link.run_many(calls, then)
-            if queue.name not in self._introduced:
-                link.call_packed(queue.introduce())
-                self._introduced.add(queue.name)
-        except BrokerUnavailable as error:
-            replies = [error] * (len(chunk) + len(then))
-        finally:
-            self._pool.give_back(link)
-        replies, count = replies[: len(chunk)], replies[-1]
-        if then and isinstance(count, BrokerUnavailable):
-            # It is master no more, or gone: what it has accepted is to be found on the next one, or sent again.
-            replies = [reply if isinstance(reply, BrokerError) else count for reply in replies]
-        failed = [send for send, reply in zip(chunk, replies, strict=True) if isinstance(reply, BrokerUnavailable)]
-        repeated = iter(self._repeat(queue, failed, began, began, None, replicas) if failed else ())
-        accepted: list[Accepted] = []
-        for (message, placement), reply in zip(chunk, replies, strict=True):
-            if isinstance(reply, BrokerUnavailable):
-                accepted.append(next(repeated))
-            elif isinstance(reply, BrokerError):
-                raise reply
-            else:
-                accepted.append(
-                    Accepted(message.id) if placement is PLAIN else answer(queue, message, placement, reply)
-                )
-        if then and len(failed) < len(chunk):
-            check_replicated(chunk, accepted, count, replicas, self._unsure, began)
-        return accepted
+    def _patient(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
+        """`_one`, which waits for room in a full queue."""
+        for pause_s in room_pauses(placement.room_wait_s):
+            try:
+                return (yield from self._one(queue, message, placement))
+            except QueueFull:
+                pass
+            yield pause_s
+        return (yield from self._one(queue, message, placement))
 
-    def _repeat(
+    def _one(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
+        deadline = Deadline(self._timeout_s)
+        sends = [(message, placement)]
+        if placement is PLAIN and deadline.began < self._open_until.get(queue.name, 0.0) and not self._replicas:
+            try:
+                (reply,) = yield [queue.plain_enqueue(message)], deadline
+                if not isinstance(reply, BrokerError):
+                    return Accepted(message.id)
+                raise reply
+            except BrokerUnavailable as error:
+                return (yield from self._insist(queue, sends, 0, deadline, fault=error))[0]
+        first_try = self._unsure.pop(message.id) if placement.unique else None
+        return (yield from self._insist(queue, sends, self._replicas_of(placement), deadline, first_try))[0]
+
+    def _replicas_of(self, placement: Placement) -> int:
+        return self._replicas if placement.replicas is None else placement.replicas
+
+    def _insist(
         self,
         queue: Queue,
         sends: Sequence[Send],
-        first_try: float,
-        began: float,
-        fault: BrokerUnavailable | None,
         replicas: int,
-    ) -> list[Accepted]:
-        """Send again what was sent at `first_try` and may have arrived, until the deadline of the send that `began`."""
-        self._introduced.clear()
-        deadline = began + self._pool.timeout_s
-        accepted: list[Accepted] = []
-        pause_s = PAUSE_S
-        while (left_s := deadline - time.monotonic()) > 0:
-            # A link of its own: its waits must end with the deadline of the whole send.
-            link = Link(self._pool.endpoint, left_s)
-            try:
-                while len(accepted) < len(sends):
-                    message, placement = sends[len(accepted)]
-                    since_ms = int((time.monotonic() - first_try) * 1000)
-                    call = queue.enqueue_call(message, placement, since_ms)
-                    accepted.append(answer(queue, message, placement, link.run_one(call)))
-                if replicas:
-                    count = link.pipeline_packed(queue.replication(replicas, left_s))[-1]
-                    check_replicated(sends, accepted, count, replicas, self._unsure, first_try)
-                return accepted
-            except BrokerUnavailable as error:
-                fault = error
-                if replicas:
-                    accepted.clear()  # the next master need not have them
-            finally:
-                link.close()
-            time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
-            pause_s *= 2
-        message = sends[len(accepted)][0]
-        self._unsure.add(message.id, first_try)
-        raise gave_up(message, self._pool.timeout_s, fault)
+        deadline: Deadline,
+        first_try: float | None = None,
+        fault: BrokerUnavailable | None = None,
+    ) -> Exchange[list[Accepted]]:
+        """Send, and again, until it is known what became of all, or until the deadline.
+
+        first_try  when an earlier send, which gave up, first tried them (monotonic seconds)
+        fault      of a try that was made just now
+        """
+        began = deadline.began if first_try is None else first_try
+        repeated = first_try is not None or fault is not None
+        try:
+            for pause_s in pauses(deadline):
+                if repeated:
+                    self._introduced.clear()
+                    self._open_until.clear()
+                try:
+                    return (yield from self._try(queue, sends, replicas, deadline, began if repeated else None))
+                except BrokerUnavailable as error:
+                    repeated = True
+                    if fault is None or deadline.left_s() > 0:  # else it only says that the time was over
+                        fault = error
+                yield max(0.0, min(pause_s, deadline.left_s()))
+            why = f"{fault or 'no answer'}; gave up after {deadline.seconds:g} s. "
+            raise gave_up(sends, why)
+        except _CannotTell as error:
+            self._unsure.add(sends, began)
+            raise gave_up(sends, f"{error} ") from None
+        except (NotReplicated, BrokerUnavailable):
+            self._unsure.add(sends, began)
+            raise
+
+    def _try(
+        self, queue: Queue, sends: Sequence[Send], replicas: int, deadline: Deadline, first_try: float | None
+    ) -> Exchange[list[Accepted]]:
+        """Send, once. `first_try`: look first, and send what has not arrived since then."""
+        arrived = [False] * len(sends)
+        if first_try is not None:
+            arrived = yield from self._look(queue, sends, deadline, first_try)
+        fresh = [send for send, there in zip(sends, arrived, strict=True) if not there]
+        plain = len(fresh) > 1 and all(placement is PLAIN for _, placement in fresh)
+        # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
+        asks = not plain or deadline.began >= self._open_until.get(queue.name, 0.0)
+        replies: list[Any] = []
+        if not plain:
+            replies = yield from self._write(queue, fresh, [], deadline, replicas, first_try is not None)
+        else:
+            if asks:
+                replies = yield from self._write(queue, fresh[:1], [], deadline)
+                answer(queue, *fresh[0], replies[0])
+            replies += yield from self._write(queue, [], fresh[len(replies) :], deadline, replicas)
+        each = iter(replies)
+        accepted = [
+            Accepted(message.id) if there else answer(queue, message, placement, next(each))
+            for (message, placement), there in zip(sends, arrived, strict=True)
+        ]
+        if fresh and asks:
+            self._open_until[queue.name] = deadline.began + OPEN_S
+        if replicas:
+            check_replicated(sends, accepted, next(each), replicas)
+        return accepted
+
+    def _write(
+        self,
+        queue: Queue,
+        by_script: Sequence[Send],
+        plain: Sequence[Send],
+        deadline: Deadline,
+        replicas: int = 0,
+        repeated: bool = False,
+    ) -> Exchange[list[Any]]:
+        """Send these in one write. Gives the reply to each, and behind them the number of replicas that have all.
+
+        Raises BrokerUnavailable where one of them may not have been taken in.
+        """
+        introduction = [] if queue.name in self._introduced else [queue.introduce()]
+        if not (by_script or plain or replicas):
+            return []
+
+        def then() -> list[bytes]:
+            each = [queue.plain_enqueue(message) for message, _ in plain]
+            return each + queue.replication(replicas, deadline.left_s()) if replicas else each
+
+        calls = [queue.enqueue_call(message, placement, repeated) for message, placement in by_script]
+        replies = yield from running(calls, deadline, then, introduction)
+        fault = next((reply for reply in replies if isinstance(reply, BrokerUnavailable)), None)
+        if fault is not None:
+            raise fault
+        if introduction:
+            if isinstance(replies[0], BrokerRefused):
+                log.warning("queue %s cannot be made known to rsq status: %s", queue.name, replies[0])
+            self._introduced.add(queue.name)
+            del replies[0]
+        if replicas:
+            del replies[-2]  # of the key that is written before the wait
+        return replies
+
+    def _look(self, queue: Queue, sends: Sequence[Send], deadline: Deadline, first_try: float) -> Exchange[list[bool]]:
+        """Which of these have arrived since they were first tried."""
+        (clock,) = yield [packed("TIME")], deadline
+        if isinstance(clock, BrokerError):
+            raise clock
+        passed_ms = int((monotonic() - first_try) * 1000)
+        from_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000 - passed_ms - CLOCK_STEP_MS
+        (found,) = yield from running([queue.arrived_call(sends, from_ms)], deadline)
+        if isinstance(found, BrokerError):
+            raise found
+        if min(found) < 0:
+            raise _CannotTell("The reply was lost, and too much has come since, or too much time has passed.")
+        return [each == 1 for each in found]
+
+
+class _CannotTell(Exception):
+    """Nobody knows whether a call arrived."""
 
 
 class Unsure:
     """Ids of calls of which this process never learned whether they arrived, and when each was first tried."""
 
-    MOST = 1000
+    MOST = 10_000
 
     def __init__(self) -> None:
         self._first_tries: dict[str, float] = {}
 
-    def add(self, task_id: str, first_try: float) -> None:
-        if len(self._first_tries) >= self.MOST:
-            self._first_tries.pop(next(iter(self._first_tries)))
-        self._first_tries[task_id] = first_try
+    def add(self, sends: Sequence[Send], first_try: float) -> None:
+        for message, _ in sends:
+            if len(self._first_tries) >= self.MOST:
+                self._first_tries.pop(next(iter(self._first_tries)))
+            self._first_tries[message.id] = first_try
 
     def pop(self, task_id: str) -> float | None:
         return self._first_tries.pop(task_id, None)
 
 
+def chunks(sends: Sequence[Send]) -> Iterator[Sequence[Send]]:
+    """The sends in pieces of `CHUNK` calls and `CHUNK_BYTES` at most; a larger call stands alone."""
+    first = size = 0
+    for i, (message, _) in enumerate(sends):
+        if i > first and (i - first >= CHUNK or size + len(message.body) > CHUNK_BYTES):
+            yield sends[first:i]
+            first, size = i, 0
+        size += len(message.body)
+    if first < len(sends):
+        yield sends[first:]
+
+
 def room_pauses(seconds: float) -> Iterator[float]:
     """Waits between tries to get into a full queue, until `seconds` are over."""
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     pause_s, longest_s = ROOM_PAUSE_S
-    while (left_s := deadline - time.monotonic()) > 0:
+    while (left_s := deadline.left_s()) > 0:
         yield min(pause_s, left_s)
         pause_s = min(longest_s, pause_s * 2)
 
 
 def answer(queue: Queue, message: Message, placement: Placement, reply: Any) -> Accepted:
-    """What the reply of `enqueue.lua` says. Raises QueueFull, QueuePaused, DuplicateCall."""
+    """What the reply of XADD or of `enqueue.lua` says. Raises QueueFull, QueuePaused, DuplicateCall, or the refusal."""
+    if isinstance(reply, bytes):
+        return Accepted(message.id)
+    if isinstance(reply, BrokerError):
+        raise reply
     verdict, value = reply
     if verdict == b"paused":
-        check_open(queue, message, REFUSE)
+        raise QueuePaused(
+            f"queue {queue.name!r} is paused and refuses calls; {message.task}[{message.id}] was not enqueued: "
+            f"send it again after rsq resume {queue.name}"
+        )
     if verdict == b"full":
         raise QueueFull(
             f"queue {queue.name!r} holds {value} messages, its max_length; {message.task}[{message.id}] was not "
@@ -246,28 +369,10 @@ def answer(queue: Queue, message: Message, placement: Placement, reply: Any) -> 
     return Accepted(value.decode(), duplicate=verdict in (b"duplicate", b"replaced"))
 
 
-def check_open(queue: Queue, message: Message, paused: bytes | None) -> None:
-    """Raises QueuePaused where the queue's key `paused` says that it takes no calls."""
-    if paused == REFUSE:
-        raise QueuePaused(
-            f"queue {queue.name!r} is paused and refuses calls; {message.task}[{message.id}] was not enqueued: "
-            f"send it again after rsq resume {queue.name}"
-        )
-
-
-def check_replicated(
-    sends: Sequence[Send], accepted: Sequence[Accepted], count: Any, replicas: int, unsure: Unsure, first_try: float
-) -> None:
-    """Whether `count`, what WAIT answered, is enough. Raises NotReplicated, or BrokerUnavailable where it came to that.
-
-    Calls that are not confirmed count as unsure, so that they can be sent again under their ids.
-    """
-    if isinstance(count, BrokerUnavailable):
-        raise count
+def check_replicated(sends: Sequence[Send], accepted: Sequence[Accepted], count: Any, replicas: int) -> None:
+    """Whether `count`, what WAIT answered, is enough. Raises NotReplicated."""
     if isinstance(count, int) and count >= replicas:
         return
-    for message, _ in sends:
-        unsure.add(message.id, first_try)
     message = sends[0][0]
     what = f"{message.task}[{message.id}] is" if len(sends) == 1 else f"these calls of {message.task} are"
     why = f"{count} of {replicas} replicas have confirmed" if isinstance(count, int) else str(count)
@@ -278,10 +383,15 @@ def check_replicated(
     )
 
 
-def gave_up(message: Message, deadline_s: float, fault: BrokerUnavailable | None) -> BrokerUnavailable:
-    """The error at the end of the deadline."""
-    return BrokerUnavailable(
-        f"{fault or 'no answer'}; gave up after {deadline_s:g} s. Task {message.task}[{message.id}] may or may not be "
-        f"enqueued: to send it again without doubling it, pass task_id={message.id!r} from this process",
-        message.id,
-    )
+def gave_up(sends: Sequence[Send], why: str) -> BrokerUnavailable:
+    """The error where it is not known what became of these."""
+    message = sends[0][0]
+    if len(sends) == 1:
+        what = f"Task {message.task}[{message.id}] may or may not be enqueued: to send it again without doubling it, "
+        how = f"pass task_id={message.id!r} from this process"
+    else:
+        what = (
+            f"{len(sends)} calls of {message.task} may or may not be enqueued: to send one again without doubling it, "
+        )
+        how = "pass its task_id, one of this error's `task_ids`, from this process"
+    return BrokerUnavailable(why + what + how, [message.id for message, _ in sends])

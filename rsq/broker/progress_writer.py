@@ -11,6 +11,7 @@ import threading
 import time
 
 from rsq.broker.connection import LinkPool
+from rsq.broker.forks import renew_in_child
 from rsq.broker.wire import Command
 from rsq.calls.progress import TTL_MS
 from rsq.errors import BrokerError
@@ -29,6 +30,10 @@ class Reporter:
 
     def __init__(self, pool: LinkPool) -> None:
         self._pool = pool
+        self.after_fork()
+        renew_in_child(self)
+
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._newest: dict[str, bytes] = {}

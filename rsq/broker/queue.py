@@ -5,12 +5,12 @@ What workers ask is in `rsq.broker.worker_queue`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rsq import keys
 from rsq.broker import scripts
-from rsq.broker.wire import packed, packed_texts
+from rsq.broker.wire import Argument, packed, packed_texts
 from rsq.calls.message import Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, pack_failure
 from rsq.calls.placement import Placement
@@ -35,6 +35,11 @@ def ends_of(dedupe_until: str) -> str:
     return "" if dedupe_until == "ttl" else dedupe_until
 
 
+def repeat_window_ms(settings: Settings) -> int:
+    """For so long after a send that got no answer its producer can ask what became of it."""
+    return int(min(settings.broker_timeout_s, 900.0) * 4000)  # an hour at most, as in _common.lua
+
+
 class Queue:
     """One queue: its name, its keys and its transitions. Holds no connection and no state."""
 
@@ -42,6 +47,7 @@ class Queue:
         self.name = keys.check_queue(name)
         self.keys = keys.QueueKeys(settings.namespace, name)
         self.settings = settings
+        self._repeat_window_ms = repeat_window_ms(settings)
         self._streams = [self.keys.stream(priority) for priority in keys.PRIORITIES]
 
     def __repr__(self) -> str:
@@ -68,8 +74,8 @@ class Queue:
         wait_ms = max(1, int(left_s * 500))
         return [packed("SET", self.keys.barrier, "", "PX", BARRIER_TTL_MS), packed("WAIT", replicas, wait_ms)]
 
-    def enqueue_call(self, message: Message, placement: Placement, since_ms: int | None = None) -> ScriptCall:
-        """The script call for everything else, and for a repeat: `since_ms` after a first try whose reply was lost."""
+    def enqueue_call(self, message: Message, placement: Placement, repeated: bool = False) -> ScriptCall:
+        """The script call for everything else. `repeated`: an earlier try did not arrive."""
         arguments = (
             message.id,
             message.task,
@@ -82,12 +88,24 @@ class Queue:
             int(placement.unique),
             placement.dedupe_key,
             placement.dedupe_ttl_ms,
-            "" if since_ms is None else since_ms,
+            self._repeat_window_ms,
             ends_of(placement.dedupe_until),
             int(placement.replaces),
             "" if placement.debounce_ms is None else placement.debounce_ms,
+            int(repeated),
         )
         return scripts.ENQUEUE, self.keys.prefix, arguments
+
+    def arrived_call(self, sends: Iterable[tuple[Message, Placement]], from_ms: int) -> ScriptCall:
+        """Look whether calls arrived that were sent at `from_ms` or later, by the server's clock.
+
+        Answers for each 1, 0, or -1 where nobody can tell.
+        """
+        rows: list[Argument] = []
+        for message, placement in sends:
+            marker = int(placement.unique), placement.dedupe_key, placement.dedupe_ttl_ms
+            rows += (message.id, message.priority, *marker)
+        return scripts.ARRIVED, self.keys.prefix, (from_ms, *rows)
 
     def revoke_call(self, ids: Sequence[str], terminate: bool) -> ScriptCall:
         """Revoke calls; answers what became of each."""

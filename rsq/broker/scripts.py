@@ -37,6 +37,7 @@ def _read(name: str) -> str:
 
 
 ENQUEUE = Script("enqueue")
+ARRIVED = Script("arrived")
 FETCH = Script("fetch")
 TAKE = Script("take")
 BEGIN = Script("begin")
@@ -59,6 +60,7 @@ ADVANCE = Script("advance")
 
 ALL = (
     ENQUEUE,
+    ARRIVED,
     FETCH,
     TAKE,
     BEGIN,

@@ -1,7 +1,7 @@
 """Requests that may still be under way on connections that broke: they must not arrive after their repeat.
 
 A client that gave up waiting cannot know whether its request was carried out, is lost, or lies unread in a buffer of a
-server that hangs. Repeating is safe in the first two cases: the scripts recognise what was done already. In the third
+server that hangs. Repeating is safe in the first two cases: what was done already is recognised. In the third
 the old request would be carried out after the new one: a call twice in the stream, or entries delivered to nobody. So a
 new connection first makes the server drop the old one, with all that it has not read of it.
 
@@ -13,18 +13,29 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Opening
+from rsq.broker.faults import Refusal
 from rsq.broker.wire import packed
 
 Identity: TypeAlias = "tuple[int, bytes]"
 """Id and name of a connection, as the server knows it."""
 
-Exchange: TypeAlias = "Generator[list[bytes], Sequence[Any], Identity | None]"
-"""Yields requests, to be sent in one write; is sent their replies, refusals as exceptions."""
-
 _CLIENT = re.compile(rb"^id=(\d+) .*? name=(\S*) ", re.MULTILINE)
+
+
+def entrance(options: dict[str, Any]) -> list[bytes]:
+    """What opens the door: credentials and database, as the client library's arguments have them."""
+    requests = []
+    if options.get("password") is not None or options.get("username"):
+        user = [options["username"]] if options.get("username") else []
+        requests.append(packed("AUTH", *user, options.get("password") or ""))
+    if options.get("db"):
+        requests.append(packed("SELECT", options["db"]))
+    return requests
 
 
 class Stragglers:
@@ -38,24 +49,34 @@ class Stragglers:
         if identity is not None:
             self._broken[identity[0]] = identity[1]
 
-    def greeting(self, prefix: str | None) -> Exchange:
-        """What a new connection says first: it learns its identity, and ends the broken ones before it is used.
+    def greeting(
+        self, options: dict[str, Any], deadline: Deadline, judge: Callable[[Any], None] | None = None
+    ) -> Opening[Identity | None]:
+        """What a new connection says first: it enters, learns its identity, and ends the broken ones before it is used.
 
-        prefix  beginning of the connection's name, where the URL gives one
+        judge  is given the answer to ROLE, and raises where that is not the node that was meant
         """
-        name = f"{prefix or 'rsq'}-{secrets.token_hex(6)}".encode()
+        name = f"{options.get('client_name') or 'rsq'}-{secrets.token_hex(6)}".encode()
         # They stay listed until the server has answered: another thread that connects meanwhile must not run ahead.
         broken = dict(self._broken)
-        requests = [packed("CLIENT", "SETNAME", name), packed("CLIENT", "ID")]
+        enter = entrance(options)
+        requests = [*enter, packed("CLIENT", "SETNAME", name), packed("CLIENT", "ID")]
+        if judge is not None:
+            requests.append(packed("ROLE"))
         if broken:
             requests.append(packed("CLIENT", "LIST", "ID", *broken))
-        replies = yield requests
-        if broken and isinstance(replies[2], bytes):
-            alive = {(int(each[1]), each[2]) for each in _CLIENT.finditer(replies[2])}
+        replies = yield requests, deadline
+        for reply in replies[: len(enter)]:
+            if isinstance(reply, Refusal):
+                raise reply
+        named, number, *others = replies[len(enter) :]
+        if judge is not None:
+            judge(others[0])
+        if broken and isinstance(others[-1], bytes):
+            alive = {(int(each[1]), each[2]) for each in _CLIENT.finditer(others[-1])}
             kills = [packed("CLIENT", "KILL", "ID", identity[0]) for identity in broken.items() if identity in alive]
             if kills:
-                yield kills
-        for number in broken:
-            self._broken.pop(number, None)
-        named, number = replies[0] == b"OK", replies[1]
-        return (number, name) if named and isinstance(number, int) else None
+                yield kills, deadline
+        for old in broken:
+            self._broken.pop(old, None)
+        return (number, name) if named == b"OK" and isinstance(number, int) else None

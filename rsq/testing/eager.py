@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from rsq.app import BaseApp
-from rsq.broker.aio import AsyncResultListener
+from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.client import Client
 from rsq.broker.listener import ResultListener
 from rsq.broker.producer import Accepted, answer

@@ -106,10 +106,25 @@ class Rig:
         since_ms: int | None = None,
         **meta: Any,
     ) -> tuple[str, str | int]:
-        """By the script, whatever the placement; gives what it answers."""
-        call = self.queue.enqueue_call(self.message(task_id, priority, body, **meta), placement, since_ms)
+        """By the script, whatever the placement; gives what it answers.
+
+        since_ms  as a producer repeats a first try of so long ago: it looks whether that arrived; `unknown`: nobody
+                  can tell
+        """
+        message = self.message(task_id, priority, body, **meta)
+        if since_ms is not None:
+            (found,) = self.arrived([message], since_ms, placement)
+            if found:
+                return "accepted" if found == 1 else "unknown", task_id
+        call = self.queue.enqueue_call(message, placement, repeated=since_ms is not None)
         verdict, value = self.link.run_one(call)
         return verdict.decode(), value.decode() if isinstance(value, bytes) else value
+
+    def arrived(self, messages: list[Message], since_ms: int, placement: Placement = PLAIN) -> list[int]:
+        """What a producer finds that looks for calls which it first tried so long ago."""
+        call = self.queue.arrived_call([(message, placement) for message in messages], self.now_ms() - since_ms)
+        found: list[int] = self.link.run_one(call)
+        return found
 
     def fetch(self, consumer: str, room: int = 10) -> Fetched:
         fetched = self.queue.fetch(self.link, consumer, room)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from rsq.broker import scripts
 from rsq.broker.aio import AsyncLink
-from rsq.broker.connection import LOADS, Endpoint, Link, ScriptCall
-from rsq.broker.wire import Argument, packed
+from rsq.broker.connection import LOADS, Endpoint, Link, ScriptCall, running
+from rsq.broker.deadline import Deadline
+from rsq.broker.wire import packed
 from rsq.errors import BrokerUnavailable
 from rsq.keys import QueueKeys
 
@@ -22,12 +23,12 @@ class FlushedLink(Link):
 
     flushes = 0
 
-    def call(self, *command: Argument) -> Any:
-        reply = super().call(*command)
-        if command[:2] == ("SCRIPT", "LOAD") and self.flushes:
+    def pipeline_packed(self, requests: Sequence[bytes], *rest: Any) -> list[Any]:
+        replies = super().pipeline_packed(requests, *rest)
+        if self.flushes and any(b"LOAD" in request for request in requests):
             self.flushes -= 1
-            super().call(*FLUSH)
-        return reply
+            super().pipeline_packed([packed(*FLUSH)])
+        return replies
 
 
 class FlushedAsyncLink(AsyncLink):
@@ -35,12 +36,12 @@ class FlushedAsyncLink(AsyncLink):
 
     flushes = 0
 
-    async def call_packed(self, request: bytes) -> Any:
-        reply = await super().call_packed(request)
-        if b"LOAD" in request and self.flushes:
+    async def pipeline_packed(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
+        replies = await super().pipeline_packed(requests, deadline)
+        if self.flushes and any(b"LOAD" in request for request in requests):
             self.flushes -= 1
-            await super().call_packed(packed(*FLUSH))
-        return reply
+            await super().pipeline_packed([packed(*FLUSH)], deadline)
+        return replies
 
 
 @pytest.fixture
@@ -77,12 +78,14 @@ def test_a_server_that_forgets_everything_cannot_serve(link: FlushedLink, call: 
 
 async def test_so_do_coroutines(url: str, call: ScriptCall, redis: Any) -> None:
     redis.script_flush()
-    link = FlushedAsyncLink(Endpoint(url), 5)
+    link = FlushedAsyncLink(Endpoint(url))
     link.flushes = LOADS - 1
-    await link.run(call)
+    (reply,) = await link.follow(running([call], Deadline(20)))
+    assert not isinstance(reply, Exception)
     assert link.flushes == 0
     redis.script_flush()
     link.flushes = 1000
-    with pytest.raises(BrokerUnavailable, match="forgets scripts"):
-        await link.run(call)
-    await link.close()
+    (reply,) = await link.follow(running([call], Deadline(20)))
+    assert isinstance(reply, BrokerUnavailable)
+    assert "forgets scripts" in str(reply)
+    await link.aclose()

@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
             unique=unique,
             dedupe_key=key,
         )
-        answer = self.rig.enqueue(call.id, placement, priority=priority, since_ms=60_000 if repeated else None)
+        answer = self.rig.enqueue(call.id, placement, priority=priority, since_ms=10_000 if repeated else None)
         if key in self.winners:
             assert answer == ("duplicate", self.winners[key])
         elif spare == 0 and held:  # a bound of 0 is none
@@ -191,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         call = data.draw(st.sampled_from([*self.calls.values()]))
         forgotten = call.silent and time.monotonic() > call.ended_at + REPEATABLE_S
         if call.place != "gone" and not forgotten:
-            answer = self.rig.enqueue(call.id, priority=call.priority, since_ms=60_000)
+            answer = self.rig.enqueue(call.id, priority=call.priority, since_ms=10_000)
             assert answer == ("accepted", call.id)
 
     # -- workers

@@ -59,7 +59,7 @@ async def test_all_sides_find_the_master_through_the_sentinels(start_worker: Sta
             assert [each.get(timeout=30) for each in tasks.add.map_async([(1, 1), (2, 2)])] == [2, 4]
             await tasks.app.aclose()
         assert worker.stop() == 0
-        assert "redis+sentinel://:***@127.0.0.1:" in worker.log()
+        assert "redis+sentinel://***@127.0.0.1:" in worker.log()
         assert "watch" not in worker.log()
 
 

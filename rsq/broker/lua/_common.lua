@@ -2,14 +2,25 @@
 local T = KEYS[1]
 local GROUP = 'rsq'
 local RELEASED = 'released'
--- For this long a producer may repeat an enqueue whose reply was lost (ms).
-local REPEAT_WINDOW_MS = 15000
+-- For this long a producer may repeat an enqueue whose reply was lost (ms), where none has asked for more; and the most
+-- that one may ask for.
+local REPEAT_WINDOW_MS, LONGEST_REPEAT_WINDOW_MS = 20000, 3600000
 -- Entries that one command may bring into a script: with the largest bodies they already are a hundred megabytes.
 local PAGE = 100
 
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local window_ms
+local function repeat_window()
+  if not window_ms then
+    local asked = redis.pcall('GET', T .. ':window')
+    asked = type(asked) == 'string' and string.match(asked, '^%d+$') or REPEAT_WINDOW_MS
+    window_ms = math.max(REPEAT_WINDOW_MS, math.min(LONGEST_REPEAT_WINDOW_MS, tonumber(asked)))
+  end
+  return window_ms
 end
 
 local function stream_of(priority)

@@ -31,14 +31,15 @@ end
 -- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of
 -- such calls are remembered that ended within the repeat window after their enqueue; later ones cannot be repeated any more.
 local function leaves_no_trace(entry_id, result, ttl_ms, now)
-  if result ~= '' and tonumber(ttl_ms) >= REPEAT_WINDOW_MS then return false end
-  return tonumber(string.match(entry_id, '^%d+') or 0) > now - REPEAT_WINDOW_MS
+  if result ~= '' and tonumber(ttl_ms) >= LONGEST_REPEAT_WINDOW_MS then return false end
+  if result ~= '' and tonumber(ttl_ms) >= repeat_window() then return false end
+  return tonumber(string.match(entry_id, '^%d+') or 0) > now - repeat_window()
 end
 
 local function remember_ended(ids, now)
   if #ids == 0 then return end
-  redis.call('XADD', ENDED, 'MINID', '~', now - REPEAT_WINDOW_MS, '*', 'ids', table.concat(ids, ' '))
-  redis.call('PEXPIRE', ENDED, REPEAT_WINDOW_MS)
+  redis.call('XADD', ENDED, 'MINID', '~', now - repeat_window(), '*', 'ids', table.concat(ids, ' '))
+  redis.call('PEXPIRE', ENDED, repeat_window())
 end
 
 local function bring_version(record)

@@ -3,10 +3,10 @@
 -- ARGV  id, task, body, meta, priority,
 --       delay_ms ('' = none), eta_ms ('' = none; since the epoch),
 --       max_length (0 = no bound), unique (1 = this id runs once), dedupe_key ('' = none), marker_ttl_ms,
---       since_ms ('' = first try, else ms since the first try whose reply was lost),
+--       window_ms (for so long its producer may ask whether a call arrived),
 --       ends (what ends the marker of the key: '' = its ttl, 'done' or 'started' = the call),
 --       replace (1 = a duplicate brings newer arguments for the call that waits), debounce_ms ('' = none: that call
---       starts so long after the last duplicate)
+--       starts so long after the last duplicate), repeated (1 = an earlier try did not arrive)
 -- out   'accepted', id | 'duplicate' or 'replaced', id that won | 'full', messages held | 'paused', id (the queue refuses calls)
 -- include: _common
 -- include: _ready
@@ -14,30 +14,10 @@
 -- include: _calls
 local id, task, body, meta, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay_ms, eta_ms, max_length = ARGV[6], ARGV[7], tonumber(ARGV[8])
-local unique, dedupe_key, marker_ttl_ms, since_ms = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12]
-local ends, replace, debounce_ms = ARGV[13], ARGV[14] == '1', ARGV[15]
+local unique, dedupe_key, marker_ttl_ms, asked_ms = ARGV[9] == '1', ARGV[10], ARGV[11], tonumber(ARGV[12])
+local ends, replace, debounce_ms, repeated = ARGV[13], ARGV[14] == '1', ARGV[15], ARGV[16] == '1'
 local id_marker = T .. ':dedupe:id:' .. id
-local now, repeated = now_ms(), since_ms ~= ''
-
--- Did the first try arrive? It is delayed, taken early, done, ended without a trace, or still in the stream; the last two
--- behind the time it was sent. `since_ms` was true when this call was sent, which may have been under way for long.
-local function arrived()
-  if redis.call('HEXISTS', T .. ':messages', id) == 1 then return true end
-  if redis.call('EXISTS', T .. ':result:' .. id) > 0 or record_of(id).taken then return true end
-  local from = tostring(now - tonumber(since_ms) - REPEAT_WINDOW_MS)
-  for _, entry in ipairs(redis.call('XRANGE', T .. ':ended', from, '+')) do
-    if string.find(' ' .. entry[2][2] .. ' ', ' ' .. id .. ' ', 1, true) then return true end
-  end
-  local stream = stream_of(priority)
-  while true do
-    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', PAGE)
-    for _, entry in ipairs(entries) do
-      if entry[2][1] == 'id' and entry[2][2] == id then return true end
-    end
-    if #entries < PAGE then return false end
-    from = '(' .. entries[#entries][1]
-  end
-end
+local now = now_ms()
 
 -- Gives the call that waits the arguments of this one, with all that came with them; its id, its priority and the marker
 -- stay. False where it has begun, or where they cannot be replaced.
@@ -64,20 +44,13 @@ local function brings_newer(winner)
   return true
 end
 
-if repeated and arrived() then
-  -- A plain first try has set no marker; the next one with this id must find one.
-  if unique then redis.call('SET', id_marker, id, 'PX', marker_ttl_ms, 'NX') end
-  return { 'accepted', id }
-end
-
 if dedupe_key ~= '' then
   local winner = stands(dedupe_key)
-  if winner and repeated and winner == id then return { 'accepted', id } end
   if winner then return { replace and brings_newer(winner) and 'replaced' or 'duplicate', winner } end
 end
 -- What was accepted and waits is not lost to another call under its id, though its marker may be gone.
 if unique and redis.call('EXISTS', id_marker) == 1 or redis.call('HEXISTS', T .. ':messages', id) == 1 then
-  return { repeated and 'accepted' or 'duplicate', id }
+  return { 'duplicate', id }
 end
 if refuses() then return { 'paused', id } end
 local held = full(max_length)
@@ -87,6 +60,10 @@ if due > now then expect_delayed(priority) elseif unique or dedupe_key ~= '' or 
 if ends ~= '' or replace then expect('hash', CALLS) end
 if unique then expect('zset', REVOKED) end
 
+if asked_ms > REPEAT_WINDOW_MS then
+  local longest_ms = math.min(LONGEST_REPEAT_WINDOW_MS, math.max(asked_ms, repeat_window()))
+  redis.call('SET', T .. ':window', string.format('%.0f', longest_ms), 'PX', string.format('%.0f', 2 * longest_ms))
+end
 if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) end
 if unique then
   local kept_ms = math.max(tonumber(marker_ttl_ms), due - now)

@@ -1,0 +1,214 @@
+"""`ResultListener` for coroutines: one subscribed connection for each event loop, which the loop reads itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from rsq.broker.aio import AsyncLink, PerLoop, open_channel
+from rsq.broker.channel import AsyncChannel
+from rsq.broker.connection import Endpoint
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import asking
+from rsq.broker.faults import FAULTS, Refusal, translated
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Silence, Waiting, looking
+from rsq.broker.wire import packed, packed_texts
+from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
+
+
+class AsyncResultListener:
+    """Waits for results. For any number of event loops."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._subscriptions = PerLoop(lambda: _Subscription(endpoint, timeout_s))
+
+    async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
+        """The value at the first of `keys` that has one, or None after `timeout_s`; see `ResultListener.wait`."""
+        return await self._subscriptions.here().wait([key.encode() for key in keys], timeout_s)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        await self._subscriptions.aclose()
+
+    def close(self) -> None:
+        """Drop the connections of all loops. Those who still wait reconnect."""
+        self._subscriptions.close()
+
+
+class _Waiter:
+    """One coroutine that waits. `patient`: it has a timeout, and outlasts a server that is away."""
+
+    __slots__ = ("future", "patient")
+
+    def __init__(self, patient: bool) -> None:
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.patient = patient
+
+
+class _Subscription:
+    """The subscribed connection of one loop. Connected means subscribed for everybody who waits."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._link = AsyncLink(endpoint)  # its own: a look that is given up must not end the sends beside it
+        self._timeout_s = timeout_s
+        self._waiting: Waiting[_Waiter] = Waiting()
+        self._channel: AsyncChannel | None = None
+        self._silence = Silence()
+        self._watch: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._unseen: set[bytes] = set()  # subscribed, and to be looked for: what came before is pushed to nobody
+        self._looking: asyncio.Task[None] | None = None
+
+    async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
+        if timeout_s is not None and timeout_s <= 0:
+            return await self._link.follow(looking(keys, Deadline(self._timeout_s)))
+        waiter = _Waiter(patient=timeout_s is not None)
+        fresh = self._waiting.join(waiter, keys)
+        try:
+            if self._channel is None:
+                self._connect()
+            else:
+                self._silence_watched()
+                if fresh:
+                    self._channel.send([packed_texts("SUBSCRIBE", *fresh)])
+                else:
+                    self._look(keys)
+            await asyncio.wait([waiter.future], timeout=timeout_s)
+        finally:
+            idle = self._waiting.leave(waiter, keys)
+            if idle and self._channel is not None:
+                self._channel.send([packed_texts("UNSUBSCRIBE", *idle)])
+            if not waiter.future.cancel() and not waiter.future.cancelled():
+                waiter.future.exception()  # it has been looked at, also where this wait is cancelled
+        if not waiter.future.cancelled():
+            return waiter.future.result()
+        return await self._link.follow(looking(keys, Deadline(min(LAST_LOOK_S, self._timeout_s))))
+
+    async def aclose(self) -> None:
+        """Drop the connection. Those who still wait are told that nothing will come."""
+        self._fail(BrokerUnavailable("the connection was closed while a result was waited for"))
+        for task in (self._connecting, self._looking):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._watch is not None:
+            self._watch.cancel()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        await self._link.aclose()
+
+    def drop(self) -> None:
+        self._link.drop()
+        if self._channel is not None:
+            self._channel.close()
+
+    def abandon(self) -> None:
+        self._link.abandon()
+        if self._channel is not None:
+            self._channel.abandon()
+        self._channel = self._connecting = self._looking = self._watch = None
+
+    # -- the connection
+
+    def _connect(self) -> None:
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect_for_all())
+
+    async def _connect_for_all(self) -> None:
+        """Try until it succeeds, or until nobody waits any more."""
+        away_since = monotonic()
+        while self._waiting:
+            deadline = Deadline(self._timeout_s)
+            try:
+                channel, _ = await open_channel(self._endpoint, deadline, self._pushed, self._ended)
+            except (BrokerError, *FAULTS) as error:
+                fault = translated(error, self._endpoint.url)
+                if isinstance(fault, BrokerRefused):
+                    self._fail(fault)
+                elif monotonic() - away_since > self._timeout_s:
+                    self._fail(fault, patient_too=False)
+                await asyncio.sleep(RECONNECT_S)
+            except Exception as error:
+                self._fail(error)
+                raise
+            else:
+                if channel.fault is not None:
+                    continue  # it has ended meanwhile
+                self._channel = channel
+                self._silence.heard()
+                self._silence_watched()
+                if keys := self._waiting.keys():
+                    channel.send([packed_texts("SUBSCRIBE", *keys)])
+                return
+
+    def _ended(self, channel: AsyncChannel, _: bool) -> None:
+        if channel is self._channel:
+            self._channel = None
+            if self._waiting:
+                self._connect()
+
+    def _pushed(self, reply: Any) -> None:
+        self._silence.heard()
+        if isinstance(reply, Refusal):
+            self._fail(translated(reply, self._endpoint.url))
+            return
+        kind, key, payload = reply
+        if kind == b"message":
+            self._settle(key, payload)
+        elif kind == b"subscribe":
+            self._look([key])
+
+    def _silence_watched(self) -> None:
+        """A peer that is gone without a word must not keep anybody waiting for what it will never push."""
+        if self._watch is None:
+            self._silence.heard()
+            self._watch = asyncio.get_running_loop().call_later(SILENCE_S, self._listen)
+
+    def _listen(self) -> None:
+        self._watch = None
+        if self._channel is None or not self._waiting:
+            return
+        if self._silence.lost:
+            self._channel.close()
+            return
+        if self._silence.asks():
+            self._channel.send([packed_texts("SUBSCRIBE", self._waiting.keys()[0])])
+        self._watch = asyncio.get_running_loop().call_later(SILENCE_S, self._listen)
+
+    # -- those who wait
+
+    def _look(self, keys: list[bytes]) -> None:
+        self._unseen.update(keys)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_for_all())
+
+    async def _look_for_all(self) -> None:
+        while self._unseen:
+            keys = [key for key in self._unseen if self._waiting.of(key)]
+            self._unseen.clear()
+            try:
+                requests = [packed("GET", key) for key in keys]
+                replies = await self._link.follow(asking(requests, Deadline(self._timeout_s))) if keys else []
+            except BrokerUnavailable:
+                self._unseen.update(keys)
+                await asyncio.sleep(RECONNECT_S)
+            except BrokerError as error:
+                self._fail(error)
+            else:
+                for key, found in zip(keys, replies, strict=True):
+                    if found is not None:
+                        self._settle(key, found)
+
+    def _settle(self, key: bytes, data: bytes) -> None:
+        for waiter in self._waiting.of(key):
+            if not waiter.future.done():
+                waiter.future.set_result(data)
+
+    def _fail(self, error: Exception, patient_too: bool = True) -> None:
+        for waiter in self._waiting.all():
+            if not waiter.future.done() and (patient_too or not waiter.patient):
+                waiter.future.set_exception(error)

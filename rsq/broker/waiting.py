@@ -1,0 +1,99 @@
+"""What the listeners of threads and of event loops share: who waits for which key, and when silence is suspicious."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange, asking
+from rsq.broker.wire import packed
+
+W = TypeVar("W")
+
+RECONNECT_S = 0.2
+"""Pause between two tries to reach a server that is away."""
+
+SILENCE_S = 3
+"""After so long without a word the server is asked for one; after as long again the connection is made anew."""
+
+LAST_LOOK_S = 1.0
+"""So long the last look may take, at the end of a timeout: a push that was lost costs time, and never an answer."""
+
+
+class Waiting(Generic[W]):
+    """Who waits, by key. A waiter may wait for several: the queue of its call is not known."""
+
+    def __init__(self) -> None:
+        self._each: dict[bytes, list[W]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._each)
+
+    def keys(self) -> list[bytes]:
+        return list(self._each)
+
+    def of(self, key: bytes) -> Sequence[W]:
+        """Those who wait for this key."""
+        return self._each.get(key, ())
+
+    def all(self) -> Iterable[W]:
+        return [waiter for waiters in self._each.values() for waiter in waiters]
+
+    def join(self, waiter: W, keys: Iterable[bytes]) -> list[bytes]:
+        """Add one. Gives the keys for which nobody waited before: their channels are to be subscribed."""
+        fresh = []
+        for key in keys:
+            if key not in self._each:
+                fresh.append(key)
+            self._each.setdefault(key, []).append(waiter)
+        return fresh
+
+    def leave(self, waiter: W, keys: Iterable[bytes]) -> list[bytes]:
+        """Remove one, if it is there. Gives the keys for which nobody waits any more."""
+        idle = []
+        for key in keys:
+            others = self._each.get(key, [])
+            if waiter in others:
+                others.remove(waiter)
+                if not others:
+                    del self._each[key]
+                    idle.append(key)
+        return idle
+
+
+class Silence:
+    """Judges how long the server has said nothing while somebody waited. A peer may be gone without a word."""
+
+    def __init__(self) -> None:
+        self.heard()
+
+    def heard(self) -> None:
+        """It has just said something."""
+        self._since = monotonic()
+        self._asked = False
+
+    def asks(self) -> bool:
+        """Whether the server is to be asked for a word now: any subscription is answered, also one that stands."""
+        if self._asked or monotonic() - self._since < SILENCE_S:
+            return False
+        self._asked = True
+        self._since = monotonic()
+        return True
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was asked, and has said nothing for as long again."""
+        return self._asked and monotonic() - self._since >= SILENCE_S
+
+
+def looking(keys: Sequence[bytes], deadline: Deadline) -> Exchange[bytes | None]:
+    """The value at the first of these keys that has one, or None."""
+    replies: list[Any] = yield from asking([packed("GET", key) for key in keys], deadline)
+    return first_value(replies)
+
+
+def first_value(replies: Sequence[Any]) -> bytes | None:
+    """The first of several values that is there, or None."""
+    return next((bytes(reply) for reply in replies if reply is not None), None)
