@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -33,10 +35,12 @@ def load_app(name: str | None) -> BaseApp:
     if os.sep in module_name or module_name.endswith(".py"):
         as_module = module_name.removesuffix(".py").strip(f".{os.sep}").replace(os.sep, ".")
         raise SettingsError(f"-A takes the name of a module, not a file: -A {as_module}{colon}{attribute}")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with suppress(FileNotFoundError):  # the directory is gone: an app that is installed elsewhere needs none
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
     before = set(BaseApp.default.tasks)
     module = _import(module_name)
+    _let_rsq_log()
     if attribute:
         return _attribute(module, attribute)
     app = getattr(module, "app", None)
@@ -53,6 +57,35 @@ def load_app(name: str | None) -> BaseApp:
     raise SettingsError(f"module {module_name!r} holds no App and no task: define one, or name another module with -A")
 
 
+def need_real_threads() -> None:
+    """Raises SettingsError: the app has replaced threads, so what rsq does beside a task would wait for its end."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        name = "gevent"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        name = "eventlet"
+    else:
+        return
+    raise SettingsError(
+        f"a worker needs real threads, and the app has {name} replace them: do not monkey-patch in a worker "
+        "(-P threads and -P asyncio run many tasks in one process)"
+    )
+
+
+def _let_rsq_log() -> None:
+    """`logging.config.dictConfig` of an app silences all loggers that it does not name, unless told otherwise."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "rsq" and isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "the current directory, which is gone,"
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -60,11 +93,16 @@ def _import(name: str) -> ModuleType:
         missing = error.name or name
         if name == missing or name.startswith(missing + "."):
             raise SettingsError(
-                f"there is no module {missing!r} (looked in {os.getcwd()} and the Python path): {HOW}"
+                f"there is no module {missing!r} (looked in {_here()} and the Python path): {HOW}"
             ) from None
         raise SettingsError(f"{name} cannot be imported: {_place(error)}: no module named {missing!r}") from error
     except RsqError as error:
         raise SettingsError(f"{name} cannot be imported: {error}") from error
+    except SystemExit as error:
+        raise SettingsError(
+            f"{name} cannot be imported: {_place(error)}: it calls sys.exit({error.code!r}); "
+            "put what only a script does below `if __name__ == '__main__':`"
+        ) from error
     except Exception as error:
         raise SettingsError(f"{name} cannot be imported: {_place(error)}: {type(error).__name__}: {error}") from error
 
@@ -95,7 +133,7 @@ def _attribute(module: ModuleType, path: str) -> BaseApp:
             found = found()
         except RsqError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {error}"
             raise SettingsError(f"{module.__name__}:{path} cannot make an app: {_place(error)}: {what}") from error
     if not isinstance(found, BaseApp):

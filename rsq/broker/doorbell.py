@@ -9,6 +9,7 @@ import logging
 import selectors
 import socket
 import ssl
+from collections.abc import Callable
 
 from rsq.broker.channel import Channel
 from rsq.broker.connection import Endpoint
@@ -21,13 +22,24 @@ log = logging.getLogger("rsq.broker")
 
 
 class Doorbell:
-    """Rings by becoming readable: it stands in `selector`, with itself as data, as long as it is connected."""
+    """Rings by becoming readable: it stands in `selector`, with itself as data, as long as it is connected.
 
-    def __init__(self, endpoint: Endpoint, channel: str, timeout_s: float, selector: selectors.BaseSelector) -> None:
+    rung  is called when it has rung, with False when that was the end of the connection
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        channel: str,
+        timeout_s: float,
+        selector: selectors.BaseSelector,
+        rung: Callable[[bool], None],
+    ) -> None:
         self._endpoint = endpoint
         self._channel = channel
         self._timeout_s = timeout_s
         self._selector = selector
+        self._rung = rung
         self._open: Channel | None = None
         self._socket: socket.socket | None = None
 
@@ -46,11 +58,14 @@ class Doorbell:
             log.debug("cannot subscribe to %s: %s", self._channel, error)
             self.take_down()
 
-    def rang(self) -> bool:
-        """It is readable: throw away what came. False: it was the end of the connection."""
-        assert self._socket is not None
+    def on_readable(self, fd: int) -> None:
+        """Throw away what came, and tell of it."""
+        if self._socket is not None:
+            self._rung(self._still_connected(self._socket))
+
+    def _still_connected(self, connected: socket.socket) -> bool:
         try:
-            while data := self._socket.recv(4096):
+            while data := connected.recv(4096):
                 if data.startswith(b"-"):
                     log.warning("%s cannot be subscribed to: %s", self._channel, data.decode(errors="replace").strip())
         except (BlockingIOError, ssl.SSLWantReadError):

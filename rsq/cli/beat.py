@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
@@ -10,6 +9,7 @@ import click
 from rsq.beat.process import run_beat
 from rsq.cli.common import Context, pass_context
 from rsq.cli.worker import LEVELS
+from rsq.worker.logs import log_to_stderr
 
 
 @click.command()
@@ -26,7 +26,5 @@ def beat(context: Context, loglevel: str) -> None:
       rsq -A shop.tasks:app beat
       RSQ_APP=shop.tasks rsq beat -l warning
     """
-    logging.basicConfig(
-        level=loglevel.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(process)d %(message)s"
-    )
-    sys.exit(run_beat(context.app(), lambda text: click.echo(text, err=True)))
+    log_to_stderr(loglevel)
+    sys.exit(run_beat(context.app, lambda text: click.echo(text, err=True)))

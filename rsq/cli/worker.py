@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from io import TextIOWrapper
 
@@ -12,6 +10,8 @@ import click
 from rsq.cli.common import Context, pass_context
 from rsq.errors import SettingsError
 from rsq.worker.children import WorkerOptions
+from rsq.worker.logs import log_to_stderr
+from rsq.worker.processors import processors
 from rsq.worker.solo import run_solo
 from rsq.worker.supervisor import Supervisor
 from rsq.worker.turns import parse_queues
@@ -82,9 +82,7 @@ def worker(
       rsq -A shop.tasks worker -Q critical:6,default:3,low:1
       RSQ_APP=shop.tasks rsq worker -Q default -l warning
     """
-    logging.basicConfig(
-        level=loglevel.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(process)d %(message)s"
-    )
+    log_to_stderr(loglevel)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what tasks print is seen at once, in a file or a pipe, too
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
@@ -94,7 +92,7 @@ def worker(
         app=context.app_name,
         queues=tuple(weights),
         weights={name: weight for name, weight in weights.items() if weight},
-        concurrency=concurrency or (COROUTINES if pool == "asyncio" else os.cpu_count() or 1),
+        concurrency=concurrency or (COROUTINES if pool == "asyncio" else processors()),
         overrides=overrides,
         max_tasks=max_tasks_per_child,
         beat=beat,

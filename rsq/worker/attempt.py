@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -27,6 +29,7 @@ from rsq.task import Task
 from rsq.worker import signalling as tell
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.permits import put_off, rules_of
+from rsq.worker.process import end_copy
 from rsq.worker.time_limits import Clock, Timed, exceeded
 
 UNKNOWN_TASK_TRIES = 10
@@ -104,7 +107,7 @@ class Attempts:
         if task_prerun.handlers:
             task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
         timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
-        started = time.perf_counter()
+        pid, started = os.getpid(), time.perf_counter()
         try:
             try:
                 self.interrupt.enter(delivery)
@@ -116,6 +119,8 @@ class Attempts:
                 if task.is_async:
                     value = self._finish(value if timed is None else self.interrupt.tell(value))
             finally:
+                if os.getpid() != pid:
+                    end_copy(sys.exc_info()[1])
                 self.interrupt.leave()
             if timed is not None:
                 timed.end()
@@ -139,16 +144,20 @@ class Attempts:
         if task_prerun.handlers:
             task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
         timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
-        started = time.perf_counter()
+        pid, started = os.getpid(), time.perf_counter()
         try:
             self.interrupt.enter_coroutine(delivery)
             if delivery.revoked:  # see above
                 raise TaskRevoked
             if timed is not None:
                 timed.begin()
-            value = await (
-                task.run(*args, **kwargs) if timed is None else self.interrupt.tell(task.run(*args, **kwargs))
-            )
+            try:
+                value = await (
+                    task.run(*args, **kwargs) if timed is None else self.interrupt.tell(task.run(*args, **kwargs))
+                )
+            finally:
+                if os.getpid() != pid:
+                    end_copy(sys.exc_info()[1])
             self.interrupt.leave_coroutine()
             delivery.runtime_s = time.perf_counter() - started
             if timed is not None:

@@ -6,12 +6,13 @@ lease still holds. Times are of the monotonic clock, which all processes of a ho
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
 
-_CHILD = struct.Struct("<dIIQdd")  # lease_until, generation, fenced, tasks done, beat, commit_beat
-_SLOT = struct.Struct("<dHBB40s100s120s")  # started, queue index, priority, taken, entry id, task id, name of the task
+_CHILD = struct.Struct("<dIIQdd?")  # lease_until, generation, fenced, tasks done, beat, commit_beat, ended
+_SLOT = struct.Struct("<dHBB41p101p121p")  # started, queue index, priority, taken, entry id, task id, name of the task
 _LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
 _RUNNING_SIZE = 1  # one byte before each slot: RUNS or TIMED while it runs; written last at the start, first at the end
 _RUNS, _TIMED = 1, 2
@@ -61,7 +62,7 @@ class ChildBoard:
 
     def clear(self) -> None:
         """Before a new child takes this place."""
-        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0, 0.0)
+        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0, 0.0, False)
         for slot in self.slots:
             slot.end()
 
@@ -103,7 +104,7 @@ class ChildBoard:
 
     @property
     def beat(self) -> float:
-        """When the fetcher last took a step. It takes several a second, unless a body holds the GIL."""
+        """When the fetcher last took a step, as it does often, unless a body holds the GIL; 0.0 before the first."""
         return self._read(24)
 
     @beat.setter
@@ -121,6 +122,15 @@ class ChildBoard:
     @commit_beat.setter
     def commit_beat(self, moment: float) -> None:
         struct.pack_into("<d", self._memory, self._offset + 32, moment)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child has said that it ends in good order: any other end is a crash, whatever its exit code."""
+        return self._memory[self._offset + 40] == 1
+
+    def end(self) -> None:
+        """The child ends, and nothing runs there any more."""
+        self._memory[self._offset + 40] = 1
 
     def running(self) -> list[Running]:
         """The calls that run now, or ran when the child died."""
@@ -162,13 +172,13 @@ class Slot:
         self._memory[self._flag] = 0
 
     def read(self) -> Running | None:
-        """What runs here, or None."""
+        """What runs here, or None. Also where stray code of the child has written over it: it raises nothing."""
         flag = self._memory[self._flag]
-        if not flag:
+        if flag not in (_RUNS, _TIMED):
             return None
-        started, queue, priority, taken, *texts = _SLOT.unpack_from(self._memory, self._body)
-        entry_id, task_id, task = (text.rstrip(b"\0") for text in texts)
+        started, queue, priority, taken, entry_id, task_id, task = _SLOT.unpack_from(self._memory, self._body)
         limit = _LIMIT.unpack_from(self._memory, self._limit) if flag == _TIMED else ()
-        return Running(
-            started, queue, priority, bool(taken), entry_id, task_id.decode(), task.decode(errors="ignore"), *limit
-        )
+        if not all(map(math.isfinite, (started, *limit))):
+            return None
+        texts = task_id.decode(errors="replace"), task.decode(errors="ignore")
+        return Running(started, queue, priority, bool(taken), entry_id, *texts, *limit)

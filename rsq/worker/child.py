@@ -1,15 +1,13 @@
 """One child process: loads the app, says hello, waits for its lease, and works until it is told to stop.
 
-A thread of its own listens for SIGTERM and for the end of the supervisor, so that neither waits for a running body.
+A thread of its own listens to the supervisor, and for its end, so that neither waits for a running body.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from rsq import codec
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import RsqError
-from rsq.loader import load_app
+from rsq.loader import load_app, need_real_threads
 from rsq.settings import Settings
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
@@ -27,13 +25,13 @@ from rsq.worker.child_limits import Wear
 from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
+from rsq.worker.process import EXIT_CANNOT_BEGIN, EXIT_FAILED, EXIT_ORPHANED, EXIT_UNCOMMITTED, heed_no_group_signals
+from rsq.worker.stop import BEGIN, STOP, Lifeline, StopSignals, SupervisorGone
 
 log = logging.getLogger("rsq.worker")
 
-EXIT_CANNOT_LOAD = 65
-EXIT_ORPHANED = 66
-EXIT_UNCOMMITTED = 67
-EXIT_FAILED = 70
+LENGTH_BYTES = 4
+"""Before the hello stands how long it is: the end of the pipe tells nothing, for what the app forks holds it open."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ class ChildPlace:
     queues       names in order, or empty: those that the app's tasks name
     weights      of the queues, or empty: their order is strict
     hello        file descriptor to which it writes its hello
-    go           file descriptor that brings one byte when its lease stands and another one when it is to end for a
-                 successor, and ends with the supervisor
+    go           file descriptor of its `Lifeline`
     pool         how bodies run
     max_tasks, max_memory_mib  after how much it ends to be replaced; None = never
     """
@@ -66,36 +63,10 @@ class ChildPlace:
     max_memory_mib: int | None
 
 
-def run(place: ChildPlace) -> NoReturn:
-    """The whole life of a child. Never returns: nothing of the supervisor's must run in it."""
-    # Ctrl-C and hang-up reach the whole group; the supervisor decides what they mean.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    stop_read, stop_write = os.pipe()
-    os.set_blocking(stop_write, False)
-    # By the wakeup descriptor the signal is heard even while a body holds the GIL in C; by the handler, even when user
-    # code has put a wakeup descriptor of its own in place.
-    signal.set_wakeup_fd(stop_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda number, _: os.write(stop_write, bytes((number,))))
-    code = 1
-    try:
-        code = _work(place, stop_read)
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 1
-    except BaseException:
-        log.exception("the child failed")
-    finally:
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
-        os._exit(code)
-
-
-def _work(place: ChildPlace, stop_read: int) -> int:
+def run(place: ChildPlace) -> int:
+    """The whole life of a child; gives its exit code."""
+    signals = StopSignals(signal.SIGTERM)
+    lifeline = Lifeline(place.go, signals)
     share_the_interpreter()
     try:
         app = load_app(place.app)
@@ -103,15 +74,21 @@ def _work(place: ChildPlace, stop_read: int) -> int:
         settings, names = app.settings, list(place.queues or app.queues())
         for name in names:
             WorkerQueue(name, settings)
+        need_real_threads()
     except RsqError as error:
         _say(place.hello, {"error": str(error)})
-        return EXIT_CANNOT_LOAD
+        return EXIT_CANNOT_BEGIN
     child_init.send(app, worker_id=place.worker_id, pid=os.getpid())
+    signals.hold()
+    heed_no_group_signals()
     _say(place.hello, {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)})
-    if not os.read(place.go, 1):
+    try:
+        if lifeline.hear() != BEGIN:
+            place.board.end()
+            return 0
+    except SupervisorGone:
         return EXIT_ORPHANED
     identity = Identity(place.worker_id, place.index, place.incarnation, place.board)
-    wear = Wear(place.max_tasks, place.max_memory_mib)
     crew = Crew(
         app.tasks,
         settings,
@@ -119,31 +96,34 @@ def _work(place: ChildPlace, stop_read: int) -> int:
         identity,
         place.board,
         place.pool,
-        wear,
+        Wear(place.max_tasks, place.max_memory_mib),
         lambda: os._exit(EXIT_FAILED),
         place.weights,
     )
     crew.executor.install()
     stopping = threading.Event()
 
-    def watch() -> None:
-        while True:
-            ready, _, _ = select.select([stop_read, place.go], [], [])
-            # Until the end: the supervisor may still vanish while the last body runs.
-            told = place.go in ready
-            if told and not os.read(place.go, 64):
-                _orphaned(identity, settings, names, place.board)
-            if stop_read in ready and signal.SIGTERM in os.read(stop_read, 4096):
-                stopping.set()
-                told = True
-            if told:
+    def listen() -> None:
+        try:
+            while True:
+                # To the end: the supervisor may still vanish while the last body runs.
+                if lifeline.hear() == STOP:
+                    stopping.set()
                 crew.stop()
+        except SupervisorGone:
+            _orphaned(identity, settings, names, place.board)
+        except BaseException:
+            # Deaf it would work on when all others have ended.
+            log.exception("child %d hears its supervisor no more", os.getpid())
+        finally:
+            os._exit(EXIT_FAILED)
 
-    threading.Thread(target=watch, name="rsq-watch", daemon=True).start()
+    threading.Thread(target=listen, name="rsq-listen", daemon=True).start()
     first = place.index == 0
     if first and place.incarnation == 1:
         worker_ready.send(app, worker_id=place.worker_id, queues=names)
     code = 0 if crew.serve() else EXIT_UNCOMMITTED
+    place.board.end()
     if first and stopping.is_set():
         worker_shutdown.send(app, worker_id=place.worker_id)
     child_exit.send(app, worker_id=place.worker_id, pid=os.getpid(), exitcode=code)
@@ -156,7 +136,8 @@ def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], boar
     link = Link(Endpoint(settings.url), 1.0)
     try:
         leases = Leases(link, [WorkerQueue(name, settings) for name in names], identity.consumer)
-        leases.retire(Retirement(identity.consumer, "", board.running()))
+        for error in leases.retire(Retirement(identity.consumer, "", board.running())).values():
+            raise error
         log.warning("the supervisor is gone: handed everything back as %s", identity.consumer)
     except RsqError as error:
         log.warning("the supervisor is gone; others take over when the lease runs out: %s", error)
@@ -165,6 +146,6 @@ def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], boar
 
 
 def _say(fd: int, hello: dict[str, object]) -> None:
-    """Write the hello and close: the supervisor reads until the end."""
     with os.fdopen(fd, "wb") as pipe:
-        pipe.write(codec.encode(hello))
+        text = codec.encode(hello)
+        pipe.write(len(text).to_bytes(LENGTH_BYTES, "big") + text)

@@ -1,4 +1,4 @@
-"""The child processes of one worker, as its supervisor sees them: forked, heard, let go, signalled, reaped.
+"""The child processes of one worker, as its supervisor sees them: forked, let go, told, signalled, reaped.
 
 They import the app after the fork, so the supervisor stays free of user code.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from rsq import codec
-from rsq.errors import DecodeError
 from rsq.worker import child as child_module
 from rsq.worker.board import Board, ChildBoard
 from rsq.worker.child import ChildPlace
 from rsq.worker.identity import consumer_name
+from rsq.worker.process import fork, open_descriptors
+from rsq.worker.stop import BEGIN, REPLACED, STOP
 
 LEAST_ROOM = 16
 """A worker has room for four times the children that it begins with, and for so many at least."""
@@ -76,9 +74,10 @@ class WorkerOptions:
 class Child:
     """One child process.
 
-    hello       pipe on which it says hello; None once it has, or has died without
-    go          pipe by which it is let go, and learns by its closing that the supervisor is gone
+    hello       pipe on which it says hello, not blocking; None once it has, or has died without
+    go          pipe by which it is told what to do, and learns by its closing that the supervisor is gone
     board       its part of the shared memory
+    heard       what has come of its hello
     registered  its consumer has a lease
     cut_off     we killed it ourselves: what it ran is no suspect
     cut_for_limit_at  when we did for the time limit of what it ran, else None
@@ -92,7 +91,7 @@ class Child:
     hello: int | None
     go: int
     board: ChildBoard
-    heard: bytes = b""
+    heard: bytearray = field(default_factory=bytearray)
     registered: bool = False
     cut_off: bool = False
     cut_for_limit_at: float | None = None
@@ -102,64 +101,45 @@ class Child:
         """The name under which it consumes at present."""
         return consumer_name(self.worker_id, self.index, self.incarnation, self.board.generation)
 
-    def listen(self) -> dict[str, Any] | None:
-        """Read what it says: None as long as there is more to come, {} when it died before it could speak."""
-        assert self.hello is not None
-        data = os.read(self.hello, 1 << 16)
-        if data:
-            self.heard += data
-            return None
-        try:
-            return dict(codec.decode(self.heard))
-        except DecodeError:
-            return {}
-
-    def hang_up(self) -> None:
-        """Close the pipe of the hello. Stop polling it before: a younger child may hold a copy of it."""
-        assert self.hello is not None
-        os.close(self.hello)
-        self.hello = None
-
     def let_go(self, lease_s: float) -> None:
         """Its consumer is registered: it may work."""
-        self.board.beat = time.monotonic()
-        self.board.lease_until = self.board.beat + lease_s
+        self.board.lease_until = time.monotonic() + lease_s
         self.registered = True
-        self._tell(b"g")
+        self._tell(BEGIN)
 
-    def dismiss(self) -> None:
-        """Have it end: what runs in it ends in its own time, what has not begun goes to others."""
+    def dismiss(self, for_good: bool = False) -> None:
+        """Have it end: what runs in it ends in its own time, what has not begun goes to others.
+
+        for_good  the worker ends, too
+        """
         if self.registered:
-            self._tell(b"r")
+            self._tell(STOP if for_good else REPLACED)
         else:
             self.cut()
-
-    def _tell(self, word: bytes) -> None:
-        """One that is gone already is left to `reap`."""
-        with suppress(BrokenPipeError):
-            os.write(self.go, word)
-
-    def signal(self, number: int) -> None:
-        """Send a signal; one that is gone already is left to `reap`."""
-        try:
-            os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def cut(self) -> None:
         """End it at once. What it runs is handed back with no attempt counted."""
         self.cut_off = True
-        self.signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that is gone already is left to `reap`
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _tell(self, word: bytes) -> None:
+        """One that is gone already is left to `reap`; one that has not heard so many words will not hear this one."""
+        with suppress(BrokenPipeError, BlockingIOError):
+            os.write(self.go, word)
 
 
 class Children:
     """All of them, by place. A place keeps its part of the board through all its incarnations.
+
+    Made before anything else of the supervisor's: what descriptors are open then its processes may inherit.
 
     places  those in which a child is to be; the first one always is
     done    bodies run by children that are gone
     """
 
     def __init__(self, options: WorkerOptions, worker_id: str) -> None:
+        self.inherited = open_descriptors()
         self._options = options
         self._worker_id = worker_id
         self._room = options.most_children
@@ -194,61 +174,62 @@ class Children:
         return added
 
     def spawn(self, index: int) -> Child:
-        """Fork a child into a place."""
-        self._incarnations[index] += 1
+        """Fork a child into a place. Raises OSError: there is no room for another process, or for its pipes."""
         board = self._board.child(index)
         board.clear()
-        hello_read, hello_write = os.pipe()
-        go_read, go_write = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            for fd in (hello_read, go_write, *self.own_pipes()):
-                os.close(fd)
-            child_module.run(
-                ChildPlace(
-                    app=self._options.app,
-                    overrides=self._options.overrides,
-                    queues=self._options.queues,
-                    weights=self._options.weights,
-                    worker_id=self._worker_id,
-                    index=index,
-                    incarnation=self._incarnations[index],
-                    board=board,
-                    hello=hello_write,
-                    go=go_read,
-                    pool=self._options.pool,
-                    max_tasks=self._options.max_tasks,
-                    max_memory_mib=self._options.max_memory_mib,
-                )
+        pipes: list[int] = []
+        try:
+            pipes += os.pipe()
+            pipes += os.pipe()
+            hello, hello_write, go_read, go = pipes
+            options, incarnation = self._options, self._incarnations[index] + 1
+            place = ChildPlace(
+                app=options.app,
+                overrides=options.overrides,
+                queues=options.queues,
+                weights=options.weights,
+                worker_id=self._worker_id,
+                index=index,
+                incarnation=incarnation,
+                board=board,
+                hello=hello_write,
+                go=go_read,
+                pool=options.pool,
+                max_tasks=options.max_tasks,
+                max_memory_mib=options.max_memory_mib,
             )
+            pid = fork(lambda: child_module.run(place), keep=(hello_write, go_read, *self.inherited))
+        except OSError:
+            for fd in pipes:
+                os.close(fd)
+            raise
         os.close(hello_write)
         os.close(go_read)
-        child = Child(
-            index, pid, self._worker_id, self._incarnations[index], time.monotonic(), hello_read, go_write, board
-        )
+        for fd in (hello, go):
+            os.set_blocking(fd, False)  # the supervisor waits for no child
+        self._incarnations[index] = incarnation
+        child = Child(index, pid, self._worker_id, incarnation, time.monotonic(), hello, go, board)
         self._living[pid] = child
         return child
 
-    def own_pipes(self) -> list[int]:
-        """The supervisor's ends of all pipes: they tell by closing that it is gone, so nobody else may keep them."""
-        return [fd for child in self for fd in (child.go, child.hello) if fd is not None]
-
     def reap(self) -> Iterator[tuple[Child, int]]:
         """Those that have died, with their exit codes (negative: the signal)."""
-        while self._living:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            child = self._living.pop(pid, None)
-            if child is not None:
+        for child in self:
+            code = exit_code(child.pid)
+            if code is not None:
+                del self._living[child.pid]
                 os.close(child.go)
                 self.done += child.board.done
-                yield child, os.waitstatus_to_exitcode(status)
+                yield child, code
+
+
+def exit_code(pid: int) -> int | None:
+    """Of a child process of ours that has died (negative: the signal), or None. Asked again once it has told."""
+    try:
+        dead, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0  # whoever started us has SIGCHLD ignored: the system keeps no codes
+    return os.waitstatus_to_exitcode(status) if dead else None
 
 
 def how_it_ended(code: int) -> str:

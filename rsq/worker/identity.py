@@ -1,10 +1,17 @@
-"""Under which name a child consumes, and whether its lease still holds."""
+"""Under which names a worker and its children go, and whether a lease still holds."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 
 from rsq.worker.board import ChildBoard
+
+
+def new_worker_id() -> str:
+    """Of this process: no other worker anywhere has it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
 
 
 def consumer_name(worker_id: str, child: int, incarnation: int, generation: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,7 @@ class Leases:
         self._knows_constant = False
         self._told: Mapping[str, Argument] = {}
         self._look_at = 0.0
+        self._refused: set[str] = set()
 
     @property
     def renew_every_s(self) -> float:
@@ -106,36 +107,58 @@ class Leases:
         again = dict(report) == self._told and not looks
         tell = self._tell_again() if again else self._tell(report)
         replies = self._link.run_many(calls, [packed(*command) for command in tell])
-        for reply in replies[: len(calls)]:
-            if isinstance(reply, Exception):
-                raise reply
+        self._note_refusals(replies[:renewals])
         wish = self._heard(report, again, replies[len(calls) :])
         if looks:
             self._look_at = asked_at + self._settings.lease_s
             self._warn(replies[renewals : len(calls)])
-        lost = {name.decode() for reply in replies[:renewals] for name in reply}
+        lost = {name.decode() for reply in replies[:renewals] if not isinstance(reply, Exception) for name in reply}
         return Renewal(asked_at + self._settings.lease_s, lost, wish)
 
     def _warn(self, found: Sequence[Sequence[bytes]]) -> None:
         for queue, names in zip(self._queues, found, strict=True):
-            for name in names:
+            for name in () if isinstance(names, Exception) else names:
                 log.warning(
                     "consumer %s of queue %s has no lease: its messages go to others", name.decode(), queue.name
                 )
 
-    def retire(self, retirement: Retirement) -> None:
-        """Hand on all that a consumer held. Raises BrokerError; repeating it after that is safe."""
+    def _note_refusals(self, renewals: Sequence[Any]) -> None:
+        """A queue that refuses costs itself alone: its consumers lose it, and the scripts' fences hold there.
+
+        Raises BrokerError: the server is away, or no queue has renewed anything
+        """
+        errors = {
+            q.name: reply for q, reply in zip(self._queues, renewals, strict=False) if isinstance(reply, Exception)
+        }
+        for name, error in errors.items():
+            if isinstance(error, BrokerUnavailable) or len(errors) == len(self._queues):
+                raise error
+            if name not in self._refused:
+                log.error("the leases on queue %s cannot be renewed: %s", name, error)
+        self._refused = set(errors)
+
+    def retire(self, retirement: Retirement, only: Collection[str] = ()) -> dict[str, BrokerError]:
+        """Hand on all that a consumer held, on these queues; none: on all. Repeating it is safe.
+
+        Returns  what went wrong, by the name of the queue
+        """
         how = retirement.how or "the worker was stopped"
         lost = WorkerLost(f"the process died while it ran this call: {how}")
         ended = [(each.queue, _cut_short(each, None, lost)) for each in retirement.running]
         ended += [(each.queue, _cut_short(each, each.limit_s, exceeded(each.limit_s))) for each in retirement.overdue]
         calls = []
+        names = []
         for index, queue in enumerate(self._queues):
+            if only and queue.name not in only:
+                continue
+            names.append(queue.name)
             running = [each for number, each in ended if number == index]
             calls.append(queue.retire_call(retirement.consumer, retirement.how, LOST_TTL_MS, running))
-        for reply in self._link.run_many(calls):
-            if isinstance(reply, Exception):
-                raise reply
+        try:
+            replies = self._link.run_many(calls)
+        except BrokerError as error:
+            return dict.fromkeys(names, error)
+        return {name: reply for name, reply in zip(names, replies, strict=True) if isinstance(reply, BrokerError)}
 
     def leave(self) -> None:
         """The worker ends: it is listed no more. Raises BrokerError."""

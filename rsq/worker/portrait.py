@@ -57,6 +57,8 @@ class Portrait:
             done += board.done
             children.append([pid, works, board.done, memory_bytes_of(pid)])
             for each in board.running():
+                if each.queue >= len(self._queues):
+                    continue  # the child's memory is damaged
                 since_ms = now_ms - int((now - each.started) * 1000)
                 active.append([each.task_id, each.task, self._queues[each.queue], since_ms, pid])
         return {

@@ -5,34 +5,50 @@ The watching has threads of its own, which have no place in a process that forks
 
 from __future__ import annotations
 
+import logging
 import os
+import selectors
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from rsq.errors import SettingsError
+from rsq.worker.part import Part
+
+log = logging.getLogger("rsq.worker")
 
 LOOK_MS = 500
 """How often the watching process looks whether its supervisor is still there."""
 
 
-class CodeWatch:
-    """Tells of changes of Python files below a directory through a file descriptor. Raises SettingsError."""
+class CodeWatch(Part):
+    """Watches the Python files below a directory. Raises SettingsError.
 
-    def __init__(self, directory: str = ".") -> None:
+    changed  is told the names of files that have changed
+    """
+
+    def __init__(
+        self, selector: selectors.BaseSelector, changed: Callable[[list[str]], None], directory: str = "."
+    ) -> None:
         if find_spec("watchfiles") is None:
             raise SettingsError("--reload needs the package watchfiles: pip install 'rsq[reload]'")
         command = [sys.executable, "-m", "rsq.worker.reload", directory]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-
-    def fileno(self) -> int:
-        """Becomes readable with each change, and when the watching ends."""
         assert self._process.stdout is not None
-        return self._process.stdout.fileno()
+        self._selector, self._changed, self._directory = selector, changed, os.path.abspath(directory)
+        selector.register(self._process.stdout, selectors.EVENT_READ, self)
 
-    def changed(self) -> list[str]:
-        """The files that changed, once `fileno` is readable: '' when it begins, nothing when it has ended."""
-        return os.read(self.fileno(), 1 << 16).decode(errors="replace").splitlines()
+    def on_readable(self, fd: int) -> None:
+        """Names have come, one a line: an empty one when it begins; nothing at all when it has ended."""
+        lines = os.read(fd, 1 << 16).decode(errors="replace").splitlines()
+        if not lines:
+            log.error("nobody watches the code any more: it is not loaded anew when it changes")
+            self._selector.unregister(fd)
+        elif not lines[0]:
+            log.info("watching the code in %s", self._directory)
+        if names := [line for line in lines if line]:
+            self._changed(names)
 
     def close(self) -> None:
         """Watch no more."""

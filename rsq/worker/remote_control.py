@@ -6,7 +6,7 @@ Both ride on the renewals of the leases. In between the bell asks for one more.
 from __future__ import annotations
 
 import selectors
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rsq import keys
 from rsq.broker.connection import Link
@@ -18,9 +18,10 @@ from rsq.worker.leases import Leases
 from rsq.worker.portrait import Member, Portrait
 
 
-class Contact:
+class RemoteControl:
     """Of one worker.
 
+    rung    is told when there is something to see; see `Doorbell`
     leases  of its consumers
     wish    what was seen last
     news    it was seen for the first time: another report is to tell at once that it was, and what came of it
@@ -33,10 +34,11 @@ class Contact:
         worker_id: str,
         portrait: Portrait,
         selector: selectors.BaseSelector,
+        rung: Callable[[bool], None],
     ) -> None:
         settings = queues[0].settings
         self._portrait = portrait
-        self._bell = Doorbell(link.endpoint, keys.wish(settings.namespace, worker_id), link.timeout_s, selector)
+        self._bell = Doorbell(link.endpoint, keys.wish(settings.namespace, worker_id), link.timeout_s, selector, rung)
         self.leases = Leases(link, queues, worker_id, portrait.constant)
         self.wish = Wish()
         self.news = False

@@ -10,12 +10,10 @@ import contextlib
 import logging
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
 
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
@@ -23,17 +21,19 @@ from rsq.broker.server_check import check_server
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, BrokerUnavailable
-from rsq.loader import load_app
+from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board
 from rsq.worker.child_limits import Wear
 from rsq.worker.children import WorkerOptions
 from rsq.worker.crew import Crew, share_the_interpreter
-from rsq.worker.identity import Identity
+from rsq.worker.identity import Identity, new_worker_id
+from rsq.worker.lease_keeper import AGAIN_S, LINK_TIMEOUT_S, what_runs
 from rsq.worker.leases import Leases, Retirement
 from rsq.worker.portrait import Portrait
-from rsq.worker.remote_control import Contact
-from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
+from rsq.worker.process import free_forks
+from rsq.worker.remote_control import RemoteControl
+from rsq.worker.stop import StopSignals
 
 log = logging.getLogger("rsq.worker")
 
@@ -57,7 +57,7 @@ class SoloWorker:
         self._app = app
         self._settings = app.settings
         self.queue_names = list(queue_names) or list(app.queues())
-        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        self.worker_id = new_worker_id()
         self._board = Board(1, slots=1).child(0)
         self._identity = Identity(self.worker_id, 0, 1, self._board)
         self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
@@ -77,8 +77,9 @@ class SoloWorker:
         )
         self._selector = selectors.DefaultSelector()
         self._prompter: socket.socket | None = None
-        self._contact = Contact(self._link, self._queues, self.worker_id, portrait, self._selector)
+        self._contact = RemoteControl(self._link, self._queues, self.worker_id, portrait, self._selector, self._rung)
         self._leases = self._contact.leases
+        self._pause_s = 0.0
         self._stopping = False
         self._keeper: threading.Thread | None = None
 
@@ -91,12 +92,8 @@ class SoloWorker:
         self._prompter, prompt = socket.socketpair()
         self._keeper = threading.Thread(target=self._keep_lease, args=(prompt,), name="rsq-lease", daemon=True)
         self._keeper.start()
-        return (
-            f"rsq worker {self.worker_id}\n"
-            f"  app       {self._app.name}, {len(self._app.tasks)} tasks\n"
-            f"  queues    {', '.join(self.queue_names)}\n"
-            f"  children  none (solo)\n"
-            f"  server    {report}"
+        return what_runs(
+            self.worker_id, self._app.name, sorted(self._app.tasks), self.queue_names, "none (solo)", report
         )
 
     def install(self) -> None:
@@ -138,22 +135,28 @@ class SoloWorker:
 
     def _keep_lease(self, prompt: socket.socket) -> None:
         self._selector.register(prompt, selectors.EVENT_READ)
-        pause_s = self._leases.renew_every_s
+        self._pause_s = self._leases.renew_every_s
         while True:
-            if ready := self._selector.select(pause_s):
+            if ready := self._selector.select(self._pause_s):
                 bell = ready[0][0].data
-                if bell is None and not prompt.recv(64):
+                if bell is not None:
+                    bell.on_readable(ready[0][0].fd)
+                elif prompt.recv(64):
+                    self._pause_s = 0.0
+                else:
                     break
-                pause_s = 0.0 if bell is None or bell.rang() else AGAIN_S
                 continue
             try:
-                pause_s = 0.0 if self._renew() else self._leases.renew_every_s
+                self._pause_s = 0.0 if self._renew() else self._leases.renew_every_s
             except BrokerError as error:
                 log.warning("the lease could not be renewed, again in %.1f s: %s", AGAIN_S, error)
-                pause_s = AGAIN_S
+                self._pause_s = AGAIN_S
         self._contact.end()
         self._selector.close()
         prompt.close()
+
+    def _rung(self, connected: bool) -> None:
+        self._pause_s = 0.0 if connected else AGAIN_S
 
     def _renew(self) -> bool:
         """Renew the lease. True: something was heard that another report is to tell at once."""
@@ -173,7 +176,8 @@ class SoloWorker:
         link = Link(self._link.endpoint, LINK_TIMEOUT_S)
         try:
             leases = Leases(link, self._queues, self.worker_id)
-            leases.retire(retirement)
+            for error in leases.retire(retirement).values():
+                log.warning("goes to others when its lease has ended: %s", error)
             leases.leave()
         except BrokerError as error:
             log.warning("could not sign off: %s", error)
@@ -184,18 +188,20 @@ class SoloWorker:
 
 def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     """`rsq worker -P solo`: until a signal. Returns the exit code; raises what `Supervisor.run` does."""
+    with StopSignals() as signals:
+        return _run(options, announce, signals)
+
+
+def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopSignals) -> int:
     share_the_interpreter()
     app = load_app(options.app)
     app.configure(**options.overrides)
-    signals: SimpleQueue[int] = SimpleQueue()
-    worker = SoloWorker(
-        app,
-        options.queues,
-        Wear(options.max_tasks, options.max_memory_mib),
-        options.weights,
-        on_shutdown=lambda: signals.put(signal.SIGTERM),
-    )
+    need_real_threads()
+    free_forks()
+    wear = Wear(options.max_tasks, options.max_memory_mib)
+    worker = SoloWorker(app, options.queues, wear, options.weights, on_shutdown=signals.wish)
     child_init.send(app, worker_id=worker.worker_id, pid=os.getpid())
+    signals.install()
     while True:
         try:
             announce(worker.begin())
@@ -206,19 +212,21 @@ def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:
     worker.install()
 
     def obey() -> None:
-        signals.get()
+        while not signals.wait():
+            pass
+        grace_s = app.settings.shutdown_timeout_s
+        log.info("%s: stopping; the running task has %.0f s to end", signals.why, grace_s)
+        until = time.monotonic() + grace_s
         worker.stop()
-        try:
-            signals.get(timeout=app.settings.shutdown_timeout_s)
-            log.warning("second signal: handing back what still runs")
-        except Empty:
-            log.warning("shutdown timeout reached: handing back what still runs")
+        while not signals.second and (left_s := until - time.monotonic()) > 0:
+            signals.wait(left_s)
+        why = "second signal" if signals.second else "shutdown timeout reached"
+        log.warning("%s: handing back what still runs", why)
         worker.abandon()
         os._exit(0)
 
     threading.Thread(target=obey, name="rsq-signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: signals.put(number))
+    signals.hold()
     whose = {"worker_id": worker.worker_id}
     worker_ready.send(app, **whose, queues=worker.queue_names)
     code = 0 if worker.serve() else 1

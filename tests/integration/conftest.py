@@ -143,6 +143,23 @@ def start_worker(url: str, journal: Journal, tmp_path: Path) -> Iterator[StartWo
         worker.close()
 
 
+MakeApp = Callable[..., str]
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeApp:
+    """Writes a module with the app and tasks of `process_tasks` that does this, too; gives its name for -A."""
+
+    def make(code: str, name: str = "mine") -> str:
+        shared = "tests.integration.process_tasks"
+        (tmp_path / f"{name}.py").write_text(f"from {shared} import *\nfrom {shared} import app\n{code}\n")
+        return name
+
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(Path(__file__).parents[2]), *sys.path])
+    return make
+
+
 def _consumes(worker: Worker) -> bool:
     if worker.process.poll() is not None:
         pytest.fail(f"the worker ended with {worker.process.returncode}:\n{worker.log()}")

@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from rsq import App
+from rsq import App, keys
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration import tasks
@@ -23,9 +24,13 @@ def _health_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSQ_HEALTH_DIR", str(tmp_path / "health"))
 
 
-def rsq_health(*arguments: str) -> tuple[int, str]:
+def rsq_health(*arguments: str, of: Sequence[str] = ()) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "rsq", "health", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "rsq", *of, "health", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -118,3 +123,41 @@ def test_a_stuck_child_is_replaced_and_what_it_held_goes_on(app: App, start_work
         kill(stuck)
     assert "took no step" in worker.log()
     assert worker.stop() == 0
+
+
+def test_it_speaks_of_the_app_and_the_namespace_that_are_asked_for(start_worker: StartWorker, url: str) -> None:
+    """A broken worker of another app on the same host makes nobody else unwell."""
+    start_worker(concurrency=1)
+    other = start_worker(concurrency=1, name="tests.integration.process_tasks:app", RSQ_NAMESPACE="elsewhere")
+    wait_until(lambda: len(json.loads(rsq_health("--json")[1])["workers"]) == 2, what="both to tell of themselves")
+    wait_until(lambda: rsq_health("--ready")[0] == 0, 30, "both to be ready")
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: "is silent" in rsq_health()[1], 60, "the silence to be noticed")
+        assert rsq_health(of=["-A", "tests.integration.tasks"])[0] == 0
+        assert rsq_health("--ready", of=["--namespace", "rsq"])[0] == 0
+        assert rsq_health(of=["-A", "tests.integration.process_tasks"])[0] == 1
+        assert rsq_health(of=["--namespace", "elsewhere"])[0] == 1
+        assert rsq_health(of=["-A", "shop"]) == (1, "no worker of shop of this user on this host\n")
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/sys"])
+def test_where_nothing_can_be_written_a_worker_works_all_the_same(
+    start_worker: StartWorker, app: App, folder: str
+) -> None:
+    """In a container whose root is read-only."""
+    worker = start_worker(concurrency=1, lease=1, RSQ_HEALTH_DIR=folder)
+    ((_, before),) = app_seen(app)
+    wait_until(lambda: app_seen(app)[0][1] > before + 3000, 60, "some renewals")
+    assert tasks.add.delay(1, 1).get(timeout=30) == 2
+    assert worker.log().count("health file:") == 1
+    assert worker.stop() == 0
+    assert "Traceback" not in worker.log()
+
+
+def app_seen(app: App) -> list[tuple[bytes, float]]:
+    with app.client.link() as link:
+        name, score = link.call("ZRANGE", keys.workers("rsq"), 0, 0, "WITHSCORES")
+    return [(name, float(score))]

@@ -49,6 +49,7 @@ def test_children_load_the_code_anew_when_it_changes(
     assert wait_until(lambda: app.send_task("answer").get(timeout=30) == 3, 30, "the mended code to run")
     assert worker.stop() == 0
     assert totals(app).counters.get("crashed", 0) == 0
+    assert worker.log().count("ERROR") == 1
 
 
 def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -10,6 +10,7 @@ import logging
 
 from rsq.worker.board import Running
 from rsq.worker.children import Child, Children
+from rsq.worker.part import Part
 
 log = logging.getLogger("rsq.worker")
 
@@ -17,21 +18,16 @@ LOOK_S = 0.5
 """The longest time between two looks. A shorter limit is enforced late by so much at most, a longer one in time."""
 
 
-class Deadlines:
-    """Looks at the board as often as needed.
-
-    look_at  when to look again (monotonic)
-    """
+class HardLimits(Part):
+    """Looks at the board as often as needed."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
-        self.look_at = 0.0
+        self.due_at = 0.0
 
     def tend(self, now: float) -> None:
-        """Kill whom it concerns, when it is time to look."""
-        if now < self.look_at:
-            return
-        self.look_at = now + LOOK_S
+        """Kill whom it concerns."""
+        self.due_at = now + LOOK_S
         for child in self._children:
             if child.registered and not child.cut_off:
                 self._look(child, now)
@@ -42,7 +38,7 @@ class Deadlines:
             if running is None or running.deadline is None:
                 continue
             if running.deadline > now:
-                self.look_at = min(self.look_at, running.deadline)
+                self.due_at = min(self.due_at, running.deadline)
             elif slot.read() == running:  # else it was just being written
                 log.error(
                     "%s ran longer than its time_limit of %g s: killing child %d (pid %d)",
