@@ -390,8 +390,8 @@ def _qualified_name(cls: type) -> str:
 def text_of(exc: BaseException) -> str:
     """``str(exc)``, or a stand-in where the class fails to give one."""
     try:
-        return str(exc)
-    except Exception:
+        return str.__str__(str(exc))  # a subclass might do anything when it is used
+    except BaseException:
         return f"<str() of this {type(exc).__qualname__} failed>"
 
 

@@ -25,6 +25,8 @@ RsqError
     ├── TaskRevoked         the call was revoked or expired before it started
     ├── WorkerLost          the process died while it ran the task, `max_crashes` times
     ├── TimeLimitExceeded   the task ran longer than its `time_limit`
+    ├── MaxRetriesExceededError  the task asked for a retry, and none is left
+    ├── Rejected            the task raised `Reject`
     └── RemoteError         the task raised a class that this process does not have
 
 SoftTimeLimitExceeded       raised inside a task that has run for its `soft_time_limit`
@@ -37,8 +39,9 @@ Signal                      raised inside a task; never an error of rsq
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+_LONGEST_S = 100 * 365 * 86_400
 
 
 class RsqError(Exception):
@@ -173,6 +176,14 @@ class TimeLimitExceeded(ResultError):
     """The task ran longer than its `time_limit`. Where it cannot be killed alone it is also raised inside it."""
 
 
+class MaxRetriesExceededError(ResultError):
+    """The task asked for another attempt, and gave no error of its own: it has no retry left, or has expired."""
+
+
+class Rejected(ResultError):
+    """The task raised `Reject`. As an error of its own, for in a caller `Reject` would steer the caller's outcome."""
+
+
 class RemoteError(ResultError):
     """The task raised an exception whose class this process does not have.
 
@@ -212,8 +223,10 @@ class Retry(Signal):
     ) -> None:
         super().__init__(message)
         # Said in the body, whose failure it then is: nobody could tell its user later.
-        if countdown is not None and not (isinstance(countdown, (int, float)) and math.isfinite(countdown)):
-            raise ValueError(f"countdown takes seconds to wait, not {countdown!r}")
+        if countdown is not None and not (isinstance(countdown, (int, float)) and abs(countdown) <= _LONGEST_S):
+            raise ValueError(f"countdown takes seconds to wait, a hundred years at most, not {countdown!r}")
+        if max_retries is not None and not isinstance(max_retries, int):
+            raise ValueError(f"max_retries takes a whole number, not {max_retries!r}")
         self.exc = exc
         self.countdown = countdown
         self.max_retries = max_retries

@@ -5,7 +5,6 @@ An exception is rebuilt as its own class only where that class is loaded already
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
 import traceback
@@ -13,10 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rsq.codec import cut_text, encode, text_of
-from rsq.errors import RemoteError
+from rsq.errors import MaxRetriesExceededError, Reject, Rejected, RemoteError, Retry, Signal
 
 #: Packed size above which the arguments of an exception stay behind, and length of the text that it may bring.
 MAX_ERROR_BYTES = 16 * 1024
+
+_STEERING = (Signal, StopIteration, StopAsyncIteration)
+"""What is no error to the code that it passes through: a task would be retried by it, a loop would end."""
 
 
 class RemoteTraceback(Exception):
@@ -31,25 +33,37 @@ class RemoteTraceback(Exception):
 
 
 def encode_error(exc: BaseException, traceback_limit_bytes: int = 64 * 1024) -> dict[str, Any]:
-    """Describe an exception in plain values, whatever its class does.
+    """Describe an exception in plain values, whatever its class does. It can be packed, inside a result, too.
+
+    What steered its task (a `Signal`) must not steer who reads of it: of a Retry it describes the error that it was
+    given, or MaxRetriesExceededError, of a Reject Rejected.
 
     Returns  type       module and qualified name of the class
              message    str() of it
              args       its arguments, or None: they cannot be carried, or pack to more than MAX_ERROR_BYTES
              traceback  as Python prints it; a long one lacks its middle
     """
+    while isinstance(exc, Retry) and isinstance(exc.exc, BaseException):
+        exc = exc.exc
+    cls = type(exc)
+    # BaseException: of any class, even when it is made to text, and here that concerns nobody else.
+    try:
+        trace = "".join(traceback.format_exception(cls, exc, exc.__traceback__))
+    except BaseException as error:
+        trace = f"{cls.__qualname__} (its traceback cannot be printed: {type(error).__name__})\n"
+    if isinstance(exc, (Retry, Reject)):
+        told = text_of(exc)
+        exc = MaxRetriesExceededError(f"{told}, and none is left") if isinstance(exc, Retry) else Rejected(told)
+        cls = type(exc)
     try:
         # The args of an OSError lack the name of the file, which its constructor takes.
         args = list(OSError.__reduce__(exc)[1] if isinstance(exc, OSError) else exc.args)
-        encode(args, max_bytes=MAX_ERROR_BYTES)
-    except Exception:
+        # As deep as they will stand in a result.
+        encode([{"args": args}], max_bytes=MAX_ERROR_BYTES)
+    except BaseException:
         args = None
-    try:
-        trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
-    except Exception as error:
-        trace = f"{type(exc)!r} (its traceback cannot be printed: {type(error).__name__})\n"
     return {
-        "type": f"{type(exc).__module__}.{type(exc).__qualname__}",
+        "type": f"{cls.__module__}.{cls.__qualname__}",
         "message": cut_text(text_of(exc), MAX_ERROR_BYTES),
         "args": args,
         "traceback": cut_text(trace, traceback_limit_bytes),
@@ -59,17 +73,22 @@ def encode_error(exc: BaseException, traceback_limit_bytes: int = 64 * 1024) -> 
 def decode_error(record: Mapping[str, Any]) -> Exception:
     """Rebuild what `encode_error` described, with the remote traceback as its cause.
 
-    The class is used only where its module is loaded already and it is an Exception; in every other case, also when
-    it does not take its own arguments, a RemoteError tells what happened.
+    The class is used only where its module is loaded already and it is an Exception that steers nobody; in every other
+    case, also when it does not take its own arguments, a RemoteError tells what happened.
     """
     name, message = str(record.get("type")), str(record.get("message", ""))
     args, trace = record.get("args"), record.get("traceback")
     error: Exception | None = None
     if args is not None:
-        with contextlib.suppress(Exception):
-            error = _loaded_exception(name)(*args)
-            if str(error) != message:  # a class that makes its text of its arguments would make it twice
-                error.args = tuple(args)
+        try:
+            rebuilt = _loaded_exception(name)(*args)
+            if str(rebuilt) != message:  # a class that makes its text of its arguments would make it twice
+                rebuilt.args = tuple(args)
+            error = rebuilt
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            pass  # such a class is told of, and not used
     if not isinstance(error, Exception):
         error = RemoteError(message, name)
     if trace:
@@ -84,6 +103,6 @@ def _loaded_exception(name: str) -> type[Exception]:
     found: object = sys.modules[module]
     for attribute in path:
         found = inspect.getattr_static(found, attribute)  # static: a lazy module would import something
-    if not (isinstance(found, type) and issubclass(found, Exception)):
-        raise LookupError(f"{name} is no Exception")
+    if not (isinstance(found, type) and issubclass(found, Exception)) or issubclass(found, _STEERING):
+        raise LookupError(f"{name} is no Exception, or one that steers")
     return found

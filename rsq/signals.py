@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -71,13 +72,21 @@ class Signal:
         return found
 
     def send(self, sender: object, **arguments: Any) -> None:
-        """Call all handlers, one after the other. Whatever they raise is logged."""
+        """Call all handlers, one after the other. Whatever they raise is logged; but who may press Ctrl-C is heard."""
         for handler, wanted in self.handlers:
             if wanted is None or wanted == sender:
                 try:
                     handler(sender=sender, **arguments)
-                except (Exception, SystemExit):
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt) and _may_be_pressed():
+                        raise
                     log.exception("a handler of %s failed: %r", self.name, handler)
+
+
+def _may_be_pressed() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt here. In the processes of workers it does not."""
+    here = threading.current_thread() is threading.main_thread()
+    return here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 before_publish = Signal("before_publish", "task_id", "args", "kwargs", "headers", "queue")

@@ -35,7 +35,17 @@ from rsq.codec import (
     encode_call,
     register_type,
 )
-from rsq.errors import DecodeError, EncodeError, MessageTooLarge, RemoteError, SettingsError
+from rsq.errors import (
+    DecodeError,
+    EncodeError,
+    MaxRetriesExceededError,
+    MessageTooLarge,
+    Reject,
+    Rejected,
+    RemoteError,
+    Retry,
+    SettingsError,
+)
 from rsq.remote import MAX_ERROR_BYTES, RemoteTraceback, decode_error, encode_error
 
 
@@ -762,3 +772,18 @@ class TestErrors:
         assert isinstance(back, FileNotFoundError)
         assert back.filename == "\udcff.txt"
         assert type(travel(ValueError("\udcff" * 20_000))) is RemoteError
+
+    def test_what_steers_is_told_as_an_error(self) -> None:
+        assert type(travel(Reject("no"))) is Rejected
+        assert str(travel(Reject("no"))) == "no"
+        assert type(travel(Retry("once more"))) is MaxRetriesExceededError
+        assert type(travel(Retry("once more", Retry("and", KeyError("k"))))) is KeyError
+        for name in ("rsq.errors.Retry", "rsq.errors.Ignore", "builtins.StopIteration", "builtins.StopAsyncIteration"):
+            assert type(decode_error({"type": name, "message": "", "args": []})) is RemoteError
+
+    @pytest.mark.parametrize("levels", [100, 508, 509, 510, 511, 1019, 1020, 1021, 1022, 1023])
+    def test_what_is_told_can_be_packed(self, levels: int) -> None:
+        value: list[Any] = []
+        for _ in range(levels):
+            value = [value]
+        encode(["FAILURE", 1, 0.5, encode_error(ValueError(value))])

@@ -19,7 +19,7 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock", "signals"},
+    {"errors", "states", "keys", "clock", "signals", "logs"},
     {"codec", "settings"},
     {"remote"},
     {"calls"},

@@ -16,6 +16,8 @@ from rsq.calls.retry import RetryPolicy, after_crashes, decide
 from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
 from rsq.states import State
 
+NOW_MS = 1_700_000_000_000
+
 
 def delivery(**meta: Any) -> Delivery:
     fields = [b"id", b"x1", b"task", b"t", b"body", codec.encode_call((), {}, None), b"meta", pack_meta(meta)]
@@ -30,6 +32,7 @@ def verdict(error: BaseException, policy: RetryPolicy | None = None, **meta: Any
         runtime_s=0.5,
         result_ttl_ms=1000,
         rng=random.Random(1),
+        now_ms=NOW_MS,
     )
 
 
@@ -144,3 +147,18 @@ def test_crashes_and_deliveries_are_bounded_apart() -> None:
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask, match=next(iter(options))):
         RetryPolicy(**options)
+
+
+@pytest.mark.parametrize(("expires_ms", "kind"), [(2000, Buried), (7200_000, Retried)])
+@pytest.mark.parametrize("error", [ValueError("no"), Retry(countdown=60)])
+def test_a_retry_that_would_come_after_it_has_expired_is_none(
+    error: Exception, expires_ms: int, kind: type[Verdict]
+) -> None:
+    policy = RetryPolicy(retry_backoff=60, retry_jitter=False)
+    assert type(verdict(error, policy, expires=NOW_MS + expires_ms)) is kind
+
+
+def test_a_retry_that_was_due_at_once_is() -> None:
+    again = verdict(Retry(countdown=-5))
+    assert isinstance(again, Retried)
+    assert again.delay_ms == 0

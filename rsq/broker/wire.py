@@ -17,5 +17,12 @@ def packed(*command: Argument) -> bytes:
 
 
 def packed_texts(*command: str | bytes) -> bytes:
-    """`packed` for a command without numbers."""
-    return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only
+    """`packed` for a command without numbers. Lone surrogates, as in names of files, travel as in `rsq.codec`."""
+    try:
+        return bytes(pack_command(command))  # type: ignore[arg-type]  # its stub takes one-tuples only
+    except UnicodeEncodeError:
+        return packed_texts(*[_encoded(part) for part in command])
+
+
+def _encoded(part: str | bytes) -> bytes:
+    return part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")

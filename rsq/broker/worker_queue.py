@@ -13,7 +13,7 @@ from rsq.broker.queue import Queue
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
-from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.message import Delivery, changed_meta
 from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure
 from rsq.errors import BrokerError, LeaseLost, WorkerLost
 from rsq.remote import encode_error
@@ -187,7 +187,7 @@ class WorkerQueue(Queue):
                     delivery.id,
                     delivery.task,
                     delivery.body,
-                    pack_meta(verdict.meta),
+                    changed_meta(delivery.meta_raw, delivery.meta, verdict.meta),
                     verdict.delay_ms,
                     *verdict.slot,
                 )

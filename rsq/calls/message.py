@@ -7,9 +7,11 @@ On the wire a message is a stream entry of four fields, always in this order: ``
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from msgpack import Packer, Unpacker  # type: ignore[import-untyped, unused-ignore]
 
 from rsq import codec
 from rsq.errors import DecodeError, SettingsError
@@ -127,6 +129,37 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
+
+
+def changed_meta(raw: bytes, old: Mapping[str, Any], new: Mapping[str, Any]) -> bytes:
+    """`pack_meta(new)`, where `new` is `old` with some changes, and `raw` is what `old` was unpacked from.
+
+    What others wrote travels on byte by byte: not all that can be unpacked can be packed again, or to the same bytes.
+    """
+    if new is old:
+        return raw
+    changes = {name: value for name, value in new.items() if name not in old or old[name] is not value}
+    kept = _entries(raw, {name.encode("utf-8", "surrogatepass") for name in {*changes, *(old.keys() - new.keys())}})
+    if not kept:
+        return pack_meta(changes)
+    added = [codec.encode(part, "meta") for pair in changes.items() for part in pair]
+    return bytes(Packer().pack_map_header(len(kept) + len(changes))) + b"".join((*kept, *added))
+
+
+def _entries(raw: bytes, without: Collection[bytes]) -> list[bytes]:
+    """The entries of a packed map, as they are, but for those with these names."""
+    if not raw:
+        return []
+    unpacker = Unpacker(raw=True, strict_map_key=False)
+    unpacker.feed(raw)
+    entries = []
+    for _ in range(unpacker.read_map_header()):
+        start = unpacker.tell()
+        name = unpacker.unpack()
+        unpacker.skip()
+        if not isinstance(name, bytes) or name not in without:
+            entries.append(raw[start : unpacker.tell()])
+    return entries
 
 
 class Delivery:

@@ -5,6 +5,7 @@ The default is to retry whatever failed with exponential backoff and then to kee
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from rsq.states import State
 
 REQUEUE_DELAY_MS = 1000
 """A message that its task put back comes again after this long, so that it cannot spin."""
+
+
+FOREIGN_TTL_MS = 86_400_000
+"""How long the failure of a message is readable whose task, and so whose options, cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,13 @@ def decide(
     runtime_s: float,
     result_ttl_ms: int | None,
     rng: random.Random,
+    now_ms: int,
 ) -> Verdict:
     """The verdict on an attempt that raised.
 
     error          what the body raised; Retry, Reject and Ignore steer
     result_ttl_ms  how long a caller may read the failure; None = nobody will
+    now_ms         by the server's clock: a retry that would come after the call has expired is none
     """
     if isinstance(error, Ignore):
         return Completed(delivery, "ignored", b"", 0)
@@ -107,8 +114,9 @@ def decide(
     else:
         wanted = isinstance(error, policy.autoretry_for) and not isinstance(error, policy.dont_autoretry_for)
         cause = error
-    if wanted and (max_retries is None or attempt <= max_retries):
-        delay_ms = policy.delay_ms(attempt, rng) if countdown_s is None else int(countdown_s * 1000)
+    delay_ms = policy.delay_ms(attempt, rng) if countdown_s is None else int(max(0.0, countdown_s) * 1000)
+    in_time = now_ms + delay_ms < delivery.meta.get("expires", math.inf)
+    if wanted and in_time and (max_retries is None or attempt <= max_retries):
         why = error_of({"type": type(cause).__name__, "message": codec.text_of(cause)})
         return Retried(delivery, "retried", {**delivery.meta, "attempt": attempt + 1}, delay_ms, why)
     reason = "time-limit" if delivery.overdue_s else "retries-exhausted" if wanted and attempt > 1 else "failed"
@@ -122,6 +130,11 @@ def bury(
     record = encode_error(error)
     result = b"" if result_ttl_ms is None else pack_failure(State.FAILURE, delivery.attempt, runtime_s, record)
     return Buried(delivery, reason, record, result, result_ttl_ms or 0)
+
+
+def bury_unusable(delivery: Delivery, error: BaseException) -> Buried:
+    """Give up a call at which rsq itself fails, not its body, so that it stops nobody: as it came, byte by byte."""
+    return bury(delivery, "internal", error, runtime_s=delivery.runtime_s, result_ttl_ms=FOREIGN_TTL_MS)
 
 
 def after_crashes(delivery: Delivery, policy: RetryPolicy, max_deliveries: int) -> tuple[str, WorkerLost] | None:

@@ -19,28 +19,33 @@ from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.calls.request import current
-from rsq.calls.retry import after_crashes, bury, decide
+from rsq.calls.retry import FOREIGN_TTL_MS, RetryPolicy, after_crashes, bury, decide
 from rsq.clock import ServerClock
-from rsq.errors import DecodeError, TaskRevoked, UnknownTask
+from rsq.errors import DecodeError, MaxRetriesExceededError, UnknownTask
 from rsq.settings import Settings
 from rsq.signals import task_failure, task_postrun, task_prerun, task_success
 from rsq.states import State
 from rsq.task import Task
-from rsq.worker import signalling as tell
-from rsq.worker.interrupt import Interrupt
+from rsq.worker import signalling
+from rsq.worker.interrupt import InCoroutine, InMainThread, Interrupt
+from rsq.worker.loops import close_loop, run_to_end
 from rsq.worker.permits import put_off, rules_of
 from rsq.worker.process import end_copy
-from rsq.worker.time_limits import Clock, Timed, exceeded
+from rsq.worker.time_limits import Limits, Timed, exceeded
 
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
 
-_FOREIGN_TTL_MS = 86_400_000
-"""How long the failure of a message is readable whose task, and so whose options, nobody here knows."""
+_NO_POLICY = RetryPolicy()
+"""Of a task that nobody here knows."""
 
 
 class Attempts:
-    """Runs deliveries of one app. One for each lane, for it runs one body at a time."""
+    """Runs deliveries of one app. One for each lane, for it runs one body at a time.
+
+    interrupt  the way to a plain function where it runs; None = it is not to be interrupted
+    limits     time limits of the bodies; None = there are none
+    """
 
     def __init__(
         self,
@@ -48,14 +53,15 @@ class Attempts:
         settings: Settings,
         clock: ServerClock,
         interrupt: Interrupt | None = None,
-        limits: Clock | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._tasks = tasks
         self._settings = settings
         self._clock = clock
         self._rng = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.interrupt = interrupt or Interrupt()
+        self._function = interrupt or InMainThread()
+        self._coroutine = InCoroutine()
         self._limits = limits
 
     def is_plain(self, delivery: Delivery) -> bool:
@@ -73,7 +79,7 @@ class Attempts:
             return rules_of(task, delivery)
         except Exception as error:
             refused = self._bury(delivery, "arguments", error, task)
-            tell.refused(task, delivery, refused)
+            signalling.refused(task, delivery, refused)
             return refused
 
     def permission(self, delivery: Delivery, rules: Rules, answer: Begin) -> Verdict | None:
@@ -83,7 +89,7 @@ class Attempts:
             return put_off(delivery, rules, answer)
         if answer.word == "superseded":
             superseded = self._skipped(delivery, task, "superseded")
-            tell.refused(task, delivery, superseded)
+            signalling.refused(task, delivery, superseded)
             return superseded
         return None
 
@@ -97,121 +103,108 @@ class Attempts:
         task = self._tasks.get(delivery.task)
         return task is not None and task.is_async
 
+    def throw(self, delivery: Delivery, error: BaseException) -> bool:
+        """Raise `error` in its body. From any other thread; False as `Interrupt.throw` says."""
+        return self._way(self.is_async(delivery)).throw(delivery, error)
+
     def run(self, delivery: Delivery) -> Verdict:
-        """Run the body, unless something speaks against it, and say what becomes of the message. Raises nothing."""
-        call = self._call_of(delivery)
-        if not isinstance(call, tuple):
-            return call
-        task, args, kwargs = call
-        token = current.set(delivery)
-        if task_prerun.handlers:
-            task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
-        timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
-        pid, started = os.getpid(), time.perf_counter()
+        """Run the body in this thread, unless something speaks against it, and say what becomes of the message.
+
+        Whatever the body raises is the body's; what this itself raises is a fault of rsq.
+        """
+        if self.is_async(delivery):
+            return run_to_end(self._own_loop(), self.arun(delivery))
+        run = self._begin(delivery)
+        if not isinstance(run, _Run):
+            return run
+        way, token, pid = self._function, current.set(delivery), os.getpid()
+        run.announce()
         try:
             try:
-                self.interrupt.enter(delivery)
-                if delivery.revoked:  # just now: who revoked it could not reach the body yet
-                    raise TaskRevoked
-                if timed is not None:
-                    timed.begin()
-                value = task.run(*args, **kwargs)
-                if task.is_async:
-                    value = self._finish(value if timed is None else self.interrupt.tell(value))
+                way.enter(delivery)
+                value = run.task.run(*run.args, **run.kwargs)
             finally:
                 if os.getpid() != pid:
                     end_copy(sys.exc_info()[1])
-                self.interrupt.leave()
-            if timed is not None:
-                timed.end()
+                way.leave()
+            run.end()
         except BaseException as error:  # SystemExit of a body is its failure, not the worker's end
-            self.interrupt.leave()  # once more: what was thrown may have come before it
-            delivery.runtime_s = time.perf_counter() - started
-            return self._failed(delivery, task, self._meant(delivery, error, timed), args, kwargs)
+            way.leave()  # once more: what was thrown may have come before it
+            return self._failed(run, run.meant(way.meant(delivery, error)))
         else:
-            delivery.runtime_s = time.perf_counter() - started
-            return self._succeeded(delivery, task, value, args, kwargs)
+            return self._succeeded(run, value)
         finally:
             current.reset(token)
 
     async def arun(self, delivery: Delivery) -> Verdict:
-        """`run` for a body that is a coroutine, on the running loop, as an asyncio task that runs nothing else."""
-        call = self._call_of(delivery)
-        if not isinstance(call, tuple):
-            return call
-        task, args, kwargs = call
+        """`run` for a body that is a coroutine, on the running loop, in a `LaneTask`."""
+        run = self._begin(delivery)
+        if not isinstance(run, _Run):
+            return run
+        way = self._coroutine
         current.set(delivery)  # in this asyncio task alone
-        if task_prerun.handlers:
-            task_prerun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs)
-        timed = self._limits.start(task, delivery) if self._limits and (task.is_timed or delivery.meta) else None
-        pid, started = os.getpid(), time.perf_counter()
+        run.announce()
+        pid = os.getpid()
         try:
-            self.interrupt.enter_coroutine(delivery)
-            if delivery.revoked:  # see above
-                raise TaskRevoked
-            if timed is not None:
-                timed.begin()
             try:
-                value = await (
-                    task.run(*args, **kwargs) if timed is None else self.interrupt.tell(task.run(*args, **kwargs))
-                )
+                way.enter(delivery)
+                body = run.task.run(*run.args, **run.kwargs)
+                value = await (body if run.timed is None else way.listen(body))
             finally:
                 if os.getpid() != pid:
                     end_copy(sys.exc_info()[1])
-            self.interrupt.leave_coroutine()
-            delivery.runtime_s = time.perf_counter() - started
-            if timed is not None:
-                timed.end()
+            way.leave()
+            run.end()
         except BaseException as error:  # see above
-            self.interrupt.leave_coroutine()
-            delivery.runtime_s = time.perf_counter() - started
-            return self._failed(delivery, task, self._meant(delivery, error, timed), args, kwargs)
-        return self._succeeded(delivery, task, value, args, kwargs)
+            stray = way.is_stray(error)
+            way.leave()
+            return self._failed(run, run.meant(way.meant(delivery, error)), stray)
+        return self._succeeded(run, value)
 
-    def _meant(self, delivery: Delivery, error: BaseException, timed: Timed | None) -> BaseException:
-        """Why the body failed, where `error` is only what it made of an interruption."""
-        error = self.interrupt.meant(delivery, error)
-        return error if timed is None else timed.meant(error)
+    def _way(self, is_async: bool) -> Interrupt:
+        return self._coroutine if is_async else self._function
 
-    def _call_of(self, delivery: Delivery) -> tuple[Task[..., Any], list[Any], dict[str, Any]] | Verdict:
-        """What to call; or the verdict, where something speaks against it."""
+    def _begin(self, delivery: Delivery) -> _Run | Verdict:
+        """What to run; or the verdict, where something speaks against it."""
         task = self._tasks.get(delivery.task)
         if task is None or delivery.meta or delivery.deliveries > 1 or delivery.problem or delivery.revoked:
             refused = self._refusal(delivery, task)
             if refused is not None:
-                tell.refused(task, delivery, refused)
+                signalling.refused(task, delivery, refused)
                 return refused
             assert task is not None, "an unknown task is refused"
+        timed = None
+        if self._limits is not None and (task.is_timed or delivery.meta):
+            # Arguments may be made to take for ever, too.
+            timed = self._limits.start(task, delivery, self._way(task.is_async).throw)
+        run = _Run(delivery, task, timed)
         try:
-            return task, *codec.decode_call(delivery.body)
+            run.args, run.kwargs = codec.decode_call(delivery.body)
         except DecodeError as error:
-            refused = self._bury(delivery, "undecodable", error, task)
-            tell.refused(task, delivery, refused)
+            refused = self._bury(delivery, "undecodable", run.meant(error), task)
+            signalling.refused(task, delivery, refused)
             return refused
+        return run
 
-    def _finish(self, coroutine: Any) -> Any:
-        """Run a coroutine on a loop that lives as long as this thread's work, so that clients may be kept on it."""
-        if self._loop is None:
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of this thread, which lives as long as its work, so that clients may be kept on it."""
+        if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        return self.interrupt.run(self._loop, coroutine)
+        return self._loop
 
     def close(self) -> None:
         """End the loop of `async def` tasks, if there is one."""
-        if self._loop is not None:
-            self.close_loop(self._loop)
-            self._loop = None
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            self.close_loop(loop)
 
     def close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """End a loop on which bodies ran, and what they have left on it."""
-        for client in {task.app.client for task in self._tasks.values()}:
-            loop.run_until_complete(client.leave_loop())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        close_loop(loop, *(client.leave_loop() for client in {task.app.client for task in self._tasks.values()}))
 
-    def _succeeded(
-        self, delivery: Delivery, task: Task[..., Any], value: object, args: list[Any], kwargs: dict[str, Any]
-    ) -> Verdict:
+    def _succeeded(self, run: _Run, value: object) -> Verdict:
+        delivery, task = run.delivery, run.task
         verdict: Verdict
         ttl_ms = self._result_ttl_ms(delivery, task)
         if delivery.revoked:
@@ -227,30 +220,33 @@ class Attempts:
                 # Running it again would not help: the same value would come out.
                 verdict = self._bury(delivery, "result", error.with_traceback(None), task)
         if delivery.revoked or task_postrun.handlers or task_success.handlers or task_failure.handlers:
-            tell.ended(task, delivery, args, kwargs, verdict, value)
+            signalling.ended(task, delivery, run.args, run.kwargs, verdict, value)
         return verdict
 
-    def _failed(
-        self, delivery: Delivery, task: Task[..., Any], error: BaseException, args: list[Any], kwargs: dict[str, Any]
-    ) -> Verdict:
+    def _failed(self, run: _Run, error: BaseException, stray: bool = False) -> Verdict:
+        delivery, task = run.delivery, run.task
         verdict: Verdict
         error.__traceback__ = _from_body(error.__traceback__)
         if delivery.revoked:
             verdict = revoked(delivery)
-        elif delivery.lease_lost:
-            # It was told to stop, so it has not failed. The lease may be lost on another queue alone, and this outcome
-            # be accepted: so it counts no attempt, and what was acknowledged early does not begin again.
+        elif delivery.lease_lost or stray:
+            # It was told to stop, or cancelled by a neighbour, so it has not failed. The lease may be lost on another
+            # queue alone, and this outcome be accepted: so it counts no attempt, and what was acknowledged early does
+            # not begin again.
             verdict = Released(delivery)
-        elif isinstance(error, TypeError) and not _fits(task, args, kwargs):
+        elif isinstance(error, TypeError) and not _fits(task, run.args, run.kwargs):
             verdict = self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
         else:
             verdict = self._decide(delivery, task, error, delivery.runtime_s)
-        tell.ended(task, delivery, args, kwargs, verdict, error)
+        signalling.ended(task, delivery, run.args, run.kwargs, verdict, error)
         return verdict
 
     def _decide(self, delivery: Delivery, task: Task[..., Any], error: BaseException, runtime_s: float) -> Verdict:
         ttl_ms = self._result_ttl_ms(delivery, task)
-        return decide(delivery, error, task.policy, runtime_s=runtime_s, result_ttl_ms=ttl_ms, rng=self._rng)
+        now_ms = self._clock.now_ms()
+        return decide(
+            delivery, error, task.policy, runtime_s=runtime_s, result_ttl_ms=ttl_ms, rng=self._rng, now_ms=now_ms
+        )
 
     def _refusal(self, delivery: Delivery, task: Task[..., Any] | None, may_expire: bool = True) -> Verdict | None:
         """A verdict without a run, or None."""
@@ -258,19 +254,27 @@ class Attempts:
             return self._bury(delivery, "undecodable", DecodeError(delivery.problem), None)
         if delivery.revoked:
             return revoked(delivery)
-        if task is None:
-            return self._unknown(delivery)
-        if delivery.overdue_s:
+        if delivery.overdue_s and task is not None:
             # Its process was killed for it; the attempt counts as one that raised this.
             return self._decide(delivery, task, exceeded(delivery.overdue_s), delivery.overdue_s)
-        lost = after_crashes(delivery, task.policy, self._settings.max_deliveries)
+        policy = _NO_POLICY if task is None else task.policy
+        lost = after_crashes(delivery, policy, self._settings.max_deliveries)
         if lost is not None:
             reason, error = lost
             return self._bury(delivery, reason, error, task)
+        if task is None:
+            return self._unknown(delivery)
         expires = delivery.meta.get("expires")
         if may_expire and expires is not None and expires <= self._clock.now_ms():
-            return self._skipped(delivery, task, "expired")
+            return self._expired(delivery, task)
         return None
+
+    def _expired(self, delivery: Delivery, task: Task[..., Any]) -> Verdict:
+        if delivery.attempt == 1:
+            return self._skipped(delivery, task, "expired")
+        # It was run, and it failed: not what "revoked" tells.
+        text = f"it expired before attempt {delivery.attempt} could start, and those before had failed"
+        return self._bury(delivery, "retries-exhausted", MaxRetriesExceededError(text), task)
 
     def _skipped(self, delivery: Delivery, task: Task[..., Any], why: str) -> Verdict:
         """It is not run any more; `why` is its counter, too."""
@@ -281,7 +285,7 @@ class Attempts:
     def _unknown(self, delivery: Delivery) -> Verdict:
         """A rolling deploy may have sent what only newer workers know: put it off, and give it up after the grace."""
         now_ms = self._clock.now_ms()
-        since_ms = delivery.meta.get("deferred_since", now_ms)
+        since_ms = min(now_ms, delivery.meta.get("deferred_since", now_ms))  # others may have written it
         grace_ms = self._settings.unknown_task_grace_s * 1000
         text = unknown_task_text(delivery.task, self._tasks)
         if now_ms - since_ms >= grace_ms:
@@ -289,8 +293,8 @@ class Attempts:
         delay_ms = max(100, int(grace_ms / UNKNOWN_TASK_TRIES))
         return Retried(delivery, "deferred", {**delivery.meta, "deferred_since": since_ms}, delay_ms, text)
 
-    def _bury(self, delivery: Delivery, reason: str, error: Exception, task: Task[..., Any] | None) -> Verdict:
-        ttl_ms = _FOREIGN_TTL_MS if task is None else self._result_ttl_ms(delivery, task)
+    def _bury(self, delivery: Delivery, reason: str, error: BaseException, task: Task[..., Any] | None) -> Verdict:
+        ttl_ms = FOREIGN_TTL_MS if task is None else self._result_ttl_ms(delivery, task)
         return bury(delivery, reason, error, runtime_s=delivery.runtime_s, result_ttl_ms=ttl_ms)
 
     def _result_ttl_ms(self, delivery: Delivery, task: Task[..., Any]) -> int | None:
@@ -302,6 +306,40 @@ class Attempts:
             return None
         expires_s = delivery.meta.get("result_expires")
         return options.result_ttl_ms if expires_s is None else max(1, int(expires_s * 1000))
+
+
+class _Run:
+    """One body that runs, or is about to."""
+
+    __slots__ = ("args", "delivery", "kwargs", "started", "task", "timed")
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def __init__(self, delivery: Delivery, task: Task[..., Any], timed: Timed | None) -> None:
+        self.delivery = delivery
+        self.task = task
+        self.timed = timed
+        self.started = 0.0
+
+    def announce(self) -> None:
+        """It begins."""
+        task = self.task
+        if task_prerun.handlers:
+            task_prerun.send(task, task_id=self.delivery.id, task=task, args=self.args, kwargs=self.kwargs)
+        self.started = time.perf_counter()
+
+    def end(self) -> None:
+        """It has ended by itself. Raises TimeLimitExceeded if it was told to end before."""
+        self.delivery.runtime_s = time.perf_counter() - self.started
+        if self.timed is not None:
+            self.timed.end()
+
+    def meant(self, error: BaseException) -> BaseException:
+        """It has ended with this error: why it has failed."""
+        if self.started:
+            self.delivery.runtime_s = time.perf_counter() - self.started
+        return error if self.timed is None else self.timed.meant(error)
 
 
 def _from_body(trace: TracebackType | None) -> TracebackType | None:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rsq import codec
@@ -18,12 +18,14 @@ from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
-from rsq.calls.retry import error_of
-from rsq.errors import BrokerUnavailable, DecodeError, LeaseLost
+from rsq.calls.retry import bury_unusable, error_of
+from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeError, LeaseLost
+from rsq.logs import guarded
+from rsq.worker.board import ChildBoard
 from rsq.worker.wakeup import Bell
 
-log = logging.getLogger("rsq.task")
-broker_log = logging.getLogger("rsq.worker")
+log = guarded("rsq.task")
+broker_log = guarded("rsq.worker")
 
 MOST_VERDICTS = 500
 MOST_BYTES = 8 * 1024 * 1024
@@ -36,6 +38,20 @@ PAUSE_S = (0.05, 1.0)
 """First and longest wait before a commit is repeated."""
 
 
+MOST_REFUSALS = 4
+"""So often a commit is repeated that the server refuses, before each of its outcomes is written by itself."""
+
+REFUSED_AGAIN_S = 10.0
+"""Wait before an outcome is tried again that the server refuses in every form."""
+
+ALL_PAUSE_S = 0.001
+"""Wait between two looks whether all is written."""
+
+
+class _GaveUp(Exception):
+    """The worker ends, and the server is away."""
+
+
 class Committer:
     """Writes verdicts, in its own thread. A commit whose reply was lost is repeated: the scripts recognise it."""
 
@@ -43,6 +59,7 @@ class Committer:
         self,
         link: Link,
         queues: Mapping[str, WorkerQueue],
+        board: ChildBoard,
         on_lease_lost: Callable[[str], None],
         on_failure: Callable[[], None],
         on_caught_up: Callable[[], None],
@@ -50,6 +67,7 @@ class Committer:
     ) -> None:
         self._link = link
         self._queues = queues
+        self._board = board
         self._on_lease_lost = on_lease_lost
         self._on_failure = on_failure
         self._on_caught_up = on_caught_up
@@ -57,6 +75,8 @@ class Committer:
         self._verdicts = deque[Verdict]()
         self._wakes = deque[tuple[str, str, bytes]]()
         self._in_flight: list[Verdict] = []
+        self._refused: list[Verdict] = []
+        self._refused_at = 0.0
         self._sleeping = False
         self._wakeup = Bell()
         self._writing = threading.Lock()
@@ -100,6 +120,12 @@ class Committer:
         if self._verdicts or self._in_flight:
             self._wakeup.set()
 
+    def write_all(self, goes_on: Callable[[], bool]) -> None:
+        """Return when all outcomes are written that wait now, or `goes_on` says no."""
+        while (self._verdicts or self._in_flight) and goes_on():
+            self._wakeup.set()
+            time.sleep(ALL_PAUSE_S)
+
     def drop_wakes(self, queue: str, entry_ids: list[bytes], consumer: str) -> None:
         """Settle entries that carried no call."""
         self._wakes.extend((consumer, queue, entry_id) for entry_id in entry_ids)
@@ -109,13 +135,13 @@ class Committer:
     @property
     def is_behind(self) -> bool:
         """Whether too many verdicts wait to be written: the server is slower than the bodies, or away."""
-        return len(self._verdicts) > MOST_WAITING
+        return len(self._verdicts) + len(self._refused) > MOST_WAITING
 
     def held(self) -> list[Delivery]:
         """Deliveries whose verdict is not known to be written."""
-        # In this order: a verdict only moves from the first list to the second.
+        # In this order: a verdict only moves from the first list to the second, and on to the third.
         waiting = list(self._verdicts)
-        return [verdict.delivery for verdict in (*waiting, *self._in_flight)]
+        return [verdict.delivery for verdict in (*waiting, *self._in_flight, *self._refused)]
 
     def close(self, timeout_s: float) -> bool:
         """Write what is left, then end. False when it could not be written in time."""
@@ -123,25 +149,33 @@ class Committer:
         self._wakeup.set()
         self._thread.join(timeout_s)
         self._link.close()
-        return not self._thread.is_alive() and not self._gave_up
+        return not self._thread.is_alive() and not self._gave_up and not self._refused
 
     def _run(self) -> None:
-        while True:
-            self._sleeping = True
-            if not self._verdicts and not self._wakes and not self._in_flight and not self._closed:
-                self._wakeup.wait()
-            self._sleeping = False
-            try:
-                while self._verdicts or self._wakes or self._in_flight:
+        try:
+            while not self._closed or self._has_work:
+                self._sleeping = True
+                if not self._has_work and not self._closed:
+                    self._wakeup.wait(REFUSED_AGAIN_S if self._refused else -1)
+                self._sleeping = False
+                self._take_up_refused()
+                while self._has_work:
                     with self._writing:
                         self._commit()
-            except Exception:
-                # Outcomes that cannot be written must not pile up unseen: what this child holds goes to others.
-                broker_log.exception("the committer failed")
-                self._on_failure()
-                return
-            if self._closed:
-                return
+        except BaseException:
+            # Outcomes that cannot be written must not pile up unseen: what this child holds goes to others.
+            broker_log.exception("the committer failed")
+            self._on_failure()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._verdicts or self._wakes or self._in_flight)
+
+    def _take_up_refused(self) -> None:
+        """What the server has refused is tried again from time to time: somebody may have mended it."""
+        if self._refused and (self._closed or time.monotonic() >= self._refused_at + REFUSED_AGAIN_S):
+            self._verdicts.extend(self._refused)
+            self._refused = []
 
     def _commit(self, patient: bool = True) -> None:
         batch, was_behind = self._in_flight, self.is_behind
@@ -162,55 +196,116 @@ class Committer:
             consumer, name, entry_id = self._wakes.popleft()
             wakes[consumer, False][name].append(entry_id)
         for fence in {*verdicts, *wakes}:
-            calls: list[ScriptCall] = []
-            consumer = fence[0]
-            for name, some in verdicts[fence].items():
-                calls += self._queues[name].commit_calls(consumer, some)
-            for name, entry_ids in wakes[fence].items():
-                calls.append(self._queues[name].drop_wakes_call(consumer, entry_ids))
-            mine = [verdict for some in verdicts[fence].values() for verdict in some]
+            consumer, mine = fence[0], verdicts[fence]
             try:
-                written = self._write(calls, consumer, patient)
+                doubtful = self._write(consumer, mine, wakes[fence], patient)
+                for name in doubtful:
+                    mine[name] = self._write_singly(consumer, name, mine[name])
             except LeaseLost:
-                outcomes = sum(type(verdict) is not Released for verdict in mine)
+                outcomes = sum(type(verdict) is not Released for some in mine.values() for verdict in some)
                 if outcomes:
                     broker_log.warning("%s lost its lease: %d outcomes are not committed", consumer, outcomes)
                 self._on_lease_lost(consumer)
+            except _GaveUp as error:
+                broker_log.error("%d outcomes could not be committed: %s", len(batch), error)
+                self._gave_up = True
             else:
-                if written:
-                    self._report(mine)
-                else:
-                    self._gave_up = True
+                for some in mine.values():
+                    self._report(some)
         self._in_flight = []
+        self._board.commit_beat = time.monotonic() if self._has_work else 0.0
         if was_behind and not self.is_behind:
             self._on_caught_up()
 
-    def _write(self, calls: list[ScriptCall], consumer: str, patient: bool) -> bool:
+    def _write(
+        self, consumer: str, verdicts: Mapping[str, list[Verdict]], wakes: Mapping[str, list[bytes]], patient: bool
+    ) -> set[str]:
         """Until all is written, however long the server is away: the fence decides then whether it still counts.
 
-        False when it gave up, as the worker ends.
+        Gives the queues of which something can never be written like this: it cannot be packed, or is refused.
         """
-        pause_s = PAUSE_S[0]
+        calls: list[tuple[str, ScriptCall]] = []
+        doubtful: set[str] = set()
+        for name, some in verdicts.items():
+            try:
+                calls += [(name, call) for call in self._queues[name].commit_calls(consumer, some)]
+            except Exception:
+                doubtful.add(name)
+        for name, entry_ids in wakes.items():
+            calls.append((name, self._queues[name].drop_wakes_call(consumer, entry_ids)))
+        pauses_s, refusals = _pauses(), 0
         while calls:
             try:
-                replies = self._link.run_many(calls)
-            except BrokerUnavailable as error:
-                replies = [error] * len(calls)
-            if any(reply == -1 for reply in replies if isinstance(reply, int)):
-                raise LeaseLost(consumer)
-            failed = [(call, reply) for call, reply in zip(calls, replies, strict=True) if isinstance(reply, Exception)]
-            calls = [call for call, _ in failed]
-            if failed and not patient:
-                raise failed[0][1]
+                replies = self._ask([call for _, call in calls])
+            except Exception:
+                return doubtful | {name for name, _ in calls}
+            failed = [
+                (*call, reply) for call, reply in zip(calls, replies, strict=True) if isinstance(reply, Exception)
+            ]
+            calls = [(name, call) for name, call, _ in failed]
             if failed:
-                if self._closed and pause_s >= PAUSE_S[1]:
-                    broker_log.error("%d outcomes could not be committed: %s", len(self._in_flight), failed[0][1])
-                    return False
-                level = logging.WARNING if isinstance(failed[0][1], BrokerUnavailable) else logging.ERROR
-                broker_log.log(level, "commit failed, again in %.1f s: %s", pause_s, failed[0][1])
-                time.sleep(pause_s)
-                pause_s = min(PAUSE_S[1], pause_s * 2)
-        return True
+                refusals += all(isinstance(reply, BrokerRefused) for *_, reply in failed)
+                if refusals > MOST_REFUSALS:
+                    return doubtful | {name for name, _ in calls}
+                self._pause(failed[0][2], pauses_s, patient)
+        return doubtful
+
+    def _write_singly(self, consumer: str, name: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """One after the other, so that none fails for another's sake. Gives them as they were written.
+
+        One that cannot be written is given up in its place. Where the server refuses that, too, it keeps the outcome.
+        """
+        written: list[Verdict] = []
+        for verdict in verdicts:
+            error = self._write_one(consumer, name, verdict)
+            if error is not None:
+                verdict = bury_unusable(verdict.delivery, error)
+                error = self._write_one(consumer, name, verdict)
+            if error is None:
+                written.append(verdict)
+            else:
+                broker_log.error("no outcome of %s can be written, it is kept: %s", verdict.delivery.id, error)
+                self._refused.append(verdict)
+                self._refused_at = time.monotonic()
+        return written
+
+    def _write_one(self, consumer: str, name: str, verdict: Verdict) -> Exception | None:
+        """None when it is written, however long the server is away; else why it never will be."""
+        pauses_s = _pauses()
+        while True:
+            try:
+                (reply,) = self._ask(self._queues[name].commit_calls(consumer, [verdict]))
+            except LeaseLost:
+                raise
+            except Exception as error:
+                return error
+            if not isinstance(reply, Exception):
+                return None
+            if not isinstance(reply, BrokerUnavailable):
+                return reply
+            self._pause(reply, pauses_s, True)
+
+    def _ask(self, calls: list[ScriptCall]) -> list[Any]:
+        """The replies, errors of the server among them. Raises LeaseLost, and whatever packing them raises."""
+        self._board.commit_beat = time.monotonic()
+        try:
+            replies = self._link.run_many(calls)
+        except BrokerError as error:
+            return [error] * len(calls)
+        if any(reply == -1 for reply in replies if isinstance(reply, int)):
+            raise LeaseLost("the consumer is not registered any more")
+        return replies
+
+    def _pause(self, error: Exception, pauses_s: Iterator[float], patient: bool) -> None:
+        """Before a commit is repeated. Raises the error where nobody waits for it, and _GaveUp at the worker's end."""
+        if not patient:
+            raise error
+        pause_s = next(pauses_s)
+        if self._closed and pause_s >= PAUSE_S[1]:
+            raise _GaveUp(error)
+        level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
+        broker_log.log(level, "commit failed, again in %.1f s: %s", pause_s, error)
+        time.sleep(pause_s)
 
     def _report(self, batch: list[Verdict]) -> None:
         info = log.isEnabledFor(logging.INFO)
@@ -253,3 +348,11 @@ def _arguments(delivery: Delivery) -> Any:
         return codec.decode_call(delivery.body)
     except DecodeError:
         return delivery.body
+
+
+def _pauses() -> Iterator[float]:
+    """Waits before the repeats of one commit."""
+    pause_s = PAUSE_S[0]
+    while True:
+        yield pause_s
+        pause_s = min(PAUSE_S[1], pause_s * 2)

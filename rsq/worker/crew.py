@@ -23,10 +23,10 @@ from rsq.worker.executors.lane import Surroundings
 from rsq.worker.fetcher import Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
-from rsq.worker.interrupt import Interrupt, ThreadInterrupt
+from rsq.worker.interrupt import InMainThread, InThread
 from rsq.worker.prefetch import Prefetch
-from rsq.worker.time_limits import Watch
 from rsq.worker.turns import Turns
+from rsq.worker.watch import Watch
 
 READ_MARGIN_S = 2.0
 """A blocking read that is this late has lost its peer."""
@@ -73,6 +73,7 @@ class Crew:
         self._committer = Committer(
             self._make_link(),
             {queue.name: queue for queue in queues},
+            board,
             on_lease_lost=lambda consumer: self._fetcher.fence(consumer),
             on_failure=on_failure or self._inbox.close,
             on_caught_up=self._inbox.hungry.set,
@@ -88,7 +89,7 @@ class Crew:
             links=LinkPool(self._endpoint, COMMIT_TIMEOUT_S),
             attempts=partial(Attempts, tasks, settings, clock),
             watch=self._watch,
-            interrupt=Interrupt if main_thread else ThreadInterrupt,
+            serving=InMainThread if main_thread else InThread,
             wear=wear or Wear(),
             hand_back=self.stop,
         )

@@ -1,8 +1,10 @@
-"""Raising an error inside a body that runs, from another thread of the process.
+"""Raising an error inside a body that runs, from another thread of the process: one class for each way to reach it.
 
-In the main thread by a signal, which also ends a sleep or a read. In a coroutine by cancelling it: its body sees
-CancelledError (or its soft limit, as what it is), and the error is what the run failed with. In another thread as soon
-as it executes Python code: a sleep, a read or a C function ends first.
+In the main thread by a signal, which also ends a sleep or a read. In another thread as soon as it executes Python code:
+a sleep, a read or a C function ends first. In a coroutine by cancelling it: its body sees CancelledError (or its soft
+limit, as what it is), and the error is what the run failed with.
+
+A thread is struck in the code of its body alone, see `may_strike`: who throws hears when it was not, and throws again.
 """
 
 from __future__ import annotations
@@ -13,126 +15,125 @@ import ctypes
 import signal
 import sys
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded
+from rsq.worker.loops import LaneTask
 
 SIGNAL = signal.SIGUSR1
 """Taken by rsq in the processes that run bodies."""
 
+_GUARDED = ("logging", "threading", "queue", "importlib", "concurrent.futures", "rsq")
+"""Packages whose code an error must not leave half done: a lock would stay taken, a limit be swallowed."""
 
-class Interrupt:
-    """What stands between whoever interrupts and the one body that runs in the main thread, or in a coroutine."""
+_BODIES = ("rsq.task", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
+"""Parts of rsq that bodies consist of, or that call them."""
+
+_WAITS: frozenset[CodeType | tuple[str, str]] = frozenset(
+    {threading.Condition.wait.__code__, ("rsq.broker.listener", "_read")}
+)
+"""Where a thread waits, for as long as it takes, and cleans up when the wait is interrupted."""
+
+
+_WAITING = ("threading", "queue", "concurrent.futures", "rsq.broker", "rsq.result")
+"""Who calls them, and is as ready to be interrupted as they are."""
+
+_BEGINS = (threading.Thread.run.__code__, vars(threading.Thread)["_bootstrap_inner"].__code__)
+"""Where the code of a thread begins."""
+
+
+def may_strike(frame: FrameType | None) -> bool:
+    """Whether an error may be raised in a thread that stands there: in its body, and in nothing that would be hurt."""
+    waits = inside = False
+    while frame is not None:
+        name, code = frame.f_globals.get("__name__", ""), frame.f_code
+        if name.startswith("rsq.worker.") or code in _BEGINS:
+            return inside
+        if not waits and (code in _WAITS or (name, code.co_name) in _WAITS):
+            # From here on out all stand ready for it. A Condition waits once it has let go of its lock.
+            waits = code is not threading.Condition.wait.__code__ or "gotit" in frame.f_locals
+        hurt = _is_of(name, _GUARDED) and not _is_of(name, _BODIES) and not (waits and _is_of(name, _WAITING))
+        if hurt or code.co_name == "__del__":
+            return False
+        inside = True
+        frame = frame.f_back
+    return inside
+
+
+def _is_of(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in packages)
+
+
+class Interrupt(ABC):
+    """The way to the bodies of one lane, of which one runs at a time."""
 
     def __init__(self) -> None:
         self._inside: Delivery | None = None
-        self._thrown: tuple[Delivery, BaseException] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._coroutine: asyncio.Task[Any] | None = None
-        self._installed = False
 
-    def install(self) -> None:
-        """Make the main thread hear. Called in the main thread."""
-        signal.signal(SIGNAL, self._on_signal)
-        self._installed = True
-
+    @abstractmethod
     def enter(self, delivery: Delivery) -> None:
-        """The body of this delivery begins in this thread."""
-        self._inside = delivery
+        """The body of this delivery begins. Called where it runs."""
 
-    def enter_coroutine(self, delivery: Delivery) -> None:
-        """The body of this delivery begins in the coroutine that calls this."""
-        self._thrown = None
-        self._coroutine = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._inside = delivery
-
+    @abstractmethod
     def leave(self) -> None:
-        """It has ended: nothing is raised any more."""
-        self._inside = None
+        """It has ended: nothing is raised any more. Repeatable."""
 
-    def leave_coroutine(self) -> None:
-        """The same for a body that was entered as a coroutine."""
-        self._inside = self._loop = self._coroutine = None
+    @abstractmethod
+    def throw(self, delivery: Delivery, error: BaseException) -> bool:
+        """Raise `error` in the body of this delivery. From any other thread.
 
-    def run(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, object]) -> object:
-        """Run the coroutine of the body that was entered to its end."""
-        late = self._go_in(loop)
-        self._coroutine = loop.create_task(coroutine)
-        if late:
-            self._coroutine.cancel()
-        try:
-            return loop.run_until_complete(self._coroutine)
-        finally:
-            self._loop = self._coroutine = None
-
-    def throw(self, delivery: Delivery, error: BaseException, again: bool = False) -> None:
-        """Raise `error` in the body of this delivery, if it still runs. From any other thread.
-
-        again  also in one that has caught an error of this kind before, or is about to get it
+        False: it has not been raised, for that body has not begun, has ended, or cannot be struck just now. The same
+        error may be thrown again, and is raised once; of two that have not been raised yet the soft one is dropped.
         """
-        loop = self._loop
-        if loop is not None:
-            self._cancel_on(loop, delivery, error)
-        elif self._installed:
-            self._thrown = (delivery, error)
-            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     def meant(self, delivery: Delivery, error: BaseException) -> BaseException:
         """What was thrown, where `error` is only how it arrived in the body."""
-        thrown, self._thrown = self._thrown, None
-        if thrown is None or thrown[0] is not delivery:
-            return error
-        bare = type(error) is type(thrown[1]) and not error.args
-        if bare or isinstance(error, asyncio.CancelledError):
-            return thrown[1].with_traceback(error.__traceback__)
         return error
 
-    async def tell(self, coroutine: Coroutine[Any, Any, object]) -> object:
-        """Run the coroutine of a body with a time limit: it sees the soft one as what it is, not as a cancellation."""
-        try:
-            return await _Listening(coroutine, self._take_soft)
-        except _SoftCancellation as error:
-            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
 
-    def _take_soft(self) -> SoftTimeLimitExceeded | None:
-        """The soft limit, where that is what the cancellation stands for."""
-        if self._thrown is None or not isinstance(self._thrown[1], SoftTimeLimitExceeded):
-            return None
-        error, self._thrown = self._thrown[1], None
-        return error
+class InMainThread(Interrupt):
+    """By a signal."""
 
-    def _go_in(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """From now on the way is by the loop. True: an error is on its way already."""
-        self._loop = loop
-        return False
+    def __init__(self) -> None:
+        super().__init__()
+        self._thrown: tuple[Delivery, BaseException] | None = None
+        self._raised: BaseException | None = None
 
-    def _cancel_on(self, loop: asyncio.AbstractEventLoop, delivery: Delivery, error: BaseException) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the body with it
-            loop.call_soon_threadsafe(self._cancel, delivery, error)
+    def install(self) -> None:
+        """Make the main thread hear. Called in it."""
+        signal.signal(SIGNAL, self._on_signal)
 
-    def _cancel(self, delivery: Delivery, error: BaseException) -> None:
-        """On the loop: nothing runs there meanwhile, so it cannot be another's coroutine."""
-        if self._inside is delivery and self._coroutine is not None:
+    def enter(self, delivery: Delivery) -> None:
+        self._inside = delivery
+
+    def leave(self) -> None:
+        self._inside = self._raised = None
+
+    def throw(self, delivery: Delivery, error: BaseException) -> bool:
+        if self._raised is error:
+            return True
+        if self._inside is not delivery:
+            return False
+        waiting = self._thrown
+        if waiting is None or waiting[0] is not delivery or not isinstance(error, SoftTimeLimitExceeded):
             self._thrown = (delivery, error)
-            self._coroutine.cancel()
+        signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+        return False  # unless the handler finds a good place for it, which the next one will hear
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         thrown = self._thrown
-        if thrown is None or thrown[0] is not self._inside:
-            return
-        self._thrown = None
-        if self._loop is not None:
-            self._cancel_on(self._loop, *thrown)
-            return
-        raise thrown[1]
+        if thrown is not None and thrown[0] is self._inside and may_strike(frame):
+            self._thrown, self._raised = None, thrown[1]
+            raise thrown[1]
 
 
-class ThreadInterrupt(Interrupt):
-    """The same for a body in a thread that is not the main one.
+class InThread(Interrupt):
+    """In a thread that is not the main one.
 
     The interpreter raises a class there, without arguments, at some later instruction of that thread: so who leaves a
     body takes back what has not arrived, before the thread does anything else.
@@ -142,6 +143,7 @@ class ThreadInterrupt(Interrupt):
         super().__init__()
         self._lock = threading.Lock()
         self._thread = 0
+        self._thrown: BaseException | None = None
         self._on_its_way = False
 
     def enter(self, delivery: Delivery) -> None:
@@ -158,27 +160,30 @@ class ThreadInterrupt(Interrupt):
                 return
             except BaseException as error:
                 # It arrived here, too late.
-                if self._thrown is None or type(error) is not type(self._thrown[1]):
+                if self._thrown is None or type(error) is not type(self._thrown):
                     raise
 
-    def throw(self, delivery: Delivery, error: BaseException, again: bool = False) -> None:
+    def throw(self, delivery: Delivery, error: BaseException) -> bool:
+        # Whoever has just got the interpreter keeps it for a while: nothing moves between the look and the strike.
+        time.sleep(0)
         with self._lock:
             if self._inside is not delivery:
-                return
-            if self._loop is not None:
-                self._cancel_on(self._loop, delivery, error)
-            elif again or not self._on_its_way or self._thrown is None or type(self._thrown[1]) is not type(error):
-                self._thrown = (delivery, error)
-                self._on_its_way = True
+                return False
+            if self._thrown is not error:
+                if not may_strike(sys._current_frames().get(self._thread)):
+                    return False
+                self._thrown, self._on_its_way = error, True
                 _raise_in(self._thread, type(error))
+            return True
 
-    def _go_in(self, loop: asyncio.AbstractEventLoop) -> bool:
-        with self._lock:
-            self._loop = loop
-            return self._take_back()
+    def meant(self, delivery: Delivery, error: BaseException) -> BaseException:
+        thrown, self._thrown = self._thrown, None
+        if thrown is not None and type(error) is type(thrown) and not error.args:
+            return thrown.with_traceback(error.__traceback__)
+        return error
 
-    def _take_back(self) -> bool:
-        """Whether something was on its way. It may have arrived already."""
+    def _take_back(self) -> None:
+        """It may have arrived already."""
         was, self._on_its_way = self._on_its_way, False
         if was:
             # By another one in its place, which arrives here. Taken back by nothing it would leave a flag standing in
@@ -187,11 +192,95 @@ class ThreadInterrupt(Interrupt):
                 _raise_in(self._thread, _Arrived)
                 while True:
                     pass
-        return was
+
+
+class _Arrived(BaseException):
+    """Takes the place of what is on its way to a thread."""
+
+
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have an error raised in a thread of Python, in place of what was on its way there."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+class InCoroutine(Interrupt):
+    """By the loop, on which nothing else runs meanwhile: so it cannot be another's coroutine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._task: LaneTask | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told: BaseException | None = None
+        self._thrown: BaseException | None = None
+
+    def enter(self, delivery: Delivery) -> None:
+        task = asyncio.current_task()
+        assert isinstance(task, LaneTask), "bodies run in one"
+        task.enter()
+        self._task, self._loop, self._thrown, self._inside = task, task.get_loop(), None, delivery
+
+    def leave(self) -> None:
+        if self._task is not None:
+            self._task.leave()
+        self._inside = self._task = self._loop = self._told = None
+
+    def throw(self, delivery: Delivery, error: BaseException) -> bool:
+        loop = self._loop
+        if loop is None or self._inside is not delivery:
+            return False
+        if self._told is not error:
+            self._told = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the body with it
+                loop.call_soon_threadsafe(self._cancel, delivery, error)
+        return True
+
+    def meant(self, delivery: Delivery, error: BaseException) -> BaseException:
+        thrown, self._thrown = self._thrown, None
+        if thrown is not None and isinstance(error, asyncio.CancelledError):
+            return thrown.with_traceback(error.__traceback__)
+        return _soft_alone(error)
+
+    def is_stray(self, error: BaseException) -> bool:
+        """Whether it is a cancellation by the body of another call, which has nothing to do with this one."""
+        return (
+            isinstance(error, asyncio.CancelledError)
+            and self._thrown is None
+            and self._task is not None
+            and self._task.cancelled_by_another
+        )
+
+    async def listen(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        """Run the coroutine of a body with a time limit: it sees the soft one as what it is, not as a cancellation."""
+        try:
+            return await _Listening(coroutine, self._take_soft)
+        except _SoftCancellation as error:
+            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
+
+    def _take_soft(self) -> SoftTimeLimitExceeded | None:
+        """The soft limit, where that is what the cancellation stands for."""
+        if not isinstance(self._thrown, SoftTimeLimitExceeded):
+            return None
+        error, self._thrown = self._thrown, None
+        return error
+
+    def _cancel(self, delivery: Delivery, error: BaseException) -> None:
+        if self._inside is delivery and self._task is not None:
+            self._thrown = error
+            self._task.cancel()
 
 
 class _SoftCancellation(SoftTimeLimitExceeded, asyncio.CancelledError):
     """For the body the one, for all of asyncio between it and its loop (task groups, timeouts) the other."""
+
+
+def _soft_alone(error: BaseException) -> BaseException:
+    """The soft limit, where a task group of Python 3.11 or 3.12 has wrapped nothing but that."""
+    inner = error
+    while type(inner).__name__ in ("BaseExceptionGroup", "ExceptionGroup") and len(inner.exceptions) == 1:  # type: ignore[attr-defined]
+        inner = inner.exceptions[0]  # type: ignore[attr-defined]
+    if not isinstance(inner, _SoftCancellation):
+        return error
+    return SoftTimeLimitExceeded(*inner.args).with_traceback(error.__traceback__)
 
 
 class _Listening(Generator[Any, Any, Any]):
@@ -220,12 +309,3 @@ class _Listening(Generator[Any, Any, Any]):
         if sys.version_info >= (3, 11) and task is not None:
             task.uncancel()  # the body may await what it likes while it cleans up
         return self._coroutine.throw(_SoftCancellation(*soft.args))
-
-
-class _Arrived(BaseException):
-    """Takes the place of what is on its way to a thread."""
-
-
-def _raise_in(thread: int, error: type[BaseException]) -> None:
-    """Have an error raised in a thread of Python, in place of what was on its way there."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))

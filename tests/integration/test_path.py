@@ -22,7 +22,7 @@ from rsq import (
     codec,
 )
 from rsq.calls.message import pack_meta
-from rsq.errors import DecodeError, EncodeError, MessageTooLarge, Reject, UnknownTask
+from rsq.errors import DecodeError, EncodeError, MessageTooLarge, Rejected, UnknownTask
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
@@ -191,7 +191,7 @@ def test_a_result_that_cannot_be_kept_is_a_failure(app: App, kind: str, error: t
 def test_reject_and_ignore(app: App) -> None:
     with pytest.raises(Exception, match="not for me") as caught:
         tasks.steer.delay("reject").get(timeout=20)
-    assert isinstance(caught.value, Reject)
+    assert isinstance(caught.value, Rejected)
     assert totals(app).dead == 1
     ignored = tasks.steer.delay("ignore")
     wait_until(lambda: settled(app), what="the ignored task to end")

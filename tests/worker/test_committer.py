@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.dead_letters import dead_letters
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Completed
 from rsq.settings import Settings
+from rsq.worker.board import Board
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
+from tests.conftest import MakeServer
 from tests.helpers import wait_until
 
 
@@ -27,10 +31,12 @@ class Office:
         self.queue.register(self.link, "alice")
         self.caught_up = threading.Event()
         self.failed = threading.Event()
+        self.board = Board(1, slots=1).child(0)
         self.written = Link(Endpoint(url), 5)
         self.committer = Committer(
             self.written,
             {"default": self.queue},
+            self.board,
             on_lease_lost=lambda consumer: None,
             on_failure=self.failed.set,
             on_caught_up=self.caught_up.set,
@@ -122,3 +128,69 @@ def test_it_says_when_it_has_caught_up(office: Office) -> None:
     behind.append(office.committer.is_behind)
     assert behind == [True, False]
     wait_until(lambda: office.succeeded() == number)
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ValueError("not a word")
+
+
+def test_one_that_cannot_be_packed_takes_no_other_along(office: Office) -> None:
+    deliveries = office.deliveries(3)
+    for delivery in deliveries:
+        office.committer.put(done(delivery))
+    broken = office.deliveries(1)[0]
+    office.committer._verdicts.insert(1, Completed(broken, "succeeded", b"x", cast(Any, Unspeakable())))
+    office.start()
+    wait_until(lambda: office.committer.held() == [], what="all to be written")
+    assert office.succeeded() == 3
+    (letter,) = dead_letters(office.link, office.queue)
+    assert (letter.id, letter.reason) == (broken.id, "internal")
+    assert not office.failed.is_set()
+
+
+def test_all_that_waits_is_written_before_who_asks_goes_on(office: Office) -> None:
+    office.start()
+    office.committer.leave_to_me()
+    for delivery in office.deliveries(3):
+        office.committer.put(done(delivery))
+    office.committer.write_all(lambda: True)
+    assert office.succeeded() == 3
+    assert office.committer.held() == []
+
+
+def test_nobody_waits_for_it_longer_than_he_may(office: Office) -> None:
+    for delivery in office.deliveries(1):  # and no thread that would write it
+        office.committer.put(done(delivery))
+    looks = iter([True, True, False])
+    office.committer.write_all(lambda: next(looks))
+    assert office.succeeded() == 0
+    office.start()
+
+
+def test_the_board_tells_of_a_commit_that_hangs(own_server: MakeServer) -> None:
+    server = own_server()
+    with server.client() as client:
+        office = Office(client, server.url)
+        office.start()
+        (delivery,) = office.deliveries(1)
+        before = time.monotonic()
+        assert office.board.commit_beat == 0.0
+        server.freeze()
+        office.committer.put(done(delivery))
+        wait_until(lambda: office.board.commit_beat >= before, what="it to be told")
+        server.thaw()
+        wait_until(lambda: office.board.commit_beat == 0.0, what="it to be written")
+        assert office.succeeded() == 1
+        assert office.committer.close(10)
+        office.link.close()
+
+
+def test_what_ends_the_thread_is_told(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(patient: bool = True) -> None:
+        raise GeneratorExit
+
+    monkeypatch.setattr(office.committer, "_commit", fails)
+    office.start()
+    office.committer.put(done(office.deliveries(1)[0]))
+    assert office.failed.wait(10)

@@ -72,6 +72,7 @@ class Desk:
         self.committer = Committer(
             Link(Endpoint(url), 5),
             {queue.name: queue for queue in self.queues},
+            self.board,
             on_lease_lost=lambda consumer: self.fetcher.fence(consumer),
             on_failure=lambda: None,
             on_caught_up=lambda: None,

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from itertools import count
+from queue import Queue
+from types import FunctionType
 from typing import Any
 
 import pytest
 
+from rsq import App
 from rsq.calls.message import Delivery
 from rsq.errors import LeaseLost, SoftTimeLimitExceeded, TimeLimitExceeded
-from rsq.worker.interrupt import ThreadInterrupt
+from rsq.worker.interrupt import SIGNAL, InCoroutine, InMainThread, InThread, may_strike
+from rsq.worker.loops import LaneTask
+from rsq.worker.watch import Watch
+from tests.helpers import wait_until
 from tests.worker.test_parts import delivery
 
 
@@ -27,12 +36,35 @@ def restless() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def as_worker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as if it stood in a module of the worker, where nothing is struck."""
+    elsewhere = {**function.__globals__, "__name__": "rsq.worker.elsewhere"}
+    return FunctionType(function.__code__, elsewhere, function.__name__, function.__defaults__, function.__closure__)
+
+
 @pytest.mark.usefixtures("restless")
 def test_a_thread_is_interrupted_inside_its_body_and_nowhere_else() -> None:
-    interrupt = ThreadInterrupt()
+    interrupt = InThread()
     running: list[Delivery] = []
     ended = threading.Event()
     inside = outside = 0
+
+    def body(number: int) -> None:
+        for _ in range(number % 500):
+            pass
+
+    @as_worker
+    def attempt(mine: Delivery, number: int) -> BaseException | None:
+        try:
+            try:
+                interrupt.enter(mine)
+                body(number)
+            finally:
+                interrupt.leave()
+        except LeaseLost as error:
+            interrupt.leave()
+            return interrupt.meant(mine, error)
+        return None
 
     def serve() -> None:
         nonlocal inside, outside
@@ -42,15 +74,9 @@ def test_a_thread_is_interrupted_inside_its_body_and_nowhere_else() -> None:
             mine = delivery(number)
             running[:] = [mine]
             try:
-                try:
-                    interrupt.enter(mine)
-                    for _ in range(number % 500):
-                        pass
-                    interrupt.leave()
-                except LeaseLost as error:
-                    interrupt.leave()
-                    meant = interrupt.meant(mine, error)
-                    assert str(meant) == mine.id
+                error = attempt(mine, number)
+                if error is not None:
+                    assert str(error) == mine.id
                     inside += 1
                 for _ in range(50):
                     pass
@@ -69,7 +95,7 @@ def test_a_thread_is_interrupted_inside_its_body_and_nowhere_else() -> None:
 
 
 def test_what_is_thrown_after_the_end_is_dropped() -> None:
-    interrupt = ThreadInterrupt()
+    interrupt = InThread()
     first, second = delivery(1), delivery(2)
     interrupt.enter(first)
     interrupt.leave()
@@ -81,54 +107,33 @@ def test_what_is_thrown_after_the_end_is_dropped() -> None:
 
 
 async def test_a_coroutine_is_cancelled_once_and_not_the_next_one() -> None:
-    interrupt = ThreadInterrupt()
+    interrupt = InCoroutine()
 
     async def body(mine: Delivery, thrown: bool) -> str:
-        interrupt.enter_coroutine(mine)
+        interrupt.enter(mine)
         if thrown:
             interrupt.throw(mine, LeaseLost("gone"))
         try:
             await asyncio.sleep(0.01)
         except asyncio.CancelledError as error:
-            interrupt.leave_coroutine()
+            interrupt.leave()
             return str(interrupt.meant(mine, error))
-        interrupt.leave_coroutine()
+        interrupt.leave()
         interrupt.throw(mine, LeaseLost("too late"))
         await asyncio.sleep(0.01)
         return "ended"
 
-    assert await asyncio.create_task(body(delivery(1), True)) == "gone"
-    assert await asyncio.create_task(body(delivery(2), False)) == "ended"
+    assert await lane(body(delivery(1), True)) == "gone"
+    assert await lane(body(delivery(2), False)) == "ended"
 
 
-def test_a_coroutine_on_the_loop_of_a_thread_is_cancelled_even_when_it_is_thrown_before_it_began() -> None:
-    interrupt, loop = ThreadInterrupt(), asyncio.new_event_loop()
-    mine = delivery(1)
-    told: list[str] = []
+def test_who_throws_before_the_coroutine_has_begun_is_told() -> None:
+    assert InCoroutine().throw(delivery(1), LeaseLost("gone")) is False
 
-    async def body() -> None:
-        await asyncio.sleep(60)
 
-    def serve() -> None:
-        interrupt.enter(mine)
-        began.set()
-        try:
-            while not thrown.wait(0.001):
-                pass
-            interrupt.run(loop, body())
-        except BaseException as error:
-            interrupt.leave()
-            told.append(str(interrupt.meant(mine, error)))
-
-    began, thrown = threading.Event(), threading.Event()
-    thread = threading.Thread(target=serve)
-    thread.start()
-    began.wait(10)
-    thrown.set()
-    interrupt.throw(mine, LeaseLost("gone"))
-    thread.join(30)
-    loop.close()
-    assert told == ["gone"]
+def lane(coroutine: Coroutine[Any, Any, Any]) -> LaneTask:
+    """As the executors run it."""
+    return LaneTask(coroutine, loop=asyncio.get_running_loop())
 
 
 # -- a soft limit in a coroutine
@@ -136,18 +141,18 @@ def test_a_coroutine_on_the_loop_of_a_thread_is_cancelled_even_when_it_is_thrown
 
 async def told(body: Callable[[], Coroutine[Any, Any, object]], *errors: BaseException) -> object:
     """Run a body as the executors do, throw these into it one after the other, and give what became of it."""
-    interrupt, mine = ThreadInterrupt(), delivery(1)
+    interrupt, mine = InCoroutine(), delivery(1)
 
     async def run() -> object:
-        interrupt.enter_coroutine(mine)
+        interrupt.enter(mine)
         try:
-            return await interrupt.tell(body())
+            return await interrupt.listen(body())
         except BaseException as error:
             return interrupt.meant(mine, error)
         finally:
-            interrupt.leave_coroutine()
+            interrupt.leave()
 
-    task = asyncio.create_task(run())
+    task = lane(run())
     for error in errors:
         await asyncio.sleep(0.01)
         interrupt.throw(mine, error)
@@ -204,6 +209,27 @@ async def test_a_task_group_ends_with_its_soft_limit() -> None:
     assert sorted(ended) == ["a", "b", "group"]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups came with 3.11")
+async def test_inside_the_block_of_a_task_group_it_may_come_as_a_group() -> None:
+    """Python 3.11 and 3.12 take for a cancellation only what is nothing else. Where it fails the call it is itself."""
+    seen: list[type] = []
+
+    async def body() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+                group.create_task(asyncio.sleep(60))
+                await asyncio.sleep(60)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    error = await told(body, SOFT)
+    assert type(error) is SoftTimeLimitExceeded
+    assert str(error) == "soft"
+    grouped = seen[0].__name__ == "BaseExceptionGroup" or seen[0].__name__ == "ExceptionGroup"
+    assert grouped == (sys.version_info < (3, 13))
+
+
 async def test_other_errors_remain_cancellations() -> None:
     seen: list[type] = []
 
@@ -239,11 +265,11 @@ def test_threads_can_be_traced_after_it() -> None:
     code = """
 import sys, threading
 from rsq.errors import LeaseLost
-from rsq.worker.interrupt import ThreadInterrupt
+from rsq.worker.interrupt import InThread
 from tests.worker.test_parts import delivery
 
 def serve():
-    interrupt = ThreadInterrupt()
+    interrupt = InThread()
     interrupt.enter(mine := delivery(1))
     try:
         interrupt.throw(mine, LeaseLost("gone"))
@@ -264,3 +290,126 @@ sys.settrace(trace)
 sys.settrace(None)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# -- where the main thread may be struck
+
+
+class Held(logging.Handler):
+    """Stands still while it writes, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.struck = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.inside.set()
+            for _ in range(10**9):
+                if self.go_on.is_set():
+                    return
+        except Exception:
+            self.struck = True
+
+
+def test_the_main_thread_is_not_struck_while_it_logs_but_after_it() -> None:
+    way, watch, mine, handler = InMainThread(), Watch(kills=True), delivery(1), Held()
+    before = signal.getsignal(SIGNAL)
+    way.install()
+    logger = logging.getLogger("tests.held")
+    logger.addHandler(handler)
+    heard: list[int] = []
+
+    def throw() -> None:
+        handler.inside.wait(60)
+        watch.throw(way.throw, mine, SoftTimeLimitExceeded("soft"), lambda: True)
+        wait_until(lambda: heard, 60, "it to be thrown again")
+        handler.go_on.set()
+
+    original = way._on_signal
+
+    def counted(number: int, frame: Any) -> None:
+        heard.append(number)
+        original(number, frame)
+
+    signal.signal(SIGNAL, counted)
+    thread = threading.Thread(target=throw)
+    thread.start()
+
+    def body() -> None:
+        logger.warning("at work")
+        while True:
+            pass
+
+    @as_worker
+    def attempt() -> None:
+        way.enter(mine)
+        body()
+
+    try:
+        with pytest.raises(SoftTimeLimitExceeded, match="soft"):
+            attempt()
+    finally:
+        way.leave()
+        logger.removeHandler(handler)
+        thread.join(60)
+        watch.close()
+        signal.signal(SIGNAL, before)
+    assert not handler.struck
+    assert handler.lock is not None
+    assert handler.lock.acquire(blocking=False)
+    handler.lock.release()
+
+
+class Looks:
+    """Looks where it is destroyed."""
+
+    def __init__(self, seen: list[bool]) -> None:
+        self.seen = seen
+
+    def __del__(self) -> None:
+        self.seen.append(look())
+
+
+def look() -> bool:
+    return may_strike(sys._getframe())
+
+
+def test_where_a_body_may_be_struck() -> None:
+    seen: dict[str, list[bool]] = {"logging": [], "destructor": [], "body": [], "task": []}
+    logger = logging.getLogger("tests.look")
+
+    def keep(record: logging.LogRecord) -> bool:
+        seen["logging"].append(look())
+        return False
+
+    logger.addFilter(keep)
+
+    def body() -> None:
+        logger.warning("x")
+        Looks(seen["destructor"])
+        seen["body"].append(look())
+        seen["task"].append(calls(look))
+
+    as_worker(lambda: body())()
+    assert seen == {"logging": [False], "destructor": [False], "body": [True], "task": [True]}
+    assert as_worker(lambda: may_strike(sys._getframe()))() is False
+
+
+@App("looks").task(name="calls")
+def calls(function: Callable[[], bool]) -> bool:
+    return function()
+
+
+@pytest.mark.parametrize(
+    "wait", [threading.Event().wait, Queue[int]().get, Future[int]().result], ids=["event", "queue", "future"]
+)
+def test_a_wait_may_be_struck(wait: Callable[[], object]) -> None:
+    thread = threading.Thread(target=lambda: as_worker(lambda: wait_in(wait))(), daemon=True)
+    thread.start()
+    wait_until(lambda: may_strike(sys._current_frames().get(thread.ident or 0)), 60, "it to wait")
+
+
+def wait_in(wait: Callable[[], object]) -> None:
+    wait()

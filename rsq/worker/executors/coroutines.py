@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rsq.calls.message import Delivery
 from rsq.worker.executors.lane import Executor, Lane, Surroundings
-from rsq.worker.interrupt import ThreadInterrupt
+from rsq.worker.interrupt import InThread
+from rsq.worker.loops import LaneTask, run_to_end
 
 
 class AsyncioExecutor(Executor):
     """The loop runs in the thread that serves. A lane is taken for each body and given back after it."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, len(surroundings.board.slots), ThreadInterrupt)
+        super().__init__(surroundings, len(surroundings.board.slots), InThread)
         self._hand_back = surroundings.hand_back
         self._free = self._lanes[::-1]
         self._begun = 0
@@ -24,14 +25,14 @@ class AsyncioExecutor(Executor):
         self._pool = ThreadPoolExecutor(self.slots, "rsq-task")
         self._loop = asyncio.new_event_loop()
         self._bell = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[LaneTask] = set()
         self._inbox.ring = self._ring
 
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough."""
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
+            run_to_end(self._loop, self._serve())
         finally:
             self._pool.shutdown()
             self._lanes[0].attempts.close_loop(self._loop)
@@ -50,7 +51,7 @@ class AsyncioExecutor(Executor):
             lane.running = (delivery, time.monotonic())
             if inbox.remove(delivery):
                 self._begun += 1
-                task = self._loop.create_task(self._run(lane, *lane.running))
+                task = LaneTask(self._run(lane, *lane.running), loop=self._loop)
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:

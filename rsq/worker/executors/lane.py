@@ -16,8 +16,9 @@ from typing import TypeVar
 from rsq.broker.connection import Link, LinkPool
 from rsq.broker.worker_queue import Rules, WorkerQueue
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Released
-from rsq.errors import BrokerError, LeaseLost
+from rsq.calls.outcome import Released, Retried, Verdict
+from rsq.calls.retry import bury_unusable
+from rsq.errors import BrokerError, BrokerRefused, LeaseLost
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
@@ -26,14 +27,21 @@ from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
 from rsq.worker.permits import bring_newer
-from rsq.worker.time_limits import Clock, Watch
+from rsq.worker.time_limits import Limits
+from rsq.worker.watch import Watch
 
 T = TypeVar("T")
 
 log = logging.getLogger("rsq.worker")
 
 ASK_PAUSE_S = 0.2
-"""Wait before a question that has to be answered before the start is put again."""
+"""Wait before a question that has to be answered before the start is put again, when there was no answer."""
+
+REFUSED_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
+"""The same where the server refused it, before it is given up."""
+
+REFUSED_DELAY_MS = 10_000
+"""A call comes back after this long whose start the server refused."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,9 @@ class Surroundings:
     """What the lanes of one child share.
 
     queues     by name, with the place of each in the order of the child's queues
-    attempts   makes what runs bodies, with the way in which they are interrupted and with their time limits
-    watch      of the time limits
-    interrupt  how a body is interrupted in the thread that serves
+    attempts   makes what runs bodies, with the way to a plain function and with its time limits
+    watch      throws what is due into bodies
+    serving    makes the way to a plain function in the thread that serves
     hand_back  gives back what has not begun: called by an executor that ends by itself
     """
 
@@ -53,9 +61,9 @@ class Surroundings:
     board: ChildBoard
     queues: Mapping[str, tuple[int, WorkerQueue]]
     links: LinkPool
-    attempts: Callable[[Interrupt, Clock], Attempts]
+    attempts: Callable[[Interrupt, Limits], Attempts]
     watch: Watch
-    interrupt: type[Interrupt]
+    serving: Callable[[], Interrupt]
     wear: Wear
     hand_back: Callable[[], None]
 
@@ -72,51 +80,72 @@ class Lane:
         self.running: tuple[Delivery, float] | None = None
         self.done = 0
         self.busy_s = 0.0
-        self.interrupt = interrupt
         self._committer = surroundings.committer
         self._identity = surroundings.identity
         self._board = surroundings.board
         self._slot = surroundings.board.slots[number]
-        self.attempts = surroundings.attempts(interrupt, Clock(surroundings.watch, interrupt, self._slot))
+        self._watch = surroundings.watch
+        self.attempts = surroundings.attempts(interrupt, Limits(surroundings.watch, self._slot))
         self._queues = surroundings.queues
         self._links = surroundings.links
 
     def run(self, delivery: Delivery, now: float) -> None:
-        """Run it in this thread, unless it may not be started here."""
-        index, queue = self._queues[delivery.queue]
-        if not self._may_start(delivery, now):
-            return
-        if not self.attempts.is_plain(delivery) and not self._prepare(queue, delivery):
-            return
-        self._mark(index, delivery, now)
-        # In a context of its own: what a body sets there is not seen by the next one.
-        verdict = copy_context().run(self.attempts.run, delivery)
-        self._committer.put(verdict)
-        self._slot.end()
-        self.done += 1
-        self.busy_s += delivery.runtime_s
+        """Run it in this thread, unless it may not be started here. Raises nothing, whatever becomes of it."""
+        began = False
+        try:
+            if not self._may_start(delivery, now):
+                return
+            if self.attempts.is_plain(delivery):
+                self._mark(delivery, now)
+            elif not self._prepare(delivery, now):
+                return
+            began = True
+            # In a context of its own: what a body sets there is not seen by the next one.
+            verdict = copy_context().run(self.attempts.run, delivery)
+        except BaseException as error:
+            verdict = _given_up(delivery, error, began)
+        self._end(delivery, verdict, began)
 
     async def arun(self, delivery: Delivery, now: float, pool: Pool) -> None:
-        """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`."""
-        loop = asyncio.get_running_loop()
-        index, queue = self._queues[delivery.queue]
-        if not self._may_start(delivery, now):
-            return
-        is_plain = self.attempts.is_plain(delivery)
-        if not is_plain and not await loop.run_in_executor(pool, self._prepare, queue, delivery):
-            return
-        self._mark(index, delivery, now)
-        if self.attempts.is_async(delivery):
-            verdict = await self.attempts.arun(delivery)
-        else:
-            verdict = await loop.run_in_executor(pool, copy_context().run, self.attempts.run, delivery)
+        """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`. In a `LaneTask`."""
+        began = False
+        try:
+            if not self._may_start(delivery, now):
+                return
+            loop = asyncio.get_running_loop()
+            if self.attempts.is_plain(delivery):
+                self._mark(delivery, now)
+            elif not await loop.run_in_executor(pool, self._prepare, delivery, now):
+                return
+            began = True
+            if self.attempts.is_async(delivery):
+                verdict = await self.attempts.arun(delivery)
+            else:
+                verdict = await loop.run_in_executor(pool, copy_context().run, self.attempts.run, delivery)
+        except BaseException as error:  # see above
+            verdict = _given_up(delivery, error, began)
+        self._end(delivery, verdict, began)
+
+    def interrupt(self, delivery: Delivery, error: BaseException) -> None:
+        """Raise `error` in the body of this delivery, as soon as it can be reached and as long as it runs here."""
+
+        def runs() -> bool:
+            running = self.running
+            return running is not None and running[0] is delivery
+
+        if runs():
+            self._watch.throw(self.attempts.throw, delivery, error, runs)
+
+    def _end(self, delivery: Delivery, verdict: Verdict, began: bool) -> None:
         self._committer.put(verdict)
         self._slot.end()
-        self.done += 1
-        self.busy_s += delivery.runtime_s
+        if began:
+            self.done += 1
+            self.busy_s += delivery.runtime_s
 
-    def _mark(self, index: int, delivery: Delivery, now: float) -> None:
+    def _mark(self, delivery: Delivery, now: float) -> None:
         """Tell on the board what runs here from now on."""
+        index, _ = self._queues[delivery.queue]
         self._slot.start(
             now,
             index,
@@ -134,62 +163,90 @@ class Lane:
         self._committer.put(Released(delivery))
         return False
 
-    def _prepare(self, queue: WorkerQueue, delivery: Delivery) -> bool:
-        """Ask the server what has to be asked before the start. False: it must not be started here."""
+    def _prepare(self, delivery: Delivery, now: float) -> bool:
+        """Ask the server what has to be asked before the start, and mark it. False: it must not be started here."""
+        _, queue = self._queues[delivery.queue]
+        try:
+            verdict = self._permission(queue, delivery)
+            if verdict is None:
+                # Marked first: of a call that is taken and on no board nobody could tell that it is lost.
+                self._mark(delivery, now)
+                if not self.attempts.is_early(delivery):
+                    return True
+                if self._take(queue, delivery):
+                    self._mark(delivery, now)
+                    return True
+                self._slot.end()
+                return False
+        except LeaseLost:
+            self._slot.end()
+            return False
+        except BrokerRefused as error:
+            self._slot.end()
+            verdict = Retried(delivery, "deferred", delivery.meta, REFUSED_DELAY_MS, f"it may not start: {error}")
+        self._committer.put(verdict)
+        return False
+
+    def _permission(self, queue: WorkerQueue, delivery: Delivery) -> Verdict | None:
+        """A verdict without a run, or None: it starts. Raises LeaseLost and BrokerRefused."""
         revision = 0
         while isinstance(rules := self.attempts.rules(delivery), Rules):
             ask = partial(queue.begin, consumer=delivery.consumer, delivery=delivery, rules=rules, revision=revision)
             answer = self._insist(delivery, ask)
-            if answer is None:
-                return False
             if answer.newer is None:
-                verdict = self.attempts.permission(delivery, rules, answer)
-                break
+                return self.attempts.permission(delivery, rules, answer)
             # Other arguments, other rules: what has the old ones asks for nothing.
             revision = bring_newer(delivery, answer.newer)
-        else:
-            verdict = rules
-        if verdict is not None:
-            self._committer.put(verdict)
-            return False
-        return not self.attempts.is_early(delivery) or self._take(queue, delivery)
+        return rules
 
     def _take(self, queue: WorkerQueue, delivery: Delivery) -> bool:
-        """Acknowledge before the start (`acks_late=False`). False: it must not be started here."""
+        """Acknowledge before the start (`acks_late=False`). False: it has ended. Raises LeaseLost and BrokerRefused."""
         # Where the first try arrived and its reply did not, the script knows that by its token.
         delivery.taken = bool(self._insist(delivery, lambda link: queue.take(link, delivery.consumer, delivery)))
         return delivery.taken
 
-    def _insist(self, delivery: Delivery, ask: Callable[[Link], T]) -> T | None:
-        """Ask until there is an answer. None: the lease is lost, so nobody is to start it here."""
+    def _insist(self, delivery: Delivery, ask: Callable[[Link], T]) -> T:
+        """Ask until there is an answer. Raises LeaseLost (nobody is to start it here), and BrokerRefused in the end."""
         link = self._links.take()
+        pauses_s = [*REFUSED_PAUSES_S]
         try:
             while self._identity.lease_holds():
                 try:
                     return ask(link)
-                except LeaseLost:
-                    return None
                 except BrokerError as error:
+                    refused = isinstance(error, BrokerRefused)
+                    if isinstance(error, LeaseLost) or (refused and not pauses_s):
+                        raise
                     log.warning("the server must be asked before %s starts, trying again: %s", delivery.id, error)
-                    time.sleep(ASK_PAUSE_S)
-            return None
+                time.sleep(pauses_s.pop(0) if refused else ASK_PAUSE_S)
+            raise LeaseLost(f"the lease of {delivery.consumer} ran out before {delivery.id} could start")
         finally:
             self._links.give_back(link)
+
+
+def _given_up(delivery: Delivery, error: BaseException, began: bool) -> Verdict:
+    """What becomes of a call when something failed beside its body."""
+    if not began and not isinstance(error, Exception):
+        # Raised by a signal handler of the app, say: not this call's fault, and nothing has run.
+        log.error("%s was raised before %s started, which is handed back", type(error).__name__, delivery.id)
+        return Released(delivery)
+    log.error("rsq failed at %s[%s]; it is kept as a dead letter", delivery.task, delivery.id, exc_info=error)
+    return bury_unusable(delivery, error)
 
 
 class Executor(ABC):
     """The way in which the bodies of one child run, in a lane for each that runs at once.
 
-    slots       lanes: as many as the board has slots
-    interrupts  makes the way in which the bodies of a lane are interrupted
+    slots  lanes: as many as the board has slots
+    ways   makes the way to a plain function in one lane
     """
 
-    def __init__(self, surroundings: Surroundings, slots: int, interrupts: Callable[[], Interrupt]) -> None:
+    def __init__(self, surroundings: Surroundings, slots: int, ways: Callable[[], Interrupt]) -> None:
         self.slots = slots
         self._inbox = surroundings.inbox
         self._wear = surroundings.wear
         self._links = surroundings.links
-        self._lanes = [Lane(surroundings, number, interrupts()) for number in range(slots)]
+        self._lanes = [Lane(surroundings, number, ways()) for number in range(slots)]
 
     @property
     def done(self) -> int:
@@ -209,11 +266,9 @@ class Executor(ABC):
         return [running for lane in self._lanes if (running := lane.running) is not None]
 
     def interrupt(self, delivery: Delivery, error: BaseException) -> None:
-        """Raise `error` in the body of this delivery, if it still runs and can be reached."""
+        """Raise `error` in the body of this delivery, as soon as it can be reached and as long as it runs."""
         for lane in self._lanes:
-            running = lane.running
-            if running is not None and running[0] is delivery:
-                lane.interrupt.throw(delivery, error)
+            lane.interrupt(delivery, error)
 
     @abstractmethod
     def serve(self) -> None:

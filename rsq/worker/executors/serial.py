@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
+from rsq.calls.outcome import Released
 from rsq.worker.executors.lane import Executor, Surroundings
+from rsq.worker.interrupt import InMainThread
+
+log = logging.getLogger("rsq.worker")
+
+MOST_STRAYS = 100
+"""So many errors from nowhere, one after the other, are an error of this process."""
 
 
 class SerialExecutor(Executor):
     """Takes from the inbox, runs, hands the verdict to the committer."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, 1, surroundings.interrupt)
+        self._way = surroundings.serving()
+        super().__init__(surroundings, 1, lambda: self._way)
         self._committer = surroundings.committer
+        self._identity = surroundings.identity
 
     def install(self) -> None:
         """Let bodies be interrupted. Called in the main thread, which is the one that will serve."""
-        self._lanes[0].interrupt.install()
+        if isinstance(self._way, InMainThread):
+            self._way.install()
 
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough."""
-        inbox, lane, committer = self._inbox, self._lanes[0], self._committer
-        committer.leave_to_me()
-        wear = self._wear if self._wear.limited else None
-        while (delivery := inbox.peek()) is not None:
-            # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
-            lane.running = (delivery, time.monotonic())
-            if inbox.remove(delivery):
-                lane.run(delivery, lane.running[1])
-            lane.running = None
-            if committer.left:
-                committer.write_left(idle=not inbox)
-            if wear is not None and wear.is_reached(lane.done):
-                break
-        lane.attempts.close()
+        self._committer.leave_to_me()
+        going, strays = True, 0
+        while going:
+            try:
+                going = self._serve_one()
+                strays = 0
+            except BaseException:
+                strays += 1
+                if strays > MOST_STRAYS:
+                    raise
+                # By a signal handler that a body has left behind, such as that of an alarm.
+                log.exception("something was raised while no task ran; going on")
+                self._hand_back_taken()
+        self._lanes[0].attempts.close()
         self._links.close()
+
+    def _serve_one(self) -> bool:
+        """The next one, when it is there. False: it was the last."""
+        inbox, lane, committer = self._inbox, self._lanes[0], self._committer
+        delivery = inbox.peek()
+        if delivery is None:
+            return False
+        if delivery.crashes or delivery.overdue_s:
+            # It may take this process with it: what has ended must not run again for that.
+            committer.write_all(self._identity.lease_holds)
+        # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
+        lane.running = (delivery, time.monotonic())
+        if inbox.remove(delivery):
+            lane.run(delivery, lane.running[1])
+        lane.running = None
+        if committer.left:
+            committer.write_left(idle=not inbox)
+        return not (self._wear.limited and self._wear.is_reached(lane.done))
+
+    def _hand_back_taken(self) -> None:
+        """What has left the inbox and has no outcome is in nobody's hands."""
+        lane = self._lanes[0]
+        if lane.running is None:
+            return
+        delivery, lane.running = lane.running[0], None
+        if delivery not in self._inbox.held() and delivery not in self._committer.held():
+            self._committer.put(Released(delivery))

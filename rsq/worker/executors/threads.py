@@ -7,14 +7,14 @@ import time
 
 from rsq.calls.message import Delivery
 from rsq.worker.executors.lane import Executor, Lane, Surroundings
-from rsq.worker.interrupt import ThreadInterrupt
+from rsq.worker.interrupt import InThread
 
 
 class ThreadsExecutor(Executor):
     """One thread for each slot of the board. Whoever is free waits for its turn at the inbox, which has one reader."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, len(surroundings.board.slots), ThreadInterrupt)
+        super().__init__(surroundings, len(surroundings.board.slots), InThread)
         self._hand_back = surroundings.hand_back
         self._turn = threading.Lock()
         self._begun = 0
