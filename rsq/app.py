@@ -295,6 +295,14 @@ class BaseApp:
         named = [task.options.queue for task in self.tasks.values() if task.options.queue]
         return list(dict.fromkeys([self.settings.default_queue, *named, *self.router.queues]))
 
+    def unread(self, queues: Collection[str]) -> list[str]:
+        """The queues to which calls of this app's tasks go and that are not among these, as far as it can be told."""
+        go = {
+            task.options.queue or self.router.said_of(task.name, self.settings.default_queue)
+            for task in self.tasks.values()
+        }
+        return sorted({queue for queue in go if queue} - {*queues})
+
 
 shared: SharedTasks[BaseApp] = SharedTasks()
 """The tasks of this process that name no app."""

@@ -107,7 +107,8 @@ def _work(place: ChildPlace, stop_read: int) -> int:
         _say(place.hello, {"error": str(error)})
         return EXIT_CANNOT_LOAD
     child_init.send(app, worker_id=place.worker_id, pid=os.getpid())
-    _say(place.hello, {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)})
+    says = {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)}
+    _say(place.hello, {**says, "unread": app.unread(names)})
     if not os.read(place.go, 1):
         return EXIT_ORPHANED
     identity = Identity(place.worker_id, place.index, place.incarnation, place.board)

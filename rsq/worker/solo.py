@@ -31,7 +31,7 @@ from rsq.worker.children import WorkerOptions
 from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
-from rsq.worker.portrait import Portrait
+from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.remote_control import Contact
 from rsq.worker.supervisor import AGAIN_S, LINK_TIMEOUT_S
 
@@ -94,7 +94,7 @@ class SoloWorker:
         return (
             f"rsq worker {self.worker_id}\n"
             f"  app       {self._app.name}, {len(self._app.tasks)} tasks\n"
-            f"  queues    {', '.join(self.queue_names)}\n"
+            f"  queues    {queues_line(self.queue_names, self._app.unread(self.queue_names))}\n"
             f"  children  none (solo)\n"
             f"  server    {report}"
         )

@@ -27,7 +27,7 @@ from rsq.worker.children import Child, Children, WorkerOptions, how_it_ended
 from rsq.worker.health import ChildHealth, Health, HealthFile
 from rsq.worker.leases import RENEWALS, Leases, Retirement
 from rsq.worker.overdue import Deadlines, overdue
-from rsq.worker.portrait import Portrait
+from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.reload import CodeWatch
 from rsq.worker.remote_control import Contact
 
@@ -174,7 +174,7 @@ class Supervisor:
         self._announce(
             f"rsq worker {self._worker_id}\n"
             f"  app       {self._hello['app']}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
-            f"  queues    {', '.join(names)}\n"
+            f"  queues    {queues_line(names, self._hello['unread'])}\n"
             f"  children  {self._options}\n"
             f"  server    {report}"
         )
