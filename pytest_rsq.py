@@ -27,11 +27,11 @@ def rsq_server() -> TemporaryServer:
 
 @pytest.fixture
 def rsq_app() -> Iterator[App]:
-    """The app under test, on the server of this run under a namespace of its own. Override it to name your app."""
-    from rsq import default_app
+    """The project's app, on the server of this run under a namespace of its own. Override it to name another."""
+    from rsq.testing import project_app
 
-    with default_app.testing.isolated():
-        yield default_app
+    with project_app() as app, app.testing.isolated():
+        yield app
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 Where things are, in the order in which a call meets them; each module says at its head what it does:
 
     demo/tasks.py                an example of an app
-    face, app, task              decorate a function, call `delay`
+    face, app, task, shared      decorate a function, call `delay`
     calls/                       the call as data: options, message, retries, schedules, outcomes
     codec, remote                how values and errors travel
     broker/                      all that speaks to the server, with each transition in lua/
@@ -13,6 +13,8 @@ Where things are, in the order in which a call meets them; each module says at i
     beat/                        schedules
     cli/                         the commands
     settings, errors, signals    what all of them share
+    hints, celery_names          what to write instead of a name of Celery's
+    naming, functions, pickling  what can be a task, its name, and how tasks and handles are pickled
     testing/, contrib/, bench/   for tests of yours, for databases of yours, and measuring
 
 A module imports only from the floors below its own, which tests/test_layers.py lists.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsq.calls.request import Request
+from rsq.calls.request import Request, current_request
 from rsq.codec import register_type
 from rsq.errors import (
     BrokerError,
@@ -91,6 +93,7 @@ __all__ = [
     "UnknownTask",
     "WorkerLost",
     "crontab",
+    "current_request",
     "default_app",
     "every",
     "register_type",

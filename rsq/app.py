@@ -8,24 +8,33 @@ from __future__ import annotations
 # redis-py needs it, and it cannot be imported any more once the interpreter ends: when a first call may yet be sent.
 import concurrent.futures.thread  # noqa: F401
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from rsq import settings as settings_module
 from rsq.broker import queue_control as control
-from rsq.calls.message import Message
+from rsq.calls.message import Message, check_id
 from rsq.calls.options import TaskOptions, options_from
 from rsq.calls.placement import Placement
 from rsq.calls.routes import Router, Routes
-from rsq.errors import DuplicateTask, InvalidTask, UnknownTask
+from rsq.errors import DuplicateTask, InvalidTask, SettingsError, UnknownTask
+from rsq.functions import check_function, place_of
+from rsq.hints import hinted
+from rsq.naming import check_name, name_of, program
 from rsq.result import AsyncResult
 from rsq.settings import Settings
-from rsq.task import AsyncTask, Task, name_of
+from rsq.shared import SharedTasks
+from rsq.task import AsyncTask, Task
 
 if TYPE_CHECKING:
+    from types import FrameType
+    from uuid import UUID
+
     from rsq.broker.client import Client
     from rsq.broker.worker_control import Control
     from rsq.broker.worker_inspect import Inspect
@@ -55,10 +64,12 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
+@hinted("App")
 class BaseApp:
     """A set of tasks and the server that they go through.
 
-    name           shown in logs and reports
+    name           shown in logs and reports, and the owner of the schedules that the code declares; default: the module
+                   that makes the app
     url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``unix://``, ``embedded://``; default: RSQ_URL,
                    else the embedded server
     task_defaults  options for every task that does not say otherwise: ``{"autoretry_for": ()}`` makes rsq retry only
@@ -67,18 +78,15 @@ class BaseApp:
     Raises         SettingsError, InvalidTask
     """
 
-    default: ClassVar[BaseApp]
-    """The one process-wide app, to which the module-level `rsq.task` binds."""
-
     def __init__(
         self,
-        name: str = "rsq",
+        name: str | None = None,
         *,
         url: str | None = None,
         task_defaults: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.name = name
+        self.name = _checked_name(name)
         self.tasks: dict[str, Task[..., Any]] = {}
         self._parts: dict[Callable[[BaseApp], Any], Any] = {}
         self.eager: Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None = None
@@ -90,6 +98,7 @@ class BaseApp:
         if any(value is not None for value in self._given.values()):
             # What stands in the code is checked where it stands; the environment is read at the first use.
             settings_module.load(self._given, {})
+        shared.meet(self)
 
     def __repr__(self) -> str:
         return f"<App {self.name}: {len(self.tasks)} tasks>"
@@ -173,27 +182,39 @@ class BaseApp:
         options  fields of `rsq.task.TaskOptions`
         Raises   InvalidTask, DuplicateTask
         """
-        chosen = options_from(self._defaults, options)
+        chosen = self.options_of(options)
         if function:
-            return self._register(function[0], chosen)
-        return lambda decorated: self._register(decorated, chosen)
+            return self.register(function[0], chosen)
+        return lambda decorated: self.register(decorated, chosen)
 
-    def _register(self, function: Callable[..., Any], options: TaskOptions) -> Task[..., Any]:
+    def options_of(self, given: Mapping[str, Any]) -> TaskOptions:
+        """The options of a task for which these are given. Raises InvalidTask."""
+        return options_from(self._defaults, given)
+
+    def register(self, function: Callable[..., Any], options: TaskOptions) -> Task[..., Any]:
+        """Make a function a task with these options. Raises InvalidTask, DuplicateTask."""
         if isinstance(function, Task):
             raise InvalidTask(f"{function.name} is a task already")
-        if not callable(function) or isinstance(function, type) or not hasattr(function, "__qualname__"):
-            raise InvalidTask(f"{function!r} is not a function: write one that calls it, and make that the task")
-        name = options.name or name_of(function)
+        check_function(function)
+        name = name_of(function) if options.name is None else check_name(options.name)
         kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
         task: Task[..., Any] = kind(self, function, name, options)
-        known = self.tasks.get(name)
-        if known is not None and _place_of(known.function) != _place_of(function):
-            raise DuplicateTask(
-                f"two functions are registered as {name!r}: {_place_of(known.function)} and {_place_of(function)}; "
-                "give one of them another name=..."
-            )
-        self.tasks[name] = task
+        self.take(task)
         return task
+
+    def take(self, task: Task[..., Any]) -> None:
+        """Know this task by its name. Raises DuplicateTask for another function of that name."""
+        known = self.tasks.get(task.name)
+        if known is not None and place_of(known.function) != place_of(task.function):
+            raise DuplicateTask(
+                f"two functions are registered as {task.name!r}: {place_of(known.function)} and "
+                f"{place_of(task.function)}; give one of them another name=..."
+            )
+        self.tasks[task.name] = task
+
+    def set_default(self) -> None:
+        """Have the tasks of `@task`, which names no app, belong to this one; see `rsq.shared`. Raises InvalidTask."""
+        shared.belong_to(self)
 
     def get_task(self, name: str) -> Task[..., Any]:
         """The task of this name. Raises UnknownTask, which names those that look alike."""
@@ -205,7 +226,7 @@ class BaseApp:
     # -- calls by name and id
 
     def send_task(
-        self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[Any]:
         """Enqueue a call of a task that this process need not know. Options as `Task.apply_async` takes them.
 
@@ -215,11 +236,13 @@ class BaseApp:
 
     def task_by_name(self, name: str) -> Task[..., Any]:
         """The task of this name; where this process does not know it, one that takes any arguments and only sends."""
-        return self.tasks.get(name) or Task(self, _anything, name, self._defaults)
+        if not isinstance(name, str):
+            raise InvalidTask(f"a task is known by its name, a text such as 'shop.tasks.add', not by {name!r}")
+        return self.tasks.get(name) or Task(self, _anything, check_name(name), replace(self._defaults, bind=False))
 
-    def AsyncResult(self, task_id: str, queue: str | None = None) -> AsyncResult[Any]:
-        """The handle of a call by its id. Without its queue every known queue is searched."""
-        return AsyncResult(self.client, task_id, queue)
+    def AsyncResult(self, task_id: str | UUID, queue: str | None = None) -> AsyncResult[Any]:
+        """The handle of a call by its id. Without its queue every known queue is searched. SettingsError for no id."""
+        return AsyncResult(self.client, check_id(task_id), queue)
 
     # -- routes
 
@@ -243,14 +266,14 @@ class BaseApp:
         """
         control.pause(self.client, queues, refuse)
 
-    def revoke(self, *task_ids: str, terminate: bool = False, queue: str | None = None) -> dict[str, str]:
+    def revoke(self, *task_ids: str | UUID, terminate: bool = False, queue: str | None = None) -> dict[str, str]:
         """Have calls not run; see `AsyncResult.revoke`. What is revoked is remembered for a day.
 
         queue    of the calls; without it every known queue is searched
         Returns  for each id: ``revoked`` it was delayed, and has ended now; ``marked`` it will not start, unless it
                  runs already; ``done`` it had ended before
         """
-        return self.client.revoke(task_ids, queue, terminate)
+        return self.client.revoke([check_id(task_id) for task_id in task_ids], queue, terminate)
 
     def resume(self, *queues: str) -> list[str]:
         """End the pause of these queues; gives those that were paused."""
@@ -272,6 +295,18 @@ class BaseApp:
         named = [task.options.queue for task in self.tasks.values() if task.options.queue]
         return list(dict.fromkeys([self.settings.default_queue, *named, *self.router.queues]))
 
+    def unread(self, queues: Collection[str]) -> list[str]:
+        """The queues to which calls of this app's tasks go and that are not among these, as far as it can be told."""
+        go = {
+            task.options.queue or self.router.said_of(task.name, self.settings.default_queue)
+            for task in self.tasks.values()
+        }
+        return sorted({queue for queue in go if queue} - {*queues})
+
+
+shared: SharedTasks[BaseApp] = SharedTasks()
+"""The tasks of this process that name no app."""
+
 
 def unknown_task_text(name: str, known: Mapping[str, object]) -> str:
     """What to tell about a name that nobody registered."""
@@ -286,6 +321,21 @@ def _anything(*args: Any, **kwargs: Any) -> None:
     """Stands for a task of which only the name is known here."""
 
 
-def _place_of(function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+def _checked_name(name: str | None) -> str:
+    """The name of an app. Raises SettingsError."""
+    if name is None:
+        return _maker()
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise SettingsError(f"an app is named by a text such as 'shop', not {name!r}")
+    return name
+
+
+def _maker() -> str:
+    """The module that makes an app, so that two apps without a name do not take each other's schedules for theirs."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", "rsq"))
+        if module != "rsq" and not module.startswith("rsq."):
+            return program() if module == "__main__" else module
+        frame = frame.f_back
+    return "rsq"

@@ -20,7 +20,8 @@ Extension types, part of the protocol. "Packed" is msgpack inside msgpack, by th
                        of a dataclass a map from field to value
 
 At most 16 extensions stand inside each other. Strings are UTF-8; a lone surrogate, as in names of files, travels as the
-three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type. Nothing is ever pickled,
+three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type, members of
+an Enum of texts or numbers and namedtuples among them. Nothing is ever pickled,
 and no class is imported to decode.
 """
 
@@ -31,13 +32,11 @@ import dataclasses
 import inspect
 import reprlib
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -45,6 +44,7 @@ from zoneinfo import ZoneInfo
 from msgpack import ExtType, Packer, unpackb  # type: ignore[import-untyped, unused-ignore]
 
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge, SettingsError
+from rsq.naming import module_of
 
 #: Extensions inside each other. Unpacking one takes some 50 kB of C stack, and a thread may have only 1 MB.
 MAX_EXTENSION_DEPTH = 16
@@ -160,16 +160,16 @@ def _extend(depth: int, value: Any) -> Any:
 
 def _extend_subclass(depth: int, value: Any) -> Any:
     cls = type(value)
-    if issubclass(cls, Enum) or dataclasses.is_dataclass(cls):
+    if dataclasses.is_dataclass(cls):
         raise EncodeError(f"cannot serialise {cls!r}; register it with rsq.register_type")
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        raise EncodeError(f"cannot serialise {cls!r}, a namedtuple; pass a tuple, a dict or a registered dataclass")
-    for base in cls.__mro__:
+    for base in cls.__mro__:  # an Enum of texts or numbers, too, and a namedtuple
         if base in _PLAIN:
             plain = _PLAIN[base](value)
             return plain if base is not int or -(2**63) <= plain < 2**64 else _extend(depth, plain)
         if base in _EXTENSION_OF:
             return _extended(_EXTENSION_OF[base], depth, value)
+    if issubclass(cls, Enum):
+        raise EncodeError(f"cannot serialise {cls!r}; register it with rsq.register_type")
     raise EncodeError(
         f"cannot serialise {cls!r}; pass something simpler, or a dataclass registered with rsq.register_type"
     )
@@ -377,14 +377,7 @@ _RESTORERS = [partial(_restore, depth) for depth in range(MAX_EXTENSION_DEPTH + 
 
 def _qualified_name(cls: type) -> str:
     """Module and name; a class of the script that runs is named as it would be if the script were imported."""
-    module = cls.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        if spec := getattr(main, "__spec__", None):
-            module = spec.name
-        elif file := getattr(main, "__file__", None):
-            module = Path(file).stem
-    return f"{module}.{cls.__qualname__}"
+    return f"{module_of(cls)}.{cls.__qualname__}"
 
 
 def text_of(exc: BaseException) -> str:

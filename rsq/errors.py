@@ -25,7 +25,7 @@ RsqError
     ├── TaskRevoked         the call was revoked or expired before it started
     ├── WorkerLost          the process died while it ran the task, `max_crashes` times
     ├── TimeLimitExceeded   the task ran longer than its `time_limit`
-    ├── MaxRetriesExceededError  the task asked for a retry, and none is left
+    ├── MaxRetriesExceededError  `self.retry()` had no retry left, or the call expired between two attempts
     ├── Rejected            the task raised `Reject`
     └── RemoteError         the task raised a class that this process does not have
 
@@ -39,9 +39,12 @@ Signal                      raised inside a task; never an error of rsq
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
-_LONGEST_S = 100 * 365 * 86_400
+LONGEST_S = 100 * 365 * 86_400
+"""No time that a message or an option carries is longer: Redis refuses what does not fit into its own numbers."""
 
 
 class RsqError(Exception):
@@ -177,7 +180,10 @@ class TimeLimitExceeded(ResultError):
 
 
 class MaxRetriesExceededError(ResultError):
-    """The task asked for another attempt, and gave no error of its own: it has no retry left, or has expired."""
+    """The task asked for another attempt, and gave no error of its own: it has no retry left, or has expired.
+
+    Raised in the body by `self.retry()`, as in Celery.
+    """
 
 
 class Rejected(ResultError):
@@ -210,26 +216,34 @@ class Retry(Signal):
     """Run this task again later. Raised by `self.retry()`.
 
     exc          the error that made it necessary, or None
-    countdown    seconds to wait; None lets the task's backoff decide
+    countdown    seconds to wait, a number or a timedelta; None lets the task's options decide
     max_retries  how many retries in all; None lets the task's option decide
+    Raises       ValueError, in the body, for what none of these can be
     """
 
     def __init__(
         self,
         message: str = "",
         exc: BaseException | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         max_retries: int | None = None,
     ) -> None:
         super().__init__(message)
         # Said in the body, whose failure it then is: nobody could tell its user later.
-        if countdown is not None and not (isinstance(countdown, (int, float)) and abs(countdown) <= _LONGEST_S):
-            raise ValueError(f"countdown takes seconds to wait, a hundred years at most, not {countdown!r}")
-        if max_retries is not None and not isinstance(max_retries, int):
-            raise ValueError(f"max_retries takes a whole number, not {max_retries!r}")
+        seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        if seconds is not None and not _is_number(seconds, -LONGEST_S, LONGEST_S, (int, float)):
+            raise ValueError(f"countdown takes seconds to wait, a hundred years of them at most, not {countdown!r}")
+        if max_retries is not None and not _is_number(max_retries, 0, sys.maxsize, int):
+            raise ValueError(f"max_retries takes a whole number from 0, not {max_retries!r}")
+        if exc is not None and not isinstance(exc, BaseException):
+            raise ValueError(f"exc takes the error that made the retry necessary, not {exc!r}")
         self.exc = exc
-        self.countdown = countdown
+        self.countdown = None if seconds is None else max(0.0, seconds)
         self.max_retries = max_retries
+
+
+def _is_number(value: object, least: float, most: float, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most  # type: ignore[operator]
 
 
 class Reject(Signal):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsq.app import BaseApp
+from rsq import pickling
+from rsq.app import BaseApp, shared
 from rsq.task import Task
+
+pickling.register()
 
 if TYPE_CHECKING:
     from rsq.beat.control import Schedules
@@ -60,9 +63,11 @@ class App(BaseApp):
 
 
 default_app = App("default")
-"""The one process-wide object: the app to which the module-level `task` binds. It connects at the first send."""
-
-BaseApp.default = default_app
+"""The app of a process that makes no other. It connects at the first send."""
 
 task = default_app.task
-"""`@task` for modules that name no app, like Celery's `shared_task`."""
+"""`@task` for modules that name no app, like Celery's `shared_task`: its tasks belong to the project's app, see
+`rsq.shared`."""
+
+if not TYPE_CHECKING:  # it has the signatures of `App.task`
+    task = shared.declare

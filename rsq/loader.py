@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from rsq.app import BaseApp
+from rsq.app import BaseApp, shared
 from rsq.errors import RsqError, SettingsError
 from rsq.task import Task
 
@@ -20,13 +20,18 @@ HOW = "name your app with -A module or -A module:attribute, or in RSQ_APP; for e
 def load_app(name: str | None) -> BaseApp:
     """The app of ``module:attribute`` or ``module``; None means RSQ_APP.
 
-    Of a module it is the attribute ``app``, else its only App, else the default app when the module defines tasks on
-    it. The current directory can be imported from, as with ``python -m``.
+    Of a module it is the attribute ``app``, else its only App, else the app of its tasks. The tasks of `@task` belong
+    to it from now on. The current directory can be imported from, as with ``python -m``.
 
     Raises SettingsError, in the user's terms, when there is no such thing; what the module itself raises while it is
     imported is named in it, with the place.
     """
-    name = name or os.environ.get("RSQ_APP")
+    app = _find(name or os.environ.get("RSQ_APP"))
+    app.set_default()
+    return app
+
+
+def _find(name: str | None) -> BaseApp:
     if not name:
         raise SettingsError(f"no app given: {HOW}")
     module_name, colon, attribute = name.partition(":")
@@ -38,22 +43,32 @@ def load_app(name: str | None) -> BaseApp:
     with suppress(FileNotFoundError):  # the directory is gone: an app that is installed elsewhere needs none
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-    before = set(BaseApp.default.tasks)
+    before = len(shared)
     module = _import(module_name)
     _let_rsq_log()
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, BaseApp)}
+    if len({app.name for app in apps.values()}) < len(apps):
+        raise SettingsError(
+            f"{module_name} holds several apps of one name, which would take each other's schedules for their own: "
+            "give each a name, as in App('shop')"
+        )
     if attribute:
         return _attribute(module, attribute)
     app = getattr(module, "app", None)
     if isinstance(app, BaseApp):
         return app
-    apps = {id(value): value for value in vars(module).values() if isinstance(value, BaseApp)}
     if len(apps) > 1:
         names = sorted(key for key, value in vars(module).items() if isinstance(value, BaseApp))
         raise SettingsError(f"{module_name} holds several apps: choose one, such as -A {module_name}:{names[0]}")
     if apps:
         return next(iter(apps.values()))
-    if set(BaseApp.default.tasks) - before or any(task.app is BaseApp.default for task in _tasks_in(module)):
-        return BaseApp.default
+    of_tasks = {id(task.app): task.app for task in _tasks_in(module)}
+    if len(shared) > before or id(shared.app) in of_tasks:
+        return shared.app
+    if len(of_tasks) == 1:
+        (found,) = of_tasks.values()
+        assert isinstance(found, BaseApp), "an app made the task"
+        return found
     raise SettingsError(f"module {module_name!r} holds no App and no task: define one, or name another module with -A")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from rsq.calls.outcome import Result, unpack_result
 from rsq.calls.progress import Progress, unpack_progress
 from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
+from rsq.hints import hinted, unknown_text
 from rsq.remote import decode_error
 from rsq.states import State
 
@@ -14,8 +16,12 @@ if TYPE_CHECKING:
     from rsq.broker.client import Client
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+_OF_GET = ("timeout", "propagate")
 
 
+@hinted("AsyncResult")
 class AsyncResult(Generic[R]):
     """What `delay` gives back. Cheap to make and to keep: it holds an id, and asks the server when asked.
 
@@ -45,7 +51,12 @@ class AsyncResult(Generic[R]):
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+    @property
+    def task_id(self) -> str:
+        """Celery's other word for `id`."""
+        return self.id
+
+    def get(self, timeout: float | None = None, propagate: bool = True, **unknown: NoReturn) -> R:
         """Wait for the result and give it.
 
         timeout    seconds; None waits without end, 0 only looks
@@ -53,6 +64,8 @@ class AsyncResult(Generic[R]):
         Raises     ResultTimeout; the task's own exception (RemoteError where its class is unknown here); TaskRevoked;
                    ResultIgnored; BrokerUnavailable
         """
+        if unknown:
+            raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
         if self._result is None:
             self._refuse_if_ignored()
             data = self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
@@ -61,8 +74,10 @@ class AsyncResult(Generic[R]):
             self._result = unpack_result(data)
         return self._value(self._result, propagate)
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+    async def aget(self, timeout: float | None = None, propagate: bool = True, **unknown: NoReturn) -> R:
         """`get` for coroutines."""
+        if unknown:
+            raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
         if self._result is None:
             self._refuse_if_ignored()
             data = await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
@@ -72,12 +87,22 @@ class AsyncResult(Generic[R]):
         return self._value(self._result, propagate)
 
     @property
-    def state(self) -> State:
-        """Where the call stands. PENDING also for one that was never heard of or whose result has expired."""
+    def state(self) -> State | str:
+        """Where the call stands: a State, or the word that the running task gave with `update_state`.
+
+        PENDING also for a call that was never heard of or whose result has expired.
+        """
         result = self.result_record()
         if result is not None:
             return result.state
-        return self._client.unfinished_state(self.id, self.queue)
+        progress = self.progress
+        state = self._client.unfinished_state(self.id, self.queue)
+        return progress.state if progress and progress.state and state is not State.RETRY else state
+
+    @property
+    def status(self) -> State | str:
+        """Celery's other word for `state`."""
+        return self.state
 
     def ready(self) -> bool:
         """Whether the call has ended, one way or the other."""
@@ -119,11 +144,42 @@ class AsyncResult(Generic[R]):
 
     @property
     def info(self) -> Any:
-        """As in Celery: the result when there is one, else the progress as one map, or None. Does not wait."""
+        """As in Celery: the result when there is one, else the progress as one map, {} if none was told. Does not wait.
+
+        Never None while the call has no result.
+        """
         if self.result_record() is not None:
             return self.result
         progress = self.progress
-        return None if progress is None else {**progress.info, "current": progress.current, "total": progress.total}
+        return {} if progress is None else progress.meta
+
+    # -- for coroutines
+
+    async def astate(self) -> State | str:
+        """`state` for coroutines."""
+        return await self._aside(lambda: self.state)
+
+    async def aready(self) -> bool:
+        """`ready` for coroutines."""
+        return await self._aside(self.ready)
+
+    async def aresult(self) -> Any:
+        """`result` for coroutines: does not wait for the call."""
+        return await self._aside(lambda: self.result)
+
+    async def aprogress(self) -> Progress | None:
+        """`progress` for coroutines."""
+        return await self._aside(lambda: self.progress)
+
+    async def ainfo(self) -> Any:
+        """`info` for coroutines."""
+        return await self._aside(lambda: self.info)
+
+    async def _aside(self, look: Callable[[], T]) -> T:
+        """Look without holding the loop up."""
+        import asyncio  # late: it takes long, and only those who have a loop pay for it
+
+        return await asyncio.get_running_loop().run_in_executor(None, look)
 
     def revoke(self, terminate: bool = False) -> None:
         """Have the call not run: if it waits or is delayed it never starts, and `get` raises TaskRevoked.

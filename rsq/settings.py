@@ -11,6 +11,7 @@ from typing import Any
 from rsq import keys
 from rsq.clock import zone_of
 from rsq.errors import SettingsError
+from rsq.hints import unknown_text
 
 ENVIRONMENT_PREFIX = "RSQ_"
 
@@ -94,7 +95,7 @@ def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None
     known = {field.name: field for field in fields(Settings)}
     for name in values:
         if name not in known:
-            raise SettingsError(f"no setting is called {name!r}; there are: {', '.join(sorted(known))}")
+            raise SettingsError(unknown_text("setting", name, "setting", known))
     chosen: dict[str, Any] = {}
     for name, field in known.items():
         if values.get(name) is not None:

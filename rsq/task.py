@@ -10,36 +10,40 @@ send_welcome(42)                                # just call it, here and now
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
+from datetime import datetime, timedelta
+from functools import update_wrapper
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
-from rsq import codec
+from rsq import codec, errors
 from rsq import result as asyncresult
 from rsq.broker.queue import Queue
-from rsq.calls.message import Message, new_id
+from rsq.calls.announce import tell_after, tell_before
+from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement
 from rsq.calls.progress import Progress, pack_progress
 from rsq.calls.request import Request, current
+from rsq.calls.retry import asked_for
 from rsq.calls.routes import Router
 from rsq.clock import epoch_ms
-from rsq.errors import InvalidTask, Retry, SettingsError
+from rsq.errors import SettingsError
+from rsq.functions import arity_check, signature_of
+from rsq.hints import hinted, unknown_text
 from rsq.result import AsyncResult
 from rsq.signals import after_publish, before_publish
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from rsq.broker.client import Client
     from rsq.broker.producer import Accepted
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-running_delivery = current.get
 
 
 class AppLike(Protocol):
@@ -49,40 +53,45 @@ class AppLike(Protocol):
     def client(self) -> Client: ...
 
     @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+
+    @property
     def router(self) -> Router: ...
 
     @property
     def eager(self) -> Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None: ...
 
 
+@hinted("Task")
 class Task(Generic[P, R]):
     """A function that workers can run. Made by `@app.task`; calling it runs it here and now."""
 
+    if TYPE_CHECKING:
+        __name__: str
+        __qualname__: str
+
     is_async = False
+    MaxRetriesExceededError = errors.MaxRetriesExceededError
 
     def __init__(self, app: AppLike, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
-        self.app = app
         self.name = name
+        self.function = function
+        update_wrapper(self, function, updated=())
+        self.belong_to(app, options)
+
+    def belong_to(self, app: AppLike, options: TaskOptions) -> None:
+        """Be a task of this app from now on, with these options. Raises InvalidTask."""
+        function = self.function
+        self.app = app
         self.options = options
         self.policy = options.policy()
         self.is_plain = options.acks_late and not options.limited
         self.timelimit = options.timelimit
         self.is_timed = any(self.timelimit)
-        self.function = function
-        self.run: Callable[..., Any] = function.__get__(self) if options.bind else function
-        try:
-            self._signature = inspect.signature(self.run)
-        except ValueError:  # some functions that are written in C
-            raise InvalidTask(
-                f"Python does not tell the parameters of {name}: write a function that calls it"
-            ) from None
-        self._fits = _arity_check(self._signature)
+        self.run: Callable[..., Any] = MethodType(function, self) if options.bind else function
+        self._signature = signature_of(self.run, function, options.bind)
+        self._fits = arity_check(self._signature)
         self._defaults = CallOptions.of(options)
-        self.__name__ = function.__name__
-        self.__qualname__ = function.__qualname__
-        self.__doc__ = function.__doc__
-        self.__module__ = function.__module__
-        self.__wrapped__ = function
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -102,10 +111,11 @@ class Task(Generic[P, R]):
         return self._send(message, placement)
 
     def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Enqueue a call with options for this call alone.
 
+        args, kwargs  of the function, or None
         countdown    seconds to wait, by the server's clock
         eta          moment before which it does not start: a datetime (naive means the setting `timezone`)
         expires      seconds from now, or a datetime: a call that has not started by then is dropped
@@ -113,12 +123,13 @@ class Task(Generic[P, R]):
         dedupe_ttl, dedupe_until, on_duplicate, debounce, max_length, max_length_wait
                      as the task's options of these names
         version      a number beside a dedupe_key: once a newer version of the key is done, older ones do not start
-        task_id      an id of your own; a second call with the same id is not enqueued while the first is remembered
+        task_id      an id of your own, a text or a UUID; a second call with the same id is not enqueued while the first
+                     is remembered
         wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
         Raises       what `delay` raises, and SettingsError for an option that does not fit
         """
-        message, placement = self._message(args, kwargs or {}, self._changed(options))
+        message, placement = self.message(args, kwargs, **options)
         return self._send(message, placement)
 
     def map_async(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[R]]:
@@ -130,12 +141,12 @@ class Task(Generic[P, R]):
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
         defaults = self._changed(options)
-        pairs = [self._message(args, {}, defaults) for args in calls]
+        pairs = [self._message(self._checked(args, None)[0], {}, defaults) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
         if before_publish.handlers:
             for message, _ in pairs:
-                _tell_before(message)
+                tell_before(message)
         client = self.app.client
         routed: dict[str, list[int]] = {}
         for number, (message, _) in enumerate(pairs):
@@ -154,15 +165,15 @@ class Task(Generic[P, R]):
         return await self._asend(message, placement)
 
     async def aapply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
-        message, placement = self._message(args, kwargs or {}, self._changed(options))
+        message, placement = self.message(args, kwargs, **options)
         return await self._asend(message, placement)
 
-    def AsyncResult(self, task_id: str) -> AsyncResult[R]:
-        """The handle of a call of this task that was sent earlier to its own queue."""
-        return AsyncResult(self.app.client, task_id, self._defaults.queue, self.options.ignore_result)
+    def AsyncResult(self, task_id: str | UUID) -> AsyncResult[R]:
+        """The handle of a call of this task that was sent earlier to its own queue. Raises SettingsError for no id."""
+        return AsyncResult(self.app.client, check_id(task_id), self._defaults.queue, self.options.ignore_result)
 
     # -- inside a running task
 
@@ -171,19 +182,35 @@ class Task(Generic[P, R]):
         """The call that is running in this context."""
         return Request(current.get())
 
-    def retry(
-        self, exc: BaseException | None = None, countdown: float | None = None, max_retries: int | None = None
-    ) -> NoReturn:
-        """Run this call again later; never returns. With no retry left, `exc` (or Retry) becomes its failure.
+    @property
+    def max_retries(self) -> int | None:
+        """The option of this name: runs after the first one, None = without end."""
+        return self.options.max_retries
 
-        exc          the error that made it necessary; default: the one being handled
-        countdown    seconds to wait; default: the task's backoff
+    def retry(
+        self,
+        exc: BaseException | type[BaseException] | None = None,
+        countdown: float | timedelta | None = None,
+        max_retries: int | None = None,
+        **unknown: NoReturn,
+    ) -> NoReturn:
+        """Run this call again later; never returns.
+
+        With no retry left, and where the function was called directly, `exc` is raised here, in the body, as in Celery;
+        without one MaxRetriesExceededError, or what is being handled. If the body lets it out, that is its failure, for
+        good; it may catch it.
+
+        exc          the error that made it necessary
+        countdown    seconds to wait; default: the task's `default_retry_delay`, else its backoff
         max_retries  for this call; default: the task's option
+        Raises       Retry; ValueError for what none of these can be
         """
-        exc = exc or sys.exc_info()[1]
-        if self.request.called_directly and exc is not None:
-            raise exc
-        raise Retry(f"{self.name} asked for a retry", exc, countdown, max_retries) from exc
+        for name in unknown:
+            raise TypeError(unknown_text("retry", name, "argument of retry", ("exc", "countdown", "max_retries")))
+        delivery = current.get()
+        # The task that runs may have called this one as a function.
+        runs = self if delivery is None else self.app.tasks.get(delivery.task, self)
+        raise asked_for(runs.name, delivery, runs.policy, sys.exc_info()[1], exc, countdown, max_retries)
 
     def progress(self, current: float, total: float | None = None, **info: Any) -> None:
         """Tell how far the running call has come, for `AsyncResult.progress` and `AsyncResult.info`.
@@ -194,22 +221,53 @@ class Task(Generic[P, R]):
         info    what else is to be told, small
         Raises  EncodeError, MessageTooLarge
         """
-        delivery = running_delivery()
+        self._tell(Progress(current, total, info))
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Mapping[str, Any] | None = None
+    ) -> None:
+        """Celery's word for `progress`: `AsyncResult.state` shows `state` while the call runs, `info` shows `meta`.
+
+        task_id  of the running call, or None, which means that, too
+        state    a word of your own, such as ``PROGRESS``; None leaves it to rsq
+        meta     a small map; its ``current`` and ``total`` are those of `AsyncResult.progress`
+        Raises   ValueError for another call's id and for the words that end a call; TypeError; what `progress` raises
+        """
+        delivery = current.get()
+        if delivery is not None and task_id not in (None, delivery.id):
+            raise ValueError(f"update_state tells of the running call, {delivery.id}, and not of {task_id}")
+        self._tell(Progress.of_meta("" if state is None else state, {} if meta is None else meta))
+
+    def _tell(self, progress: Progress) -> None:
+        delivery = current.get()
         if delivery is None or delivery.lease_lost:
             return
-        packed = pack_progress(Progress(current, total, info))
-        self.app.client.report_progress(delivery.id, delivery.queue, packed)
+        self.app.client.report_progress(delivery.id, delivery.queue, pack_progress(progress))
 
     # -- how a message is made
 
     def message(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> tuple[Message, Placement]:
         """What `apply_async` would send, unsent."""
-        return self._message(args, kwargs or {}, self._changed(options))
+        return self._message(*self._checked(args, kwargs), self._changed(options))
+
+    def _checked(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments that were given as a sequence and a map, as such. A text is a sequence, too, but never meant so."""
+        args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
+        if not isinstance(args, Sequence) or isinstance(args, (str, bytes, bytearray)):
+            raise TypeError(f"{self.__name__}() args: a tuple or a list of the arguments, such as (1, 2), not {args!r}")
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+            raise TypeError(f"{self.__name__}() kwargs: a map from names to arguments, not {kwargs!r}")
+        return args, kwargs
 
     def _changed(self, options: Mapping[str, Any]) -> CallOptions:
-        return self._defaults.changed(options, self.app.client.settings.timezone) if options else self._defaults
+        if not options:
+            return self._defaults
+        settings = self.app.client.settings
+        if options.get("headers"):
+            codec.encode(options["headers"], "headers", settings.max_message_bytes)
+        return self._defaults.changed(options, settings.timezone)
 
     def _message(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions
@@ -271,7 +329,7 @@ class Task(Generic[P, R]):
 
     def _send(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
         if before_publish.handlers:
-            _tell_before(message)
+            tell_before(message)
         if self.app.eager is not None:
             return self._send_eagerly(message, placement)
         client = self.app.client
@@ -280,7 +338,7 @@ class Task(Generic[P, R]):
 
     async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
         if before_publish.handlers:
-            _tell_before(message)
+            tell_before(message)
         if self.app.eager is not None:
             return self._send_eagerly(message, placement)
         client = self.app.client
@@ -291,12 +349,12 @@ class Task(Generic[P, R]):
         assert self.app.eager is not None
         result = self.app.eager(self, message, placement)
         if after_publish.handlers:
-            _tell_after(message, result.id, result.duplicate)
+            tell_after(message, result.id, result.duplicate)
         return result
 
     def _result(self, queue: Queue, message: Message, accepted: Accepted) -> asyncresult.AsyncResult[R]:
         if after_publish.handlers:
-            _tell_after(message, accepted.task_id, accepted.duplicate)
+            tell_after(message, accepted.task_id, accepted.duplicate)
         ignored = message.meta.get("ignore_result", self.options.ignore_result)
         return AsyncResult(self.app.client, accepted.task_id, queue.name, ignored, accepted.duplicate)
 
@@ -308,58 +366,3 @@ class AsyncTask(Task[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         return self.run(*args, **kwargs)  # type: ignore[no-any-return]
-
-
-def _tell_before(message: Message) -> None:
-    """Let the handlers of `before_publish` see a message, and put headers into it."""
-    args, kwargs = codec.decode_call(message.body)
-    headers = dict(message.meta.get("headers", {}))
-    before_publish.send(
-        message.task, task_id=message.id, args=args, kwargs=kwargs, headers=headers, queue=message.queue
-    )
-    if headers:
-        message.meta = {**message.meta, "headers": headers}
-
-
-def _tell_after(message: Message, task_id: str, duplicate: bool) -> None:
-    headers = message.meta.get("headers", {})
-    after_publish.send(message.task, task_id=task_id, headers=headers, queue=message.queue, duplicate=duplicate)
-
-
-def _arity_check(signature: inspect.Signature) -> Callable[[int], bool]:
-    """Whether a number of positional arguments alone fits; spares the slow `bind` for most calls."""
-    least = most = 0
-    for parameter in signature.parameters.values():
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            most += 1
-            least += parameter.default is parameter.empty
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            most = sys.maxsize
-        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            return lambda number: False
-    return lambda number: least <= number <= most
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """The name under which workers know a function: its module and its own name.
-
-    A script that was started as ``__main__`` counts under the name by which a worker imports it.
-    Raises InvalidTask for a lambda or a nested function: a worker could not find it.
-    """
-    if "<lambda>" in function.__qualname__:
-        raise InvalidTask("a lambda has no name that a worker could find: use def, or give the task a name=...")
-    if "<locals>" in function.__qualname__:
-        raise InvalidTask(
-            f"{function.__qualname__} is defined inside a function, where a worker cannot find it: "
-            "move it to the module's top level, or give the task a name=... and define it in the worker too"
-        )
-    module = function.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
-        if spec is not None and spec.name:
-            module = spec.name.removesuffix(".__main__")
-        elif file:
-            module = Path(file).stem
-    return f"{module}.{function.__qualname__}"

@@ -19,12 +19,12 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock", "signals", "logs"},
+    {"errors", "states", "keys", "clock", "signals", "logs", "naming", "functions", "hints", "celery_names"},
     {"codec", "settings"},
     {"remote"},
     {"calls"},
     {"broker"},
-    {"result", "task", "app", "loader"},
+    {"result", "task", "shared", "app", "loader", "pickling"},
     {"worker", "beat"},
     {"testing", "contrib"},
     {"face", "__init__"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rsq import codec
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict, unpack_result
 from rsq.calls.retry import RetryPolicy, after_crashes, decide
-from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
+from rsq.errors import Ignore, InvalidTask, MaxRetriesExceededError, Reject, Retry, WorkerLost
 from rsq.states import State
 
 NOW_MS = 1_700_000_000_000
@@ -57,6 +58,25 @@ def test_backoff_without_jitter_doubles_up_to_the_cap() -> None:
 
 def test_no_backoff_means_the_default_delay() -> None:
     assert RetryPolicy(retry_backoff=0, default_retry_delay=7).delay_ms(5, random.Random()) == 7000
+
+
+@pytest.mark.parametrize(
+    ("options", "after_an_error_ms", "asked_for_ms"),
+    [
+        ({}, 2000, 2000),
+        ({"retry_backoff": 5}, 10_000, 10_000),
+        ({"default_retry_delay": 60}, 60_000, 60_000),
+        ({"default_retry_delay": 0}, 0, 0),
+        ({"retry_backoff": 0}, 180_000, 180_000),
+        ({"retry_backoff": 5, "default_retry_delay": 60}, 10_000, 60_000),  # as in Celery: each has its own use
+    ],
+)
+def test_a_delay_that_is_given_counts(options: dict[str, float], after_an_error_ms: int, asked_for_ms: int) -> None:
+    policy = RetryPolicy(**options, retry_jitter=False)  # type: ignore[arg-type]
+    assert policy.delay_ms(2, random.Random()) == after_an_error_ms
+    asked = verdict(Retry(), policy, attempt=2)
+    assert isinstance(asked, Retried)
+    assert asked.delay_ms == asked_for_ms
 
 
 def test_jitter_spreads_the_waits() -> None:
@@ -103,6 +123,43 @@ def test_a_retry_that_was_asked_for() -> None:
     assert end.error["type"] == "builtins.KeyError"
 
 
+def test_the_end_of_one_that_was_told_so() -> None:
+    """Whatever the body raises once `self.retry()` had none left: its failure is the last one."""
+    for error in (KeyError("why"), MaxRetriesExceededError()):
+        message = delivery(attempt=2)
+        message.exhausted = True
+        end = decide(message, error, RetryPolicy(), runtime_s=0, result_ttl_ms=1, rng=random.Random(), now_ms=0)
+        assert isinstance(end, Buried)
+        assert end.reason == "retries-exhausted"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"exc": "text"}, "exc takes the error"),
+        ({"exc": (1, 2)}, "exc takes the error"),
+        ({"countdown": "soon"}, "countdown takes seconds"),
+        ({"countdown": True}, "countdown takes seconds"),
+        ({"countdown": float("nan")}, "countdown takes seconds"),
+        ({"countdown": 1e300}, "a hundred years"),
+        ({"countdown": timedelta(days=99_999)}, "a hundred years"),
+        ({"max_retries": -1}, "max_retries takes a whole number"),
+        ({"max_retries": 2.5}, "max_retries takes a whole number"),
+        ({"max_retries": True}, "max_retries takes a whole number"),
+    ],
+)
+def test_a_retry_that_cannot_be(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Retry(**wrong)
+
+
+def test_the_countdown_of_a_retry_may_be_a_timedelta_and_is_never_negative() -> None:
+    for countdown, expected_ms in ((timedelta(minutes=1), 60_000), (-5, 0)):
+        again = verdict(Retry(countdown=countdown))
+        assert isinstance(again, Retried)
+        assert again.delay_ms == expected_ms
+
+
 def test_reject_and_ignore() -> None:
     rejected = verdict(Reject("bad"))
     assert isinstance(rejected, Buried)
@@ -134,7 +191,7 @@ def test_crashes_and_deliveries_are_bounded_apart() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"autoretry_for": ValueError},
+        {"autoretry_for": 5},
         {"autoretry_for": ("ValueError",)},
         {"max_retries": -1},
         {"max_crashes": 0},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rsq import App, SettingsError
+from rsq.worker.portrait import queues_line
 from tests.servers import Server
 
 
@@ -108,3 +109,20 @@ def test_a_function_that_gives_no_queue_is_named(app: App) -> None:
     app.routes = route
     with pytest.raises(SettingsError, match=r"what route\(\) gives for shop\.mail\.send: a route is a queue's name"):
         app.get_task("shop.mail.send").delay()
+
+
+def test_queues_that_a_worker_does_not_read() -> None:
+    shop = App("shop")
+    shop.task(name="a")(test_a_worker_says_so_at_its_start)
+    shop.task(name="b", queue="mail")(test_a_worker_says_so_at_its_start)
+    assert shop.unread(["celery"]) == ["default", "mail"]
+    assert shop.unread(["mail", "default"]) == []
+    shop.routes = {"a": "first"}
+    assert shop.unread(["mail"]) == ["first"]
+    shop.routes = [lambda name, *rest, **more: "anywhere"]
+    assert shop.unread(["x"]) == ["mail"], "what a function decides is not known"
+
+
+def test_a_worker_says_so_at_its_start() -> None:
+    assert queues_line(["x", "y"], ["mail"]) == "x, y; not read here, though calls go there: mail"
+    assert queues_line(["x", "mail"], []) == "x, mail"

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import os
+import pickle
 import runpy
+import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+from uuid import uuid4
 
 import pytest
 
-from rsq import App, SettingsError, Task
+import rsq
+from rsq import App, MaxRetriesExceededError, RsqError, SettingsError, Task, codec
+from rsq.app import shared
 from rsq.calls.options import TaskOptions
+from rsq.calls.retry import RetryPolicy
 from rsq.errors import DuplicateTask, InvalidTask, Retry, UnknownTask
 from rsq.loader import load_app
 
@@ -102,6 +111,70 @@ def test_only_functions_can_be_tasks(what: Any, options: dict[str, Any]) -> None
         App("other").task(**options)(what)
 
 
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [generator, async_generator])
+def test_generators_are_no_tasks(function: Any) -> None:
+    with pytest.raises(InvalidTask, match="is a generator, which nobody would go through: return a list"):
+        App("other").task(function)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "\ud800", "x" * 501, "\x00"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(InvalidTask, match="a task cannot be named"):
+        App("other").task(name=name)(plain.function)
+    with pytest.raises(InvalidTask, match="a task cannot be named"):
+        app.send_task(name)
+
+
+def test_a_name_that_is_given_as_the_function() -> None:
+    with pytest.raises(InvalidTask, match=r"the name of a task is given as name='shop\.add'"):
+        App("other").task("shop.add")  # type: ignore[call-overload]
+    with pytest.raises(InvalidTask, match="known by its name"):
+        app.send_task(plain)  # type: ignore[arg-type]
+
+
+def test_two_functions_under_one_decorator_are_two() -> None:
+    def logged(function: Any) -> Any:
+        @wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return function(*args)
+
+        return wrapper
+
+    other = App("other")
+    other.task(name="x")(logged(test_names))
+    with pytest.raises(DuplicateTask, match="give one of them another name"):
+        other.task(name="x")(logged(test_one_name_is_one_function))
+
+
+@pytest.mark.parametrize("function", [os.getpid, test_names])
+def test_what_takes_no_argument_cannot_be_bound(function: Any) -> None:
+    with pytest.raises(InvalidTask, match="takes no argument, and bind=True passes the task as the first one"):
+        App("other").task(name="x", bind=True)(function)
+
+
+@pytest.mark.parametrize("name", ["", "a\n", 5])
+def test_names_of_apps_that_cannot_be(name: Any) -> None:
+    with pytest.raises(SettingsError, match="an app is named by a text"):
+        App(name)
+
+
+def test_an_app_without_a_name_has_that_of_the_module_that_makes_it() -> None:
+    assert App().name == __name__
+
+    class Mine(App):
+        pass
+
+    assert Mine(namespace="x").name == __name__
+
+
 def test_a_function_whose_parameters_python_does_not_tell() -> None:
     with pytest.raises(InvalidTask, match="write a function that calls it"):
         App("other").task(max)
@@ -115,6 +188,60 @@ def test_one_name_is_one_function() -> None:
         other.task(name="x")(test_one_name_is_one_function)
     with pytest.raises(InvalidTask, match="is a task already"):
         other.task(plain)
+
+
+def test_celerys_words_for_retries() -> None:
+    other = App("other")
+
+    def of(**options: Any) -> TaskOptions:
+        task: Task[..., Any] = other.task(name="t", **options)(plain.function)
+        return task.options
+
+    assert of(retry_backoff=True).retry_backoff == 1.0
+    assert of(retry_backoff=False).retry_backoff == 0.0
+    assert of(retry_backoff=5).retry_backoff == 5.0
+    assert of(default_retry_delay=timedelta(minutes=1)).default_retry_delay == 60.0
+    assert of(retry_backoff=timedelta(seconds=2), retry_backoff_max=timedelta(hours=1)).retry_backoff_max == 3600.0
+    for classes in ([OSError, KeyError], (OSError, KeyError), {OSError, KeyError}):
+        assert set(of(autoretry_for=classes).autoretry_for) == {OSError, KeyError}
+    assert of(autoretry_for=OSError, dont_autoretry_for=[KeyError]).policy() == RetryPolicy((OSError,), (KeyError,))
+    both = of(retry_kwargs={"max_retries": 5, "countdown": 3})
+    assert (both.max_retries, both.default_retry_delay) == (5, 3.0)
+    task = other.task(name="bound", bind=True, retry_kwargs={"max_retries": None})(bound.function)
+    assert task.max_retries is None
+    assert task.MaxRetriesExceededError is MaxRetriesExceededError
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"retry_kwargs": 5}, "retry_kwargs takes a map with max_retries and countdown"),
+        ({"retry_kwargs": {"eta": 1}}, "eta: write countdown"),
+        (
+            {"retry_kwargs": {"jitter": 1}},
+            "no name in retry_kwargs is called 'jitter'; there are",
+        ),
+        ({"retry_kwargs": {"max_retries": 1}, "max_retries": 2}, "give max_retries or max_retries in retry_kwargs"),
+        ({"retry_kwargs": {"countdown": 1}, "retry_backoff": True}, "says nothing beside retry_backoff"),
+        ({"retry_kwargs": {"countdown": "1"}}, "default_retry_delay takes seconds"),
+        ({"autoretry_for": "OSError"}, "autoretry_for takes classes of exceptions, not 'OSError'"),
+        ({"autoretry_for": [3]}, "autoretry_for takes classes"),
+        ({"retry_backoff": "1"}, "retry_backoff takes seconds"),
+        ({"retry_backoff_max": None}, "retry_backoff_max takes seconds"),
+        ({"default_retry_delay": -1}, "default_retry_delay must be 0 seconds or more"),
+        ({"base": object}, "base: there are no base classes"),
+        ({"track_started": True}, "track_started: needless"),
+        ({"max_retry": 1}, "no task option is called 'max_retry'; did you mean max_retries"),
+        ({"zzz": 1}, "no task option is called 'zzz'; there are: acks_late"),
+    ],
+)
+def test_what_is_wrong_is_said_where_it_stands(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidTask, match=text):
+        app.task(**options)
+    with pytest.raises(InvalidTask, match=text):
+        App("x", task_defaults=options)
+    with pytest.raises(InvalidTask, match=text):
+        rsq.task(**options)
 
 
 def test_options_are_checked_where_they_are_given() -> None:
@@ -255,6 +382,63 @@ def test_task_ids_that_cannot_be_used(task_id: str) -> None:
         plain.apply_async((1,), task_id=task_id)
 
 
+def test_an_id_may_be_a_uuid() -> None:
+    unique = uuid4()
+    assert plain.message((1,), task_id=unique)[0].id == str(unique)
+    assert plain.AsyncResult(unique).task_id == app.AsyncResult(unique).id == str(unique)
+    for wrong in ("", "a b", 5, None):
+        with pytest.raises(SettingsError, match="task id"):
+            plain.AsyncResult(wrong)  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match="task id"):
+            app.AsyncResult(wrong)  # type: ignore[arg-type]
+
+
+def test_no_arguments_may_be_none() -> None:
+    assert codec.decode_call(plain.message(None, {"a": 1})[0].body) == ([], {"a": 1})
+    assert codec.decode_call(app.task_by_name("elsewhere").message(None, None)[0].body) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ("ab", None, r"plain\(\) args: a tuple or a list .* not 'ab'"),
+        (b"ab", None, "args: a tuple"),
+        (5, None, "args: a tuple"),
+        ({"a": 1}, None, "args: a tuple"),
+        ({1, 2}, None, "args: a tuple"),
+        (iter([1]), None, "args: a tuple"),
+        ((1,), [("b", 2)], "kwargs: a map"),
+        ((1,), {1: 2}, "kwargs: a map"),
+    ],
+)
+def test_arguments_that_are_no_sequence_and_no_map(args: Any, kwargs: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        plain.apply_async(args, kwargs)
+    if kwargs is None:
+        with pytest.raises(TypeError, match="args: a tuple"):
+            plain.map_async([args])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_retries": -1}, "max_retries must be 0 or more"),
+        ({"max_length": -1}, "max_length must be 0 or more"),
+        ({"max_length_wait": -1}, "max_length_wait must be 0 seconds or more"),
+        ({"wait_replicas": -1}, "wait_replicas must be 0 or more"),
+        ({"headers": "a"}, "headers takes Mapping"),
+        ({"headers": {"a": object()}}, r"headers\['a'\]: cannot serialise"),
+        ({"headers": {"a": "x" * 2_000_000}}, "headers: .* bytes packed"),
+        ({"link": plain}, "link: there are no links in this version"),
+        ({"serializer": "json"}, "serializer: needless, values travel as msgpack; leave it out"),
+        ({"count_down": 3}, "no option of a call is called 'count_down'; did you mean countdown"),
+    ],
+)
+def test_options_of_a_call_that_cannot_be(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(RsqError, match=text):
+        plain.message((1,), **options)
+
+
 def test_map_async_takes_no_task_id() -> None:
     with pytest.raises(SettingsError, match="task_id"):
         plain.map_async([(1,)], task_id="x")
@@ -272,3 +456,63 @@ def test_loading_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load_app("shop_three:make").name == "three"
     monkeypatch.setenv("RSQ_APP", "shop_one:my")
     assert load_app(None).name == "one"
+
+
+def test_two_apps_of_one_name_in_a_module_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "shop_four.py").write_text("from rsq import App\none, two, again = App(), App(), App('other')\n")
+    (tmp_path / "shop_five.py").write_text("from rsq import App\none = two = App()\n")
+    for place in ("shop_four", "shop_four:one", "shop_four:again"):
+        with pytest.raises(SettingsError, match="shop_four holds several apps of one name"):
+            load_app(place)
+    assert load_app("shop_five").name == "shop_five"
+
+
+def test_a_program_and_its_worker_agree_on_the_names(tmp_path: Path) -> None:
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    code = "from rsq import App\napp = App()\n@app.task\ndef add(): ...\nprint(app.name, *app.tasks)\n"
+    for module in ("__main__", "jobs"):
+        (package / f"{module}.py").write_text(code)
+
+    def said(*command: str) -> str:
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert said("-m", "pkg") == said("-c", "import pkg.__main__") == "pkg.__main__ pkg.__main__.add"
+    assert said("-m", "pkg.jobs") == said("-c", "import pkg.jobs") == "pkg.jobs pkg.jobs.add"
+
+
+# -- pickling and hints
+
+
+def test_tasks_are_pickled_by_name() -> None:
+    for task in (plain, bound, asynchronous):
+        assert pickle.loads(pickle.dumps(task)) is task
+        assert copy.deepcopy({"task": task})["task"] is task
+    hidden = app.task(name="hidden")(test_names)
+    try:
+        assert pickle.loads(pickle.dumps(hidden)) is hidden
+        packed = pickle.dumps(hidden)
+    finally:
+        del app.tasks["hidden"]
+    with pytest.raises(UnknownTask, match=r"there is no task 'hidden' in tests\.test_task"):
+        pickle.loads(packed)
+
+
+def test_handles_are_pickled_by_id() -> None:
+    handle = shared.app.AsyncResult("x1", "mail")
+    back = pickle.loads(pickle.dumps(handle))
+    assert (back, back.queue, back.duplicate) == (handle, "mail", False)
+    elsewhere = App("elsewhere", url="redis://user:secret@example.com/3", namespace="other").AsyncResult("x1")
+    packed = pickle.dumps(elsewhere)
+    assert b"secret" not in packed
+    with pytest.raises(SettingsError, match=r"is of redis://user:.*@example\.com/3, namespace other; the app"):
+        pickle.loads(packed)
+
+
+def test_type_hints_of_a_task() -> None:
+    assert get_type_hints(plain) == {"a": int, "b": int, "c": int, "return": int}
+    assert get_type_hints(asynchronous) == {"a": int, "return": int}

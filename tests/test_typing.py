@@ -102,6 +102,32 @@ ACCEPTED = {
             return f"{a} at attempt {self.request.attempt}"
         again.delay(1)
         """,
+    "words of Celery": """
+        from datetime import timedelta
+        from uuid import uuid4
+
+        @app.task(bind=True, retry_kwargs={"max_retries": 5})
+        def charge(self: Task[..., None], order: int) -> None:
+            most: int | None = self.max_retries
+            self.update_state(state="PROGRESS", meta={"current": 1})
+            self.progress(1, 2)
+            try:
+                self.retry(exc=ValueError, countdown=timedelta(seconds=3))
+            except self.MaxRetriesExceededError as error:
+                print(error, self.request.args, self.request.delivery_info["routing_key"], self.request.is_eager)
+
+        async def look(handle: AsyncResult[int]) -> None:
+            state: str = await handle.astate()
+            if await handle.aready() and handle.status == "SUCCESS":
+                print(await handle.aresult(), await handle.aprogress(), handle.task_id)
+
+        request = rsq.current_request()
+        if request is not None:
+            print(request.id, request.hostname)
+        charge.apply_async(None, {"order": 1}, task_id=uuid4())
+        app.send_task("x", None)
+        app.set_default()
+        """,
     "testing": """
         with app.testing.eager(propagate=False):
             add.delay(1)
@@ -142,6 +168,9 @@ REFUSED = {
     "keyword-only by position": ("send.delay('me', True)", 'Too many positional arguments for "delay" of "Task"'),
     "self by hand": ("bound.delay(bound, 1)", 'Argument 1 to "delay" of "Task" has incompatible type'),
     "result of another type": ("s: str = add.delay(1).get()", 'expression has type "int", variable has type "str"'),
+    "a name that is not there": ("app.conf", '"App" has no attribute "conf"'),
+    "a name that is not there, of a task": ("add.s(1)", 'has no attribute "s"'),
+    "an option of get": ("add.delay(1).get(interval=1)", 'Argument "interval" to "get" of "AsyncResult"'),
     "testing": ("app.testing.eager(propagat=True)", 'Unexpected keyword argument "propagat" for "eager" of "Testing"'),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rsq.broker.worker_inspect import Inspect
 from rsq.broker.worker_wishes import Report, chosen, wait_for, wish
 from rsq.errors import SettingsError
+from rsq.hints import hinted
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client
@@ -29,6 +30,7 @@ class Told:
     says: str
 
 
+@hinted("Control")
 class Control:
     """Tells live workers what to do.
 

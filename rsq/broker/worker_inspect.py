@@ -14,6 +14,7 @@ from rsq.broker.client import unpack_delayed
 from rsq.broker.worker_wishes import Report, chosen, wait_for, wish
 from rsq.calls.message import unpack_meta
 from rsq.errors import BrokerError, BrokerUnavailable
+from rsq.hints import hinted
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client
@@ -23,6 +24,7 @@ Rows = dict[str, list[dict[str, Any]]]
 """Worker, or queue, to rows."""
 
 
+@hinted("Inspect")
 class Inspect:
     """Questions to live workers; each method asks anew and gives a dict by worker.
 

@@ -10,11 +10,12 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from msgpack import Packer, Unpacker  # type: ignore[import-untyped, unused-ignore]
 
 from rsq import codec
-from rsq.errors import DecodeError, SettingsError
+from rsq.errors import LONGEST_S, DecodeError, SettingsError
 from rsq.keys import PRIORITIES
 
 _FIELDS = [b"id", b"task", b"body", b"meta"]
@@ -28,9 +29,6 @@ MOST_ATTEMPTS = 2**31
 """No message is tried more often, so that the next attempt can be told, too."""
 
 NO_META: Mapping[str, Any] = {}
-
-LONGEST_S = 100 * 365 * 86_400
-"""No time that a message or an option carries is longer: Redis refuses what does not fit into its own numbers."""
 
 # What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
 _META_KINDS: dict[str, tuple[type, ...]] = {
@@ -57,8 +55,10 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-def check_id(task_id: str) -> str:
-    """Give `task_id` back if it may name a call, else raise SettingsError."""
+def check_id(task_id: str | UUID) -> str:
+    """Give `task_id` back, a UUID as its text, if it may name a call; else raise SettingsError."""
+    if isinstance(task_id, UUID):
+        return str(task_id)
     if (
         not isinstance(task_id, str)
         or not 0 < len(task_id) <= LONGEST_ID
@@ -176,6 +176,7 @@ class Delivery:
     timelimit   (hard, soft) time limit of its body in seconds, once it runs; None = none
     overdue_s   the hard time limit that this attempt has passed; 0.0 = it has not
     revoked     set when it must not start; while it runs: when it is to be interrupted, and its outcome is REVOKED
+    exhausted   set when its body asked for a retry and was told that none is left
     lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
     """
 
@@ -186,6 +187,7 @@ class Delivery:
         "crashes",
         "deliveries",
         "entry_id",
+        "exhausted",
         "id",
         "lease_lost",
         "meta",
@@ -209,6 +211,7 @@ class Delivery:
         self.deliveries = 1
         self.crashes = 0
         self.crash_how = ""
+        self.exhausted = False
         self.lease_lost = False
         self.revoked = False
         self.taken = False

@@ -9,12 +9,23 @@ from functools import cached_property
 from typing import Any
 
 from rsq import keys
+from rsq.calls.checks import (
+    check_key,
+    check_timelimit,
+    classes_of,
+    count_of,
+    not_negative,
+    positive,
+    require,
+    seconds_of,
+)
 from rsq.calls.limits import interval_us
-from rsq.calls.message import LONGEST_S, NO_LIMIT, NO_META, check_id, check_priority
+from rsq.calls.message import NO_LIMIT, NO_META, check_id, check_priority
 from rsq.calls.placement import PLAIN, Placement
 from rsq.calls.retry import RetryPolicy
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
+from rsq.hints import unknown_text
 
 MOST_VERSION = 2**53
 """Up to here Lua's numbers are exact."""
@@ -29,7 +40,8 @@ class TaskOptions:
     queue           where its calls go; default: the app's `default_queue`
     priority        0 to 9, 9 is the most urgent
     autoretry_for, dont_autoretry_for, max_retries, retry_backoff, retry_backoff_max, retry_jitter, default_retry_delay,
-    max_crashes     see `rsq.calls.retry.RetryPolicy`
+    max_crashes     see `rsq.calls.retry.RetryPolicy`; errors as a tuple, a list, a set or one class, delays also as
+                    timedelta, and a backoff of True is one second, as in Celery
     time_limit      seconds after which a run is killed, and fails with TimeLimitExceeded; None = never
     soft_time_limit  seconds after which SoftTimeLimitExceeded is raised inside it; None = never
     ignore_result   keep no result
@@ -59,10 +71,10 @@ class TaskOptions:
     autoretry_for: tuple[type[BaseException], ...] = RetryPolicy.autoretry_for
     dont_autoretry_for: tuple[type[BaseException], ...] = RetryPolicy.dont_autoretry_for
     max_retries: int | None = RetryPolicy.max_retries
-    retry_backoff: float = RetryPolicy.retry_backoff
+    retry_backoff: float | None = RetryPolicy.retry_backoff
     retry_backoff_max: float = RetryPolicy.retry_backoff_max
     retry_jitter: bool = RetryPolicy.retry_jitter
-    default_retry_delay: float = RetryPolicy.default_retry_delay
+    default_retry_delay: float | None = RetryPolicy.default_retry_delay
     max_crashes: int = RetryPolicy.max_crashes
     time_limit: float | timedelta | None = None
     soft_time_limit: float | timedelta | None = None
@@ -86,20 +98,27 @@ class TaskOptions:
     def __post_init__(self) -> None:
         try:
             for name in ("name", "queue"):
-                _require(name, getattr(self, name), str, None)
+                require(name, getattr(self, name), str, None)
             for name in ("bind", "ignore_result", "acks_late", "retry_jitter"):
-                _require(name, getattr(self, name), bool)
+                require(name, getattr(self, name), bool)
             for name in ("max_retries", "max_crashes", "max_length", "rate_burst", "max_concurrency"):
-                _require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
+                require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
             for name in ("result_expires", "dedupe_ttl"):
-                object.__setattr__(self, name, _positive(name, getattr(self, name)))  # a timedelta, too, is seconds
+                object.__setattr__(self, name, positive(name, getattr(self, name)))  # a timedelta, too, is seconds
             for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay", "max_length_wait"):
-                _require(name, getattr(self, name), int, float)
+                value = getattr(self, name)
+                if name == "retry_backoff" and isinstance(value, bool):
+                    value = float(value)  # Celery's True: from one second on
+                if value is not None or name in ("retry_backoff_max", "max_length_wait"):
+                    object.__setattr__(self, name, not_negative(name, value))
+            for name in ("autoretry_for", "dont_autoretry_for"):
+                object.__setattr__(self, name, classes_of(getattr(self, name)))
+            self.policy()
             if self.expires is not None:
-                object.__setattr__(self, "expires", _positive("expires", self.expires))
-            _check_timelimit(self.timelimit)
+                object.__setattr__(self, "expires", positive("expires", self.expires))
+            check_timelimit(self.timelimit)
             for name in ("dedupe_key", "rate_limit_key", "max_concurrency_key"):
-                _check_key(name, getattr(self, name))
+                check_key(name, getattr(self, name))
             _check_duplicates(self.dedupe_until, self.on_duplicate, self.debounce, self.dedupe_key)
             self._check_limits()
             check_priority(self.priority)
@@ -135,8 +154,8 @@ class TaskOptions:
         """(hard, soft), in seconds. Raises SettingsError."""
         hard, soft = self.time_limit, self.soft_time_limit
         return (
-            None if hard is None else _positive("time_limit", hard),
-            None if soft is None else _positive("soft_time_limit", soft),
+            None if hard is None else positive("time_limit", hard),
+            None if soft is None else positive("soft_time_limit", soft),
         )
 
     @property
@@ -148,12 +167,35 @@ class TaskOptions:
 
 
 def options_from(defaults: TaskOptions, given: Mapping[str, Any]) -> TaskOptions:
-    """`defaults` with what was given; raises InvalidTask for a name that is no option."""
+    """`defaults` with what was given; raises InvalidTask for a name that is no option.
+
+    `retry_kwargs`, a map with max_retries and countdown, stands for the options of its content, as in Celery.
+    """
+    given = dict(given)
+    if (retry_kwargs := given.pop("retry_kwargs", None)) is not None:
+        given |= _retry_kwargs(retry_kwargs, given)
     known = {field.name for field in fields(TaskOptions)}
     for name in given:
         if name not in known:
-            raise InvalidTask(f"no task option is called {name!r}; there are: {', '.join(sorted(known))}")
+            raise InvalidTask(unknown_text("task option", name, "task option", known))
     return replace(defaults, **given)
+
+
+_RETRY_KWARGS = {"max_retries": "max_retries", "countdown": "default_retry_delay"}
+
+
+def _retry_kwargs(retry_kwargs: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that stand in a `retry_kwargs`. Raises InvalidTask, also where `given` says the same thing twice."""
+    if not isinstance(retry_kwargs, Mapping):
+        raise InvalidTask(f"retry_kwargs takes a map with max_retries and countdown, not {retry_kwargs!r}")
+    for name in retry_kwargs:
+        if name not in _RETRY_KWARGS:
+            raise InvalidTask(unknown_text("retry_kwargs", name, "name in retry_kwargs", _RETRY_KWARGS))
+        if _RETRY_KWARGS[name] in given:
+            raise InvalidTask(f"give {_RETRY_KWARGS[name]} or {name} in retry_kwargs, not both")
+    if "countdown" in retry_kwargs and given.get("retry_backoff"):
+        raise InvalidTask("countdown in retry_kwargs says nothing beside retry_backoff, which decides: leave one out")
+    return {_RETRY_KWARGS[name]: value for name, value in retry_kwargs.items()}
 
 
 @dataclass(frozen=True)
@@ -214,23 +256,21 @@ class CallOptions:
             return self
         for name in options:
             if name not in _CALL_OPTIONS:
-                raise SettingsError(
-                    f"no option of a call is named {name!r}; there are: {', '.join(sorted(_CALL_OPTIONS))}"
-                )
+                raise SettingsError(unknown_text("option of a call", name, "option of a call", _CALL_OPTIONS))
         given = {name: value for name, value in options.items() if value is not None}
         place = _placed(given, zone)
         carried = _carried(given)
         hard, soft = self.timelimit
         timelimit = (carried.get("time_limit", hard), carried.get("soft_time_limit", soft))
-        _check_timelimit(timelimit)
+        check_timelimit(timelimit)
         meta = {**self.meta, **carried}
         if "max_retries" in options and options["max_retries"] is None:
             meta["max_retries"] = None  # here None says something: without end
         expires = given.get("expires", self.expires)
         if expires is not None and not isinstance(expires, datetime):
-            expires = _seconds("expires", expires)
+            expires = seconds_of("expires", expires)
         key = given.get("dedupe_key", self.dedupe_key)
-        _check_key("dedupe_key", key)
+        check_key("dedupe_key", key)
         until = given.get("dedupe_until", self.dedupe_until)
         on_duplicate = given.get("on_duplicate", self.on_duplicate)
         debounce = given.get("debounce", self.debounce)
@@ -249,7 +289,7 @@ class CallOptions:
             meta,
             expires,
             key,
-            given.get("task_id"),
+            check_id(given["task_id"]) if "task_id" in given else None,
             None if version is None else _check_version(version),
             until,
             on_duplicate,
@@ -259,7 +299,7 @@ class CallOptions:
 
 
 def _check_version(version: Any) -> int:
-    number: int = _require("version", version, int)
+    number: int = require("version", version, int)
     if not 0 <= number <= MOST_VERSION:
         raise SettingsError(
             f"version must be from 0 to 2 ** 53, which the server counts exactly, not {number}: of a time take "
@@ -271,7 +311,7 @@ def _check_version(version: Any) -> int:
 def _on_duplicate(base: Placement, until: str, on_duplicate: str, debounce: float | None) -> Placement:
     """`base` with what becomes of duplicates."""
     if debounce is not None:
-        delay_ms = int(_positive("debounce", debounce) * 1000)
+        delay_ms = int(positive("debounce", debounce) * 1000)
         until = "started" if until == "ttl" else until
         base = replace(base, delay_ms=delay_ms, debounce_ms=delay_ms)
     replaces = on_duplicate == "replace" or debounce is not None
@@ -286,7 +326,7 @@ def _check_duplicates(until: Any, on_duplicate: Any, debounce: Any, key: Any) ->
         if value not in values:
             raise SettingsError(f"{name} takes {', '.join(map(repr, values))}, not {value!r}")
     if debounce is not None:
-        _positive("debounce", debounce)
+        positive("debounce", debounce)
     if key is None and (until != "ttl" or on_duplicate == "replace" or debounce is not None):
         raise SettingsError("dedupe_until, on_duplicate='replace' and debounce need a dedupe_key")
 
@@ -297,25 +337,20 @@ def _placed(given: Mapping[str, Any], zone: str) -> dict[str, Any]:
     if "countdown" in given and "eta" in given:
         raise SettingsError("give countdown or eta, not both")
     if "countdown" in given:
-        place["delay_ms"] = max(0, int(_seconds("countdown", given["countdown"]) * 1000))
+        place["delay_ms"] = max(0, int(seconds_of("countdown", given["countdown"]) * 1000))
     if "eta" in given:
         if not isinstance(given["eta"], datetime):
             raise SettingsError(f"eta takes a datetime, not {given['eta']!r}; for seconds from now there is countdown")
         place["eta_ms"] = epoch_ms(given["eta"], zone)
     if "dedupe_ttl" in given:
-        place["dedupe_ttl_ms"] = max(1, int(_positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
+        place["dedupe_ttl_ms"] = max(1, int(positive("dedupe_ttl", given["dedupe_ttl"]) * 1000))
     if "max_length" in given:
-        place["max_length"] = _require("max_length", given["max_length"], int)
-        if place["max_length"] < 0:
-            raise SettingsError(f"max_length must not be negative, not {place['max_length']}; 0 is no bound")
+        place["max_length"] = count_of("max_length", given["max_length"])
     if "max_length_wait" in given:
-        place["room_wait_s"] = max(0.0, _seconds("max_length_wait", given["max_length_wait"]))
+        place["room_wait_s"] = not_negative("max_length_wait", given["max_length_wait"])
     if "wait_replicas" in given:
-        place["replicas"] = _require("wait_replicas", given["wait_replicas"], int)
-        if place["replicas"] < 0:
-            raise SettingsError(f"wait_replicas must not be negative, not {place['replicas']}")
+        place["replicas"] = count_of("wait_replicas", given["wait_replicas"])
     if "task_id" in given:
-        check_id(given["task_id"])
         place["unique"] = True
     return place
 
@@ -324,16 +359,16 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a call that travel with the message."""
     carried: dict[str, Any] = {}
     if "max_retries" in given:
-        carried["max_retries"] = _require("max_retries", given["max_retries"], int)
+        carried["max_retries"] = count_of("max_retries", given["max_retries"])
     if "ignore_result" in given:
-        carried["ignore_result"] = _require("ignore_result", given["ignore_result"], bool)
+        carried["ignore_result"] = require("ignore_result", given["ignore_result"], bool)
     if "result_expires" in given:
-        carried["result_expires"] = _positive("result_expires", given["result_expires"])
+        carried["result_expires"] = positive("result_expires", given["result_expires"])
     if "headers" in given:
-        carried["headers"] = dict(_require("headers", given["headers"], Mapping))
+        carried["headers"] = dict(require("headers", given["headers"], Mapping))
     for name in ("time_limit", "soft_time_limit"):
         if name in given:
-            carried[name] = _positive(name, given[name])
+            carried[name] = positive(name, given[name])
     return carried
 
 
@@ -341,42 +376,3 @@ _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "t
 _CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "time_limit", "soft_time_limit"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
 _CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}
-
-
-def _require(name: str, value: Any, *kinds: type | None) -> Any:
-    """Give `value` back if it is of one of these kinds (None stands for None itself), else raise SettingsError."""
-    for kind in kinds:
-        if value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return value
-    names = " or ".join("None" if kind is None else kind.__name__ for kind in dict.fromkeys(kinds))
-    raise SettingsError(f"{name} takes {names}, not {value!r}")
-
-
-def _positive(name: str, value: Any) -> float:
-    seconds = _seconds(name, value)
-    if not seconds > 0:  # NaN, too
-        raise SettingsError(f"{name} must be above 0 seconds, not {value!r}")
-    return seconds
-
-
-def _check_timelimit(timelimit: tuple[float | None, float | None]) -> None:
-    hard, soft = timelimit
-    if hard is not None and soft is not None and soft >= hard:
-        raise SettingsError(
-            f"soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s), so that the task can clean up between"
-        )
-
-
-def _check_key(name: str, key: Any) -> None:
-    if key is not None and not isinstance(key, str) and not callable(key):
-        raise SettingsError(f"{name} takes a text or a function of the arguments, not {key!r}")
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SettingsError(f"{name} takes seconds (a number or a timedelta), not {value!r}")
-    if not -LONGEST_S <= value <= LONGEST_S:
-        raise SettingsError(f"{name} takes seconds, a hundred years of them at most, not {value!r}")
-    return float(value)

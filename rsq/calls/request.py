@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from rsq import codec
 from rsq.calls.message import NO_META, Delivery
+from rsq.hints import hinted
 
 
+@hinted("Request")
 class Request:
     """What a running task may know of its own call, as `self.request`.
 
@@ -24,7 +27,11 @@ class Request:
     parent, root  ids of the call that sent this one and of the first of all, or None
     headers     what the sender put there
     timelimit   (hard, soft) time limit in seconds, None for none
+    args, kwargs  the arguments, unpacked anew at each look
+    hostname    name of this host
+    delivery_info  as in Celery: a map with routing_key (the queue), priority, redelivered, exchange ('')
     called_directly  True when the function was called without a worker
+    is_eager    True in eager mode
     """
 
     __slots__ = ("_delivery", "called_directly")
@@ -32,6 +39,11 @@ class Request:
     def __init__(self, delivery: Delivery | None) -> None:
         self.called_directly = delivery is None
         self._delivery = delivery or _DIRECT
+
+    def __repr__(self) -> str:
+        if self.called_directly:
+            return "<Request called directly>"
+        return f"<Request {self.task}[{self.id}] queue={self.queue} attempt={self.attempt}>"
 
     @property
     def id(self) -> str:
@@ -87,6 +99,33 @@ class Request:
         return self._delivery.timelimit
 
     @property
+    def args(self) -> list[Any]:
+        return [] if self.called_directly else codec.decode_call(self._delivery.body)[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return {} if self.called_directly else codec.decode_call(self._delivery.body)[1]
+
+    @property
+    def hostname(self) -> str:
+        import socket  # late, as few ask
+
+        return socket.gethostname()
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        return {
+            "exchange": "",
+            "routing_key": self.queue,
+            "priority": self.priority,
+            "redelivered": self.deliveries > 1,
+        }
+
+    @property
+    def is_eager(self) -> bool:
+        return not self.called_directly and not self._delivery.consumer  # no worker has fetched it
+
+    @property
     def lease_lost(self) -> bool:
         """True once another worker owns this call: whatever this run still does will not be committed."""
         return self._delivery.lease_lost
@@ -96,3 +135,9 @@ _DIRECT = Delivery("", 0, b"", [b"id", b"", b"task", b"", b"body", b"", b"meta",
 
 current: ContextVar[Delivery | None] = ContextVar("rsq.current", default=None)
 """The delivery whose body runs in this context."""
+
+
+def current_request() -> Request | None:
+    """The call that runs in this context, also in functions that the task calls; None outside of one."""
+    delivery = current.get()
+    return None if delivery is None else Request(delivery)

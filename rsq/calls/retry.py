@@ -9,17 +9,24 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rsq import codec
-from rsq.calls.message import LONGEST_S, Delivery
+from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
-from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
+from rsq.errors import LONGEST_S, Ignore, InvalidTask, MaxRetriesExceededError, Reject, Retry, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
 
 REQUEUE_DELAY_MS = 1000
 """A message that its task put back comes again after this long, so that it cannot spin."""
+
+FIRST_BACKOFF_S = 1.0
+"""`retry_backoff` where neither that nor `default_retry_delay` is given."""
+
+RETRY_DELAY_S = 180.0
+"""`default_retry_delay` where there is no backoff and none is given, as in Celery."""
 
 
 FOREIGN_TTL_MS = 86_400_000
@@ -33,20 +40,22 @@ class RetryPolicy:
     autoretry_for        errors that are retried
     dont_autoretry_for   errors that are not, though `autoretry_for` names their base
     max_retries          runs after the first one; None = without end
-    retry_backoff        seconds: upper bound of the first wait, doubled with each attempt; 0 = use default_retry_delay
-    retry_backoff_max    seconds: no wait is longer
-    retry_jitter         draw each wait evenly from 0 to its bound, so that failures do not come back in step
-    default_retry_delay  seconds to wait where there is no backoff
+    retry_backoff        seconds: upper bound of the first wait after an error, doubled with each attempt; 0 = no
+                         backoff; None = 1 second, and no backoff where there is a default_retry_delay
+    retry_backoff_max    seconds: no such wait is longer
+    retry_jitter         draw each such wait evenly from 0 to its bound, so that failures do not come back in step
+    default_retry_delay  seconds to wait after `self.retry()` without a countdown, and after an error where there is no
+                         backoff; None = as after an error, or 180 where there is no backoff either
     max_crashes          deaths of a process while running it, after which a call is given up
     """
 
     autoretry_for: tuple[type[BaseException], ...] = (Exception,)
     dont_autoretry_for: tuple[type[BaseException], ...] = ()
     max_retries: int | None = 3
-    retry_backoff: float = 1.0
+    retry_backoff: float | None = None
     retry_backoff_max: float = 600.0
     retry_jitter: bool = True
-    default_retry_delay: float = 180.0
+    default_retry_delay: float | None = None
     max_crashes: int = 3
 
     def __post_init__(self) -> None:
@@ -55,27 +64,70 @@ class RetryPolicy:
             if not isinstance(classes, tuple) or not all(
                 isinstance(c, type) and issubclass(c, BaseException) for c in classes
             ):
-                raise InvalidTask(f"{name} takes a tuple of exception classes, not {classes!r}")
+                raise InvalidTask(f"{name} takes classes of exceptions, not {classes!r}")
         if self.max_retries is not None and self.max_retries < 0:
             raise InvalidTask(f"max_retries must be 0 or more (or None: without end), not {self.max_retries}")
         if self.max_crashes < 1:
             raise InvalidTask(f"max_crashes must be at least 1, not {self.max_crashes}")
         for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay"):
-            if not 0 <= getattr(self, name) <= LONGEST_S:
-                raise InvalidTask(f"{name} must be 0 seconds to a hundred years, not {getattr(self, name)}")
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 <= seconds <= LONGEST_S:
+                raise InvalidTask(f"{name} must be 0 seconds to a hundred years, not {seconds}")
 
-    def delay_ms(self, attempt: int, rng: random.Random) -> int:
+    def most_retries(self, delivery: Delivery, asked: int | None = None) -> int | None:
+        """Retries that a call has in all: as `self.retry()` asked, else as the call says, else as the task; or None."""
+        most: int | None = delivery.meta.get("max_retries", self.max_retries) if asked is None else asked
+        return most
+
+    def delay_ms(self, attempt: int, rng: random.Random, asked: bool = False) -> int:
         """Wait before the attempt after this one: exponential, full jitter.
 
         attempt   the attempt that failed, from 1
+        asked     it asked for the retry, and did not raise an error
         Returns   milliseconds, drawn evenly from 0 .. min(cap, base * 2 ** (attempt - 1))
         Source    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015
         """
-        if not self.retry_backoff:
-            return int(self.default_retry_delay * 1000)
+        delay_s, backoff_s = self.default_retry_delay, self.retry_backoff
+        if backoff_s is None:
+            backoff_s = FIRST_BACKOFF_S if delay_s is None else 0.0
+        if not backoff_s or (asked and delay_s is not None):
+            return int(1000 * (RETRY_DELAY_S if delay_s is None else delay_s))
         # 2 ** 40 seconds is beyond any cap; the bound keeps the float finite.
-        bound = min(self.retry_backoff_max, self.retry_backoff * 2.0 ** min(attempt - 1, 40))
+        bound = min(self.retry_backoff_max, backoff_s * 2.0 ** min(attempt - 1, 40))
         return int(1000 * (rng.uniform(0, bound) if self.retry_jitter else bound))
+
+
+def asked_for(
+    name: str,
+    delivery: Delivery | None,
+    policy: RetryPolicy,
+    handled: BaseException | None,
+    exc: BaseException | type[BaseException] | None,
+    countdown: float | timedelta | None,
+    max_retries: int | None,
+) -> BaseException:
+    """What `self.retry()` raises: Retry, or what ends the call as its last failure, unless the body catches it.
+
+    delivery  whose body asks; None: its function was called directly
+    policy    of its task
+    handled   the error that the body is handling, or None
+    Raises    ValueError for what none of the others can be
+    """
+    if isinstance(exc, type) and issubclass(exc, BaseException):
+        exc = exc()
+    cause = handled if exc is None else exc
+    again = Retry(f"{name} asked for a retry", cause, countdown, max_retries)
+    again.__cause__ = cause
+    if delivery is None:
+        return again if cause is None else cause
+    most = policy.most_retries(delivery, max_retries)
+    if most is None or delivery.attempt <= most:
+        return again
+    delivery.exhausted = True
+    if exc is not None:
+        return exc
+    last = "" if handled is None else f"; last: {type(handled).__name__}: {codec.text_of(handled)}"
+    return MaxRetriesExceededError(f"{name} has had its {most} retries{last}")
 
 
 def decide(
@@ -104,17 +156,16 @@ def decide(
         return bury(delivery, "rejected", error, runtime_s=runtime_s, result_ttl_ms=result_ttl_ms)
 
     attempt = delivery.attempt
-    max_retries = delivery.meta.get("max_retries", policy.max_retries)
     countdown_s: float | None = None
     if isinstance(error, Retry):
-        countdown_s = error.countdown
-        if error.max_retries is not None:
-            max_retries = error.max_retries
-        wanted, cause = True, error.exc or error
+        asked, wanted, cause = True, True, error if error.exc is None else error.exc
+        countdown_s, max_retries = error.countdown, policy.most_retries(delivery, error.max_retries)
     else:
+        asked, cause, max_retries = False, error, policy.most_retries(delivery)
         wanted = isinstance(error, policy.autoretry_for) and not isinstance(error, policy.dont_autoretry_for)
-        cause = error
-    delay_ms = policy.delay_ms(attempt, rng) if countdown_s is None else int(max(0.0, countdown_s) * 1000)
+    if delivery.exhausted:  # the body was told so; whatever it raises then is the end
+        wanted, max_retries = True, 0
+    delay_ms = policy.delay_ms(attempt, rng, asked) if countdown_s is None else int(max(0.0, countdown_s) * 1000)
     in_time = now_ms + delay_ms < delivery.meta.get("expires", math.inf)
     if wanted and in_time and (max_retries is None or attempt <= max_retries):
         why = error_of({"type": type(cause).__name__, "message": codec.text_of(cause)})

@@ -48,6 +48,10 @@ class Router:
             self._known[name] = queue
         return queue
 
+    def said_of(self, name: str, default: str) -> str | None:
+        """Where calls of this task go for all arguments; None where a function decides."""
+        return (self.queue_of(name, (), {}, None) or default) if self._static else None
+
     def _ask(self, rule: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task: object) -> str | None:
         if isinstance(rule, tuple):
             return str(rule[1]) if rule[0].fullmatch(name) else None

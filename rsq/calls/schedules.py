@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
+from itertools import count
 from typing import Any, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -36,6 +37,9 @@ FIELDS = (
     ("second", 59, "0 to 59"),
 )
 """Name of each field, its largest number, and what it takes."""
+
+_FROM_ONE = (2, 3)
+"""Places of the fields whose smallest number is 1: day of month, month."""
 
 ALIASES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 
@@ -170,7 +174,7 @@ def crontab(
         raise SettingsError("crontab takes one expression or its fields by name, not both")
     name = str(tz) if isinstance(tz, ZoneInfo) else "" if tz is None else tz
     if isinstance(expression, str):
-        expression = _LONG_NAME.sub(r"\1", " ".join(expression.split()))
+        expression = _LONG_NAME.sub(r"\1", " ".join(map(_within_its_field, expression.split(), count())))
     return Crontab(expression, name, both_days)
 
 
@@ -208,6 +212,18 @@ def _text(field: object) -> str:
     if isinstance(field, Iterable):
         return ",".join(str(each) for each in field)
     return str(field)
+
+
+def _within_its_field(field: str, place: int) -> str:
+    """The same without steps over the end of the field: as in Celery, of these only the first number is left."""
+    largest = FIELDS[place][1] if place < len(FIELDS) else 0
+    parts = []
+    for part in field.split(","):
+        numbers, _, step = part.partition("/")
+        if step.isdecimal() and int(step) > largest:
+            part = ("1" if place in _FROM_ONE else "0") if numbers == "*" else numbers.partition("-")[0]
+        parts.append(part)
+    return ",".join(parts)
 
 
 @lru_cache(maxsize=4096)

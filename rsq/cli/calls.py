@@ -99,11 +99,11 @@ def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
     except ResultTimeout:
         state = handle.state
         if as_json:
-            print_json({"id": handle.id, "state": state.value})
+            print_json({"id": handle.id, "state": str(state)})
         else:
             when = f"within {timeout:g} s" if timeout else "yet"
             hint = "; rsq status tells whether a worker reads its queue" if state is State.PENDING else ""
-            click.echo(f"{state.value}: no result of {handle.id} {when}{hint}", err=True)
+            click.echo(f"{state}: no result of {handle.id} {when}{hint}", err=True)
         sys.exit(EXIT_NOT_READY)
     record = handle.result_record()
     assert record is not None, "get() came back with one"

@@ -11,17 +11,50 @@ with app.testing.worker() as worker:     # a real worker in a thread, on a serve
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
-from rsq.app import BaseApp
+from rsq.app import BaseApp, shared
+from rsq.errors import SettingsError
 from rsq.testing.eager import Eager, EagerCall
 from rsq.testing.server import TemporaryServer, delete_namespace, temporary_server
 from rsq.testing.worker import ThreadWorker
 
-__all__ = ["TemporaryServer", "Testing", "ThreadWorker"]
+__all__ = ["TemporaryServer", "Testing", "ThreadWorker", "project_app"]
+
+
+@contextmanager
+def project_app() -> Iterator[Any]:
+    """The project's app, the one of `@task`, for the block of a test: what the fixture `rsq_app` stands on.
+
+    Raises  SettingsError where it cannot be told: else calls of the tasks of another app would go to a real server. For
+            that reason an App that is made within the block is refused, too, where there was none before
+    """
+    if not shared.chosen:
+        others = {place: app for place, app in _apps_of_modules().items() if app is not shared.app}
+        if others:
+            raise SettingsError(
+                f"the fixture rsq_app cannot tell which app is under test, {shared.app.name!r} or {', '.join(others)}: "
+                "override it so that it gives your app, or call set_default() of that app"
+            )
+    with shared.held():
+        yield shared.app
+
+
+def _apps_of_modules() -> dict[str, BaseApp]:
+    """The apps that stand in modules, and have tasks; by their places."""
+    found: dict[int, tuple[str, BaseApp]] = {}
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("rsq."):
+            continue
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if issubclass(type(value), BaseApp) and value.tasks:
+                found.setdefault(id(value), (f"{module_name}.{name}", value))
+    return dict(found.values())
 
 
 class Testing:

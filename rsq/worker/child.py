@@ -81,7 +81,8 @@ def run(place: ChildPlace) -> int:
     child_init.send(app, worker_id=place.worker_id, pid=os.getpid())
     signals.hold()
     heed_no_group_signals()
-    _say(place.hello, {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)})
+    says = {"app": app.name, "settings": asdict(settings), "queues": names, "tasks": sorted(app.tasks)}
+    _say(place.hello, {**says, "unread": app.unread(names)})
     try:
         if lifeline.hear() != BEGIN:
             place.board.end()

@@ -22,7 +22,7 @@ from rsq.settings import Settings
 from rsq.worker.children import Children, WorkerOptions
 from rsq.worker.leases import Leases
 from rsq.worker.part import Part
-from rsq.worker.portrait import Portrait
+from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.remote_control import RemoteControl
 
 log = logging.getLogger("rsq.worker")
@@ -133,15 +133,17 @@ class LeaseKeeper(Part):
         options, hello = self._options, self.hello
         names, tasks = hello["queues"], hello["tasks"]
         link = Link(Endpoint(settings.url), LINK_TIMEOUT_S)
-        self._announce(what_runs(self._worker_id, hello["app"], tasks, names, options, check_server(link, settings)))
+        queues = queues_line(names, hello["unread"])
+        self._announce(what_runs(self._worker_id, hello["app"], tasks, queues, options, check_server(link, settings)))
         self._begun()
         if not tasks:
             log.warning("app %s has no tasks: every message will be put off and then given up", hello["app"])
         portrait = Portrait(
             hello["app"], names, tasks, options.pool, options.slots, options.most_children, settings.lease_ms
         )
-        queues = [WorkerQueue(name, settings) for name in names]
-        return RemoteControl(link, queues, self._worker_id, portrait, self._selector, self._rung)
+        return RemoteControl(
+            link, [WorkerQueue(name, settings) for name in names], self._worker_id, portrait, self._selector, self._rung
+        )
 
     def _rung(self, connected: bool) -> None:
         """Something is wished, or the bell has been cut off."""
@@ -174,13 +176,13 @@ class LeaseKeeper(Part):
                 self.soon()
 
 
-def what_runs(worker_id: str, app: str, tasks: list[str], queues: list[str], children: object, server: str) -> str:
+def what_runs(worker_id: str, app: str, tasks: list[str], queues: str, children: object, server: str) -> str:
     """As a worker says it when it begins."""
     some = ", ".join(tasks[:8]) + (", ..." if len(tasks) > 8 else "")
     return (
         f"rsq worker {worker_id}\n"
         f"  app       {app}, {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {some}\n"
-        f"  queues    {', '.join(queues)}\n"
+        f"  queues    {queues}\n"
         f"  children  {children}\n"
         f"  server    {server}"
     )

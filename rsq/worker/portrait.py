@@ -12,6 +12,12 @@ from rsq.broker.wire import Argument
 from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import memory_bytes_of
 
+
+def queues_line(names: Sequence[str], unread: Sequence[str]) -> str:
+    """The queues of a worker as it tells them at its start; unread: those for which another worker is needed."""
+    return ", ".join(names) + (f"; not read here, though calls go there: {', '.join(unread)}" if unread else "")
+
+
 Member = tuple[int, bool, ChildBoard]
 """A process that runs tasks: its pid, whether it consumes, its part of the board."""
 

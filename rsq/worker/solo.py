@@ -30,7 +30,7 @@ from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity, new_worker_id
 from rsq.worker.lease_keeper import AGAIN_S, LINK_TIMEOUT_S, what_runs
 from rsq.worker.leases import Leases, Retirement
-from rsq.worker.portrait import Portrait
+from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.process import free_forks
 from rsq.worker.remote_control import RemoteControl
 from rsq.worker.stop import StopSignals
@@ -92,9 +92,8 @@ class SoloWorker:
         self._prompter, prompt = socket.socketpair()
         self._keeper = threading.Thread(target=self._keep_lease, args=(prompt,), name="rsq-lease", daemon=True)
         self._keeper.start()
-        return what_runs(
-            self.worker_id, self._app.name, sorted(self._app.tasks), self.queue_names, "none (solo)", report
-        )
+        queues = queues_line(self.queue_names, self._app.unread(self.queue_names))
+        return what_runs(self.worker_id, self._app.name, sorted(self._app.tasks), queues, "none (solo)", report)
 
     def install(self) -> None:
         """Let bodies be interrupted. Called in the main thread, where that is the one which will serve."""

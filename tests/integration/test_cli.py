@@ -84,7 +84,8 @@ def test_an_app_that_is_not_there(rsq: Rsq, name: str, text: str) -> None:
         ("from rsq import task\n@task(ques='x')\ndef f(): ...", "no task option is called 'ques'"),
         ("from rsq import task\ntask(lambda: 1)", "a lambda has no name"),
         ("from rsq import task\ndef f():\n    @task\n    def g(): ...\nf()", "defined inside a function"),
-        ("from rsq import App\na = App()\nb = App()", "holds several apps"),
+        ("from rsq import App\na = App('a')\nb = App('b')", "holds several apps: choose one"),
+        ("from rsq import App\na = App()\nb = App()", "holds several apps of one name"),
         ("import os\nos._exit(3)", "died while it loaded the app (exit 3)"),
     ],
 )

@@ -361,7 +361,7 @@ def test_acks_early_runs_at_most_once(app: App, journal: Journal) -> None:
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(SettingsError, match="no option of a call is named 'countdwn'"):
+    with pytest.raises(SettingsError, match="no option of a call is called 'countdwn'"):
         tasks.add.apply_async((1, 1), countdwn=3)
     with pytest.raises(SettingsError, match="countdown or eta"):
         tasks.add.apply_async((1, 1), countdown=3, eta=datetime.now(timezone.utc))

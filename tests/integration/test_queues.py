@@ -30,6 +30,13 @@ def ask_again(app: App, queue: str = "default") -> None:
     app.client._sending._open_until.pop(queue, None)
 
 
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_says_which_queues_it_does_not_read(pool: str, app: App, start_worker: StartWorker) -> None:
+    worker = start_worker("-Q", "celery", "-P", pool)
+    line = "queues    celery; not read here, though calls go there: default"
+    wait_until(lambda: line in worker.log(), 60, "its first lines")
+
+
 # -- pause
 
 
