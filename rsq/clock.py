@@ -11,6 +11,9 @@ from functools import lru_cache
 
 from rsq.errors import SettingsError
 
+LONGEST_S = 100 * 365 * 86_400
+"""No time that a setting, an option or a message carries is longer: Redis refuses what its own numbers cannot hold."""
+
 
 class ServerClock:
     """Follows the server's clock between two readings of it, by this host's monotonic clock."""

@@ -14,6 +14,7 @@ from typing import Any
 from msgpack import Packer, Unpacker  # type: ignore[import-untyped, unused-ignore]
 
 from rsq import codec
+from rsq.clock import LONGEST_S
 from rsq.errors import DecodeError, SettingsError
 from rsq.keys import PRIORITIES
 
@@ -28,9 +29,6 @@ MOST_ATTEMPTS = 2**31
 """No message is tried more often, so that the next attempt can be told, too."""
 
 NO_META: Mapping[str, Any] = {}
-
-LONGEST_S = 100 * 365 * 86_400
-"""No time that a message or an option carries is longer: Redis refuses what does not fit into its own numbers."""
 
 # What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
 _META_KINDS: dict[str, tuple[type, ...]] = {

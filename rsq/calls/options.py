@@ -10,10 +10,10 @@ from typing import Any
 
 from rsq import keys
 from rsq.calls.limits import interval_us
-from rsq.calls.message import LONGEST_S, NO_LIMIT, NO_META, check_id, check_priority
+from rsq.calls.message import NO_LIMIT, NO_META, check_id, check_priority
 from rsq.calls.placement import PLAIN, Placement
 from rsq.calls.retry import RetryPolicy
-from rsq.clock import epoch_ms
+from rsq.clock import LONGEST_S, epoch_ms
 from rsq.errors import InvalidTask, SettingsError
 
 MOST_VERSION = 2**53

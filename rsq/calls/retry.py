@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsq import codec
-from rsq.calls.message import LONGEST_S, Delivery
+from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
+from rsq.clock import LONGEST_S
 from rsq.errors import Ignore, InvalidTask, Reject, Retry, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
