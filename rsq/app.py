@@ -111,10 +111,13 @@ class BaseApp:
     @cached_property
     def client(self) -> Client:
         """The producer's side of the broker."""
+        return self._client_for(self.settings)
+
+    def _client_for(self, settings: Settings) -> Client:
         # Late, as redis takes most of the time: a module that only declares tasks imports nothing of it.
         from rsq.broker.client import Client
 
-        return Client(self.settings)
+        return Client(settings)
 
     def configure(self, **settings: Any) -> None:
         """Change settings before, or between, uses; open connections are closed. None leaves a setting as it is."""
@@ -125,19 +128,23 @@ class BaseApp:
     def configured(self, **settings: Any) -> Iterator[None]:
         """`configure` for a block: at its end the app has the settings from before again."""
         before = self._given
+        self.configure(**settings)
         try:
-            self.configure(**settings)
             yield
         finally:
             with self._lock:
                 self._use(before)
 
     def _use(self, given: dict[str, Any]) -> None:
+        """Go by other settings. Where they cannot be used, SettingsError, and all stays as it was."""
+        settings = settings_module.load(given)
+        used = "client" in self.__dict__
+        following = self._client_for(settings) if used or given["url"] != self._given["url"] else None
         self._given = given
-        self.close()
         self.__dict__.pop("settings", None)
-        self.__dict__.pop("client", None)
-        settings_module.load(given)
+        if following is not None and self.eager is None:  # what stands in for the client in eager mode stays
+            self.close()
+            self.client = following
 
     def close(self) -> None:
         """Close all connections; the next use opens them again."""

@@ -44,7 +44,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 LONGEST_S = 100 * 365 * 86_400
-"""No time that a message or an option carries is longer: Redis refuses what does not fit into its own numbers."""
+"""No time that a setting, an option or a message carries is longer: Redis refuses what its own numbers cannot hold."""
 
 
 class RsqError(Exception):

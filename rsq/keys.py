@@ -28,9 +28,14 @@ _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.\-]{1,50}")
 
 
+def is_queue(name: object) -> bool:
+    """Whether this may name a queue."""
+    return isinstance(name, str) and _QUEUE.fullmatch(name) is not None
+
+
 def check_queue(queue: str) -> str:
     """Give `queue` back if it may name a queue, else raise SettingsError."""
-    if not isinstance(queue, str) or not _QUEUE.fullmatch(queue):
+    if not is_queue(queue):
         raise SettingsError(
             f"queue name {queue!r} cannot be used: take 1 to 100 letters, digits, '_', '.' or '-', the first no . or -"
         )

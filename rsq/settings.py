@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
@@ -10,12 +11,20 @@ from typing import Any
 
 from rsq import keys
 from rsq.clock import zone_of
-from rsq.errors import SettingsError
+from rsq.errors import LONGEST_S, SettingsError
 from rsq.hints import unknown_text
 
 ENVIRONMENT_PREFIX = "RSQ_"
 
 DEFAULT_URL = "embedded://"
+
+GREATEST = 2**53
+"""Up to here Lua's numbers are exact."""
+
+_UNITS = {"s": 1, "ms": 1000}
+"""How many of each unit of time a second has; the unit stands at the end of a setting's name."""
+_ABOVE_ZERO = ("lease_s", "broker_timeout_s", "dead_max_age_s", "watchdog_s")
+_AT_LEAST_ONE = ("max_message_bytes", "dead_max_length", "max_deliveries")
 
 
 @dataclass(frozen=True)
@@ -63,15 +72,9 @@ class Settings:
         keys.check_namespace(self.namespace)
         keys.check_queue(self.default_queue)
         zone_of(self.timezone)
-        for name in ("lease_s", "broker_timeout_s", "dead_max_age_s", "watchdog_s"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("max_message_bytes", "dead_max_length", "max_deliveries"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("wait_replicas", "prefetch_ms", "unknown_task_grace_s", "shutdown_timeout_s"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name} must not be negative, not {getattr(self, name)}")
+        for field in fields(self):
+            if _kind(field) in (int, float):
+                _check_bounds(field.name, getattr(self, field.name))
 
     @property
     def lease_ms(self) -> int:
@@ -84,6 +87,20 @@ class Settings:
     def with_values(self, **values: Any) -> Settings:
         """A copy with some fields changed; None leaves a field as it is."""
         return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+
+def _check_bounds(name: str, value: float) -> None:
+    """Raises SettingsError for a number that is too small or too large, or none at all."""
+    if name in _ABOVE_ZERO and not value > 0:
+        raise SettingsError(f"{name} must be above 0, not {value}")
+    least = 1 if name in _AT_LEAST_ONE else 0
+    if not value >= least:  # NaN, too
+        raise SettingsError(f"{name} must be {'at least 1' if least else 'a number from 0 on'}, not {value}")
+    unit = name.rpartition("_")[2]
+    longest = LONGEST_S * _UNITS[unit] if unit in _UNITS else GREATEST
+    if value > longest:
+        what = "a hundred years" if unit in _UNITS else str(GREATEST)
+        raise SettingsError(f"{name} must be {what} at most, not {value}")
 
 
 def load(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
@@ -113,7 +130,10 @@ def _kind(field: Field[Any]) -> type:
 def _checked(field: Field[Any], value: Any) -> Any:
     kind = _kind(field)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # which no setting may be
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         given = type(value).__name__ if field.name == "url" else repr(value)  # a URL holds a password
         raise SettingsError(f"setting {field.name} takes {kind.__name__}, not {given}")

@@ -28,6 +28,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 class Signal:
     """One of them. Whoever sends it looks at `handlers` first: nobody there costs one truth test.
 
+    name       by which `rsq.signals` has it
     arguments  names of what a handler is given beside `sender`
     handlers   pairs of a handler and the sender that it wants, None = any; replaced as a whole, never changed
     """

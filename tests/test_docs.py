@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.util
 import inspect
+import operator
 import os
 import re
 import subprocess
@@ -18,6 +20,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import rsq
 from rsq import App, BrokerRefused, State, TaskRevoked, WorkerLost, codec, errors, keys, signals
 from rsq.broker import scripts
 from rsq.calls.options import _CALL_OPTIONS, TaskOptions
@@ -344,6 +347,55 @@ def test_each_key_of_the_beat_has_its_line() -> None:
     assert set(rows("protocol.md", "key of the beat")) == named
     lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
     assert {f"B:{suffix}" for suffix in re.findall(r"B \.\. ':([a-z:]+)'", lua)} <= named
+
+
+# -- the programming interface
+
+
+def directives() -> dict[str, list[str]]:
+    """What api.md shows of the code: full names to the kinds of their members that are shown, too."""
+    text = (DOCS / "api.md").read_text()
+    found = re.findall(r"^\.\. auto\w+:: (\S+)\n((?:   :.*\n)*)", text, re.MULTILINE)
+    return {name: re.findall(r":([\w-]+):", options) for name, options in found}
+
+
+def object_of(full_name: str) -> object:
+    """What a full name stands for."""
+    module, _, rest = full_name.rpartition(".")
+    while module not in sys.modules and not importlib.util.find_spec(module):
+        module, _, first = module.rpartition(".")
+        rest = f"{first}.{rest}"
+    return operator.attrgetter(rest)(importlib.import_module(module))
+
+
+def test_each_public_name_is_on_the_page_of_the_interface() -> None:
+    shown = {id(object_of(name)) for name in directives() if name != "rsq.errors"}
+    shown |= {id(value) for value in vars(errors).values()}  # the whole module stands there
+    missing = [name for name in rsq.__all__ if id(getattr(rsq, name)) not in shown and name != "task"]
+    assert missing == []
+    assert "rsq.task" in directives()
+
+
+def test_each_public_attribute_is_on_the_page_of_the_interface() -> None:
+    looked = 0
+    for full_name, options in directives().items():
+        kind = object_of(full_name)
+        if not inspect.isclass(kind):
+            continue
+        columns = {
+            name
+            for names in re.findall(r"^ {4}([\w, ]*\w)  +\S", kind.__doc__ or "", re.MULTILINE)
+            for name in names.split(", ")
+        }
+        for name, value in inspect.getmembers(kind):
+            from_elsewhere = issubclass(kind, (BaseException, str)) and hasattr(kind.__mro__[-2], name)
+            is_data = not (callable(value) or hasattr(type(value), "__get__"))
+            if name.startswith("_") or from_elsewhere or is_data:
+                continue
+            told = bool(value.__doc__) and "members" in options
+            assert told or name in columns, f"{full_name}.{name} has no docstring"
+            looked += 1
+    assert looked > 100
 
 
 # -- the access rights

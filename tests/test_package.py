@@ -46,6 +46,21 @@ def test_what_the_core_needs_is_bounded(metadata: configparser.ConfigParser) -> 
     assert {"embedded", "dev", "docs"} <= {*metadata["options.extras_require"]}
 
 
+def test_the_oldest_versions_are_those_that_are_tested(metadata: configparser.ConfigParser) -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    tested = dict(line.split("==") for line in tox["testenv:lowest"]["deps"].split())
+    extras = metadata["options.extras_require"]
+    allowed = " ".join(
+        [metadata["options"]["install_requires"], *(extras[e] for e in ("sqlalchemy", "django", "reload"))]
+    )
+    floors = dict(each.partition(",")[0].split(">=") for each in allowed.split())
+    assert tested.keys() == floors.keys()
+    for name, floor in floors.items():
+        assert f"{tested[name]}.0.0".startswith(f"{floor}."), name
+        assert set(tested[name].removeprefix(floor)) <= {".", "0"}, f"{name}: {tested[name]} is not the oldest"
+
+
 def test_the_checks_can_be_read_by_the_shell() -> None:
     bash = shutil.which("bash")
     if bash is None:

@@ -627,6 +627,26 @@ class TestWorker:
             assert add.delay(1).get() == 1
         assert not from_url(server.url).status().running
 
+    def test_eager_blocks_and_isolated_ones_may_be_nested_either_way(self, runs: list[Any]) -> None:
+        with app.testing.eager(), app.testing.isolated("redis://127.0.0.1:1/0"):
+            inner = add.delay(1, 2)
+            assert app.AsyncResult(inner.id).get(timeout=0) == 3
+        with app.testing.eager():
+            before = add.delay(2, 2)
+            app.configure(lease_s=app.settings.lease_s)
+            assert app.AsyncResult(before.id).get(timeout=0) == 4
+
+    def test_after_an_eager_block_the_app_goes_by_what_was_configured_in_it(self) -> None:
+        own = App("own", url="redis://127.0.0.1:1/0")
+        before = own.client
+        with own.testing.eager():
+            own.configure(url="redis://127.0.0.1:2/0")
+        assert own.client.settings.url == "redis://127.0.0.1:2/0"
+        with own.testing.eager(), own.configured(url="redis://127.0.0.1:1/0"):
+            pass
+        assert own.client is not before
+        assert own.client.settings == own.settings
+
     def test_isolated_blocks_do_not_meet(self, url: str, runs: list[Any]) -> None:
         with app.testing.isolated(url):
             add.delay(1)

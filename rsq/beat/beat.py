@@ -32,7 +32,10 @@ AHEAD_MS = 1500
 """How far ahead a look sees; what comes in this time is fired without another look before it."""
 
 PAGE = 2000
-"""Schedules that one look brings."""
+"""Schedules that one look brings; those that are set aside do not count."""
+
+ASIDE_S = 60.0
+"""A schedule that cannot be read is looked at again after this: it may have been written anew."""
 
 BEAT_TTL_MS = 10_000
 """A beat that says nothing for so long does not run any more, for those who ask whose code counts."""
@@ -76,6 +79,8 @@ class Beat:
         self._horizon_ms = 0
         self._look_at = 0.0
         self._known: dict[str, tuple[bytes, Record]] = {}
+        self._aside: dict[str, float] = {}
+        self._said: dict[str, int] = {}
         self._away = False
 
     def begin(self) -> str:
@@ -146,12 +151,15 @@ class Beat:
         self._look_at = time.monotonic() + LOOK_EVERY_S
         if self._id == youngest(beats, self._app.name):
             self._verify(version, now_ms)
-        rows = self._store.due(now_ms + AHEAD_MS, PAGE)
-        full = len(rows) == PAGE
+        self._aside = {name: until for name, until in self._aside.items() if until > time.monotonic()}
+        most = PAGE + len(self._aside)
+        rows = self._store.due(now_ms + AHEAD_MS, most)
+        full = len(rows) == most
         self._horizon_ms = rows[-1][1] if full else now_ms + AHEAD_MS
         if full:
             # There is more than this in that time: look again as soon as these are fired.
             self._look_at = time.monotonic() + max(0, self._horizon_ms - now_ms) / 1000
+        rows = [row for row in rows if row[0] not in self._aside]
         before, self._plan = self._plan, {}
         for (name, due_ms), kept in zip(rows, self._store.raw([name for name, _ in rows]), strict=True):
             record = self._record(name, kept)
@@ -171,7 +179,10 @@ class Beat:
             try:
                 record = unpack_record(name, kept)
             except DecodeError as error:
-                log.error("%s", error)
+                if self._said.get(name) != hash(kept):
+                    log.error("%s", error)
+                self._said[name] = hash(kept)
+                self._aside[name] = time.monotonic() + ASIDE_S
                 return None
             if record.pending:
                 self._store.settle(record)

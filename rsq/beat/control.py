@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from rsq.beat.store import LastRun, Store
 from rsq.calls.message import new_id
 from rsq.calls.outcome import unpack_result
 from rsq.calls.schedules import schedule_of
-from rsq.errors import RsqError, SettingsError
+from rsq.errors import DecodeError, RsqError, SettingsError
 from rsq.result import AsyncResult
 from rsq.task import Task
 
@@ -109,7 +110,7 @@ class Schedules:
         self._store.change(name, change)
 
     def remove(self, name: str) -> None:
-        """Remove a schedule that was added at run time; after this no slot of it is fired.
+        """Remove a schedule that was added at run time, or cannot be read; after this no slot of it is fired.
 
         Raises SettingsError, also for one of the code, BrokerError.
         """
@@ -122,7 +123,13 @@ class Schedules:
                     "remove it there, or pause it"
                 )
 
-        self._store.change(name, change)
+        while True:
+            try:
+                self._store.change(name, change)
+                return
+            except DecodeError:
+                if self._store.discard(name):
+                    return
 
     def pause(self, name: str) -> None:
         """Fire no slot of it from now on. What is missed is not made up for. Raises SettingsError, BrokerError."""
@@ -155,15 +162,13 @@ class Schedules:
         store.advance([(record, None, LastRun(now_ms, record.queue, accepted.task_id))])
         return AsyncResult(client, accepted.task_id, record.queue, duplicate=accepted.duplicate)
 
-    def list(self) -> list[ScheduleInfo]:
-        """All schedules of the server, by name. Raises BrokerError; DecodeError for one that cannot be read."""
+    def look(self) -> tuple[list[ScheduleInfo], dict[str, str]]:
+        """`list` and `unreadable` at once. Raises BrokerError."""
         store = self._store
         records, unreadable = store.load()
-        if unreadable:
-            raise unreadable[0]
-        runs = store.last_runs()
+        runs = {name: run for name, run in store.last_runs().items() if name in records}
         outcomes = self._outcomes(runs)
-        return [
+        listed = [
             ScheduleInfo(
                 name=record.name,
                 origin=record.origin,
@@ -179,6 +184,15 @@ class Schedules:
             for name, record in sorted(records.items())
             if not record.removed
         ]
+        return listed, {name: str(error) for name, error in sorted(unreadable.items())}
+
+    def unreadable(self) -> dict[str, str]:
+        """The schedules that cannot be read, by name, and why. This version fires none of them. Raises BrokerError."""
+        return self.look()[1]
+
+    def list(self) -> list[ScheduleInfo]:
+        """All schedules of the server, by name, but for those that are `unreadable`. Raises BrokerError."""
+        return self.look()[0]
 
     def __iter__(self) -> Iterator[ScheduleInfo]:
         return iter(self.list())
@@ -194,7 +208,8 @@ class Schedules:
             if isinstance(reply, RsqError):
                 raise reply
             if reply is not None:
-                found[name] = unpack_result(reply).state.value
+                with suppress(DecodeError):
+                    found[name] = unpack_result(reply).state.value
         return found
 
     def _known(self, name: str, there: Record | None) -> Record:

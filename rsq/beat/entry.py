@@ -6,6 +6,7 @@ A record is what every beat fires from: it holds the packed arguments, so a beat
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,8 +24,8 @@ from rsq.calls.message import Message, pack_meta
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement
 from rsq.calls.schedules import Crontab, Every
-from rsq.errors import DecodeError, SettingsError
-from rsq.keys import QueueKeys
+from rsq.errors import LONGEST_S, DecodeError, SettingsError
+from rsq.keys import QueueKeys, check_queue
 from rsq.task import Task
 
 RUN_TIME = ""
@@ -33,6 +34,15 @@ RUN_TIME = ""
 LONGEST_NAME = 200
 _SHAPE = ("task", "schedule", "args", "kwargs", "options", "catchup", "catchup_limit")
 _OF_ONE_CALL = ("eta", "task_id")
+_GENERATION = re.compile(rb"(\d{1,20}):")
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("origin", "task", "queue", "dedupe_key", "dedupe_until", "catchup"), (str,)),
+    **dict.fromkeys(("priority", "delay_ms", "max_length", "dedupe_ttl_ms", "catchup_limit", "since_ms"), (int,)),
+    **dict.fromkeys(("replaces", "paused", "removed"), (bool,)),
+    **dict.fromkeys(("expires_ms", "due_ms"), (int, type(None))),
+    "body": (bytes,),
+    "meta": (dict,),
+}
 _UNDECLARED = ("generation", "paused", "removed", "since_ms", "before", "due_ms")
 
 
@@ -196,16 +206,31 @@ class Record:
         return codec.encode({**kept, "schedule": self.schedule.pack(), "before": list(self.before)}, "schedule")
 
 
+def generation_of(kept: bytes) -> int:
+    """The generation in ``<generation>:<packed>``, which can be read even where the rest cannot; 0 = there is none."""
+    found = _GENERATION.match(kept)
+    return int(found[1]) if found else 0
+
+
 def unpack_record(name: str, kept: bytes) -> Record:
     """The record in ``<generation>:<packed>``. Raises DecodeError."""
-    generation, _, packed = kept.partition(b":")
     try:
-        values = codec.decode(packed)
+        name.encode()  # one that came from the server in other bytes is no name
+        values = codec.decode(kept.partition(b":")[2])
         values["schedule"] = schedules.unpack(values["schedule"])
         values["before"] = tuple(values["before"])
-        return Record(name=name, generation=int(generation), **values)
+        record = Record(name=name, generation=generation_of(kept), **values)
+        for field_name, kinds in _KINDS.items():
+            if type(getattr(record, field_name)) not in kinds:
+                raise TypeError(f"its {field_name} is {getattr(record, field_name)!r}")
+        for queue in (record.queue, *record.before):
+            check_queue(queue)
     except (TypeError, KeyError, ValueError) as error:
-        raise DecodeError(f"schedule {name!r} cannot be read, a newer rsq may have written it: {error}") from None
+        raise DecodeError(
+            f"schedule {name!r} cannot be read, a newer rsq may have written it: {error}; "
+            "`rsq schedule remove` deletes it"
+        ) from None
+    return record
 
 
 def record_of(app: BaseApp, entry: Entry, origin: str, now_ms: int) -> Record:
@@ -253,8 +278,10 @@ def slot_id(name: str, slot_ms: int) -> str:
 def _ms(name: str, expires: object) -> int | None:
     if expires is None:
         return None
-    if isinstance(expires, timedelta):
-        return int(expires.total_seconds() * 1000)
-    if isinstance(expires, (int, float)):
-        return int(expires * 1000)
-    raise SettingsError(f"schedule {name!r}: expires takes seconds here, counted from each slot, not {expires!r}")
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    if isinstance(seconds, (int, float)) and -LONGEST_S <= seconds <= LONGEST_S:
+        return int(seconds * 1000)
+    raise SettingsError(
+        f"schedule {name!r}: expires takes seconds here, counted from each slot, a hundred years of them at most, "
+        f"not {expires!r}"
+    )

@@ -18,23 +18,27 @@ next. That is bookkeeping: where it is lost, the next beat tries the slot again,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rsq.beat.entry import Record, unpack_record
+from rsq.beat.entry import Record, generation_of, unpack_record
 from rsq.broker import scripts
 from rsq.broker.client import Client
 from rsq.broker.connection import ScriptCall
 from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, DecodeError
-from rsq.keys import BeatKeys, QueueKeys
+from rsq.keys import BeatKeys, QueueKeys, is_queue
 
 CHUNK = 500
 """Commands in one write."""
 
 HAND_OVER_TTL_MS = 86_400_000
 """A beat that was held up for less than this cannot fire for a definition that is gone."""
+
+_LAST_RUN = re.compile(r"(\d{1,15}) (\S+) (.+)", re.DOTALL)
+_LAST_MOMENT_MS = 2.0**53
 
 Change = Callable[[Record | None], Record | None]
 """From the record that is there to the one that should be. The same object back: nothing is changed."""
@@ -71,35 +75,37 @@ class Store:
 
     def read(self, name: str) -> Record | None:
         """One record, with its `due_ms`. Raises DecodeError."""
-        commands = [("HGET", self.keys.schedules, name), ("ZSCORE", self.keys.due, name)]
+        raw_name = _as_bytes(name)
+        commands = [("HGET", self.keys.schedules, raw_name), ("ZSCORE", self.keys.due, raw_name)]
         with self._client.link() as link:
             kept, due = _checked(link.pipeline(commands))
         if kept is None:
             return None
         record = unpack_record(name, kept)
-        return record if record.pending else replace(record, due_ms=None if due is None else int(float(due)))
+        return record if record.pending else replace(record, due_ms=None if due is None else _moment_ms(due))
 
     def raw(self, names: Sequence[str]) -> list[bytes | None]:
         """Records as they are kept, in order; None where there is none."""
         if not names:
             return []
         with self._client.link() as link:
-            return list(link.call("HMGET", self.keys.schedules, *names))
+            return list(link.call("HMGET", self.keys.schedules, *map(_as_bytes, names)))
 
-    def load(self) -> tuple[dict[str, Record], list[DecodeError]]:
-        """All records by name, each with its `due_ms`; and what cannot be read."""
+    def load(self) -> tuple[dict[str, Record], dict[str, DecodeError]]:
+        """All records by name, each with its `due_ms`; and by name what is wrong with those that cannot be read."""
         with self._client.link() as link:
             kept, dues = _checked(
                 link.pipeline([("HGETALL", self.keys.schedules), ("ZRANGE", self.keys.due, 0, -1, "WITHSCORES")])
             )
-        due = {name: int(float(score)) for name, score in zip(dues[::2], dues[1::2], strict=True)}
+        due = dict(_scores(dues))
         records: dict[str, Record] = {}
-        unreadable: list[DecodeError] = []
-        for name, packed in zip(kept[::2], kept[1::2], strict=True):
+        unreadable: dict[str, DecodeError] = {}
+        for raw_name, packed in zip(kept[::2], kept[1::2], strict=True):
+            name = _as_text(raw_name)
             try:
-                record = unpack_record(name.decode(), packed)
+                record = unpack_record(name, packed)
             except DecodeError as error:
-                unreadable.append(error)
+                unreadable[name] = error
                 continue
             records[record.name] = record if record.pending else replace(record, due_ms=due.get(name))
         return records, unreadable
@@ -108,16 +114,17 @@ class Store:
         """Names and next slots of what is due until then, the earliest first."""
         with self._client.link() as link:
             rows = link.call("ZRANGEBYSCORE", self.keys.due, "-inf", until_ms, "WITHSCORES", "LIMIT", 0, limit)
-        return [(name.decode(), int(float(score))) for name, score in zip(rows[::2], rows[1::2], strict=True)]
+        return _scores(rows)
 
     def last_runs(self) -> dict[str, LastRun]:
-        """The last run of each schedule that has run."""
+        """The last run of each schedule that has run, as far as it can be read."""
         with self._client.link() as link:
             rows = link.call("HGETALL", self.keys.last)
         found = {}
         for name, text in zip(rows[::2], rows[1::2], strict=True):
-            when, queue, task_id = text.decode().split(" ", 2)
-            found[name.decode()] = LastRun(int(when), queue, task_id)
+            words = _LAST_RUN.fullmatch(_as_text(text))
+            if words and is_queue(words[2]):
+                found[_as_text(name)] = LastRun(int(words[1]), words[2], words[3])
         return found
 
     # -- changing
@@ -139,6 +146,18 @@ class Store:
                 written = self._replace(there, wanted)
             if written is not None:
                 return self.settle(written)
+
+    def discard(self, name: str) -> bool:
+        """Delete a record that cannot be read, unless it is changed meanwhile; whether there is none any more.
+
+        Nobody here knows its queues, so nothing is handed over: a beat that can read it may fire it once more.
+        """
+        (kept,) = self.raw([name])
+        if kept is None:
+            return True
+        with self._client.link() as link:
+            deleted = link.run(scripts.DEFINE, self.keys.prefix, _as_bytes(name), generation_of(kept), b"", "")
+        return bool(deleted)
 
     def define(self, records: Sequence[Record]) -> list[Record | None]:
         """Write new records, which count at once; None for one of a name that is there already."""
@@ -251,7 +270,26 @@ class Store:
         """The beats that run, with the moment until which their last word holds."""
         with self._client.link() as link:
             rows = link.call("ZRANGE", self.keys.beats, 0, -1, "WITHSCORES")
-        return {name.decode(): int(float(score)) for name, score in zip(rows[::2], rows[1::2], strict=True)}
+        return dict(_scores(rows))
+
+
+# What lies on the server may be anything: a name that is no text keeps its bytes, and a moment is one of a calendar.
+
+
+def _as_text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _as_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _moment_ms(score: bytes) -> int:
+    return int(min(max(float(score), 0.0), _LAST_MOMENT_MS))
+
+
+def _scores(rows: Sequence[bytes]) -> list[tuple[str, int]]:
+    return [(_as_text(name), _moment_ms(score)) for name, score in zip(rows[::2], rows[1::2], strict=True)]
 
 
 def _checked(replies: Sequence[Any]) -> list[Any]:

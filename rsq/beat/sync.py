@@ -26,8 +26,8 @@ def sync(store: Store, origin: str, wanted: Mapping[str, Record], now_ms: int) -
     Raises BrokerError.
     """
     there, unreadable = store.load()
-    for error in unreadable:
-        log.error("%s", error)
+    for name in sorted(wanted.keys() & unreadable.keys()):
+        log.error("%s; until then that of the code is left out", unreadable[name])
     new, added = [], 0
     for name, record in wanted.items():
         known = there.get(name)

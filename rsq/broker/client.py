@@ -91,9 +91,10 @@ class Client:
             return link.follow(talk)
 
     def queue_names(self) -> list[str]:
-        """Every queue that a producer or a worker has used, and the default one."""
+        """Every queue that a producer or a worker has used, and the default one; what can be no name is passed over."""
         (known,) = self.ask(("SMEMBERS", keys.queues(self.settings.namespace)))
-        return sorted({name.decode() for name in known} | {self.settings.default_queue})
+        names = {name.decode("utf-8", "replace") for name in known}
+        return sorted({*filter(keys.is_queue, names), self.settings.default_queue})
 
     def now_ms(self) -> int:
         """The server's clock, from a difference measured once a minute."""

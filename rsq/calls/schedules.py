@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from croniter import CroniterBadDateError, CroniterError, croniter
 
 from rsq.clock import zone_of
-from rsq.errors import SettingsError
+from rsq.errors import LONGEST_S, SettingsError
 
 SHORTEST_MS = 100
 """No interval is shorter: below it a worker that loops does better than a schedule."""
@@ -49,6 +49,9 @@ _DRAWN = re.compile(r"(?:^|,)[hr](?![a-z])", re.IGNORECASE)
 _DAYS = "(?:sun|mon|tues|wednes|thurs|fri|satur)day"
 _MONTHS = "january|february|march|april|june|july|august|september|october|november|december"
 _LONG_NAME = re.compile(rf"\b(?=(?:{_DAYS}|{_MONTHS})\b)(...)\w+", re.IGNORECASE)
+
+_OF_THE_MONTH = re.compile("[#l]", re.IGNORECASE)
+"""In a day of week: not each one, but the second or the last one of a month."""
 
 _LEAP_YEAR = datetime(2024, 1, 1)
 _SECOND = timedelta(seconds=1)
@@ -76,6 +79,8 @@ class Every:
     def __post_init__(self) -> None:
         if self.interval_ms < SHORTEST_MS:
             raise SettingsError(f"an interval must be at least {SHORTEST_MS / 1000:g} s, not {self.interval_ms} ms")
+        if self.interval_ms > LONGEST_S * 1000:
+            raise SettingsError(f"an interval must be a hundred years at most, not {self.interval_ms} ms")
 
     def __str__(self) -> str:
         return f"every {timedelta(milliseconds=self.interval_ms)}"
@@ -96,7 +101,8 @@ class Crontab:
 
     expression  5 fields, or 6 with the seconds last; names, ranges, steps, ``L``, ``#``; or ``@daily`` and the like
     tz          name of the zone, such as ``Europe/Paris``; "" = that of the app, see `in_zone`
-    both_days   where day of month and day of week are given, both must fit, as in Celery; False: either, as in cron
+    both_days   where day of month and day of week are given, both must fit, as in Celery; False: either, as in cron,
+                where a field that begins with ``*`` does not count as given
     """
 
     expression: str
@@ -144,8 +150,8 @@ Scheduled: TypeAlias = "Every | Crontab | timedelta | float | int"
 
 
 def every(*, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0, weeks: float = 0) -> Every:
-    """A fixed interval, such as ``every(seconds=30)``. Raises SettingsError when it is too short."""
-    return schedule_of(timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days, weeks=weeks))  # type: ignore[return-value]
+    """A fixed interval, such as ``every(seconds=30)``. Raises SettingsError when it is too short or too long."""
+    return _every(seconds + 60 * minutes + 3600 * (hours + 24 * (days + 7 * weeks)))
 
 
 def crontab(
@@ -183,12 +189,18 @@ def schedule_of(value: object) -> Every | Crontab:
     if isinstance(value, (Every, Crontab)):
         return value
     if isinstance(value, timedelta):
-        return Every(round(value.total_seconds() * 1000))
+        return _every(value.total_seconds())
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Every(round(value * 1000))
+        return _every(value)
     if type(value).__module__ == "celery.schedules":
         raise SettingsError(f"{value!r} is Celery's: import crontab from rsq, it takes the same")
     raise SettingsError(f"a schedule is crontab(...), every(...), a timedelta or a number of seconds, not {value!r}")
+
+
+def _every(seconds: float) -> Every:
+    if not -LONGEST_S <= seconds <= LONGEST_S:  # NaN, too
+        raise SettingsError("an interval must be a number of seconds, a hundred years of them at most")
+    return Every(round(seconds * 1000))
 
 
 def in_zone(schedule: Every | Crontab, zone: str) -> Every | Crontab:
@@ -257,12 +269,21 @@ def _check(expression: str, both_days: bool) -> None:
             raise SettingsError(
                 f"{said}: {name} {field!r} cannot be used; it takes {takes}, and *, ranges, lists and steps of these"
             ) from None
+    if _OF_THE_MONTH.search(fields[4]) and not _both_must_fit(expression, both_days) and fields[2] != "?":
+        raise SettingsError(
+            f"{said}: day of month {fields[2]!r} and day of week {fields[4]!r} do not go together: take one of them, "
+            "or two schedules"
+        )
     try:
         _step(expression, both_days, _LEAP_YEAR, forward=True)
     except CroniterBadDateError:
-        raise SettingsError(
-            f"{said} is never due: its day of month {fields[2]!r} is in no month {fields[3]!r}"
-        ) from None
+        try:
+            _step(" ".join([*fields[:4], "*", *fields[5:]]), both_days, _LEAP_YEAR, forward=True)
+        except CroniterBadDateError:
+            why = f"its day of month {fields[2]!r} is in no month {fields[3]!r}"
+        else:
+            why = f"its day of month {fields[2]!r} is never its day of week {fields[4]!r}: take one of them"
+        raise SettingsError(f"{said} is never due: {why}") from None
     except (CroniterError, ValueError, KeyError, IndexError) as error:
         raise SettingsError(f"{said} cannot be used ({error})") from None
 
@@ -270,7 +291,12 @@ def _check(expression: str, both_days: bool) -> None:
 @lru_cache(maxsize=4096)
 def _iterator(expression: str, both_days: bool) -> croniter:
     """Half a millisecond to make, so made once; `_step` winds it to where it is wanted."""
-    return croniter(expression, _LEAP_YEAR, day_or=not both_days)
+    return croniter(expression, _LEAP_YEAR, day_or=not _both_must_fit(expression, both_days))
+
+
+def _both_must_fit(expression: str, both_days: bool) -> bool:
+    """Whether both the day of month and the day of week must fit: in cron, when one of them begins with a star."""
+    return both_days or any(day.startswith("*") for day in expression.split()[2:5:2])
 
 
 _winding = threading.Lock()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ from rsq.bench.picture import draw
 from rsq.bench.report import Change, Figure, Sample, compare, from_json, gather, to_json
 from rsq.bench.rig import Rig
 from rsq.bench.scenarios import SCENARIOS
-from rsq.cli.common import json_option, print_json, print_table
+from rsq.cli.common import json_option
+from rsq.cli.out import document, progress, say, table
 from rsq.errors import SettingsError
 
 QUICK = 0.1
@@ -111,12 +111,10 @@ def bench(
         }
         if others:
             about["peers"] = [peer.version for peer in others.values()]
-        with click.progressbar(
-            [(turn, name) for turn in range(repeat) for name in (*names, *others)],
-            file=sys.stderr,
-            item_show_func=lambda step: step and f"{step[1]}, repetition {step[0] + 1}",
-        ) as steps:
-            for turn, name in steps:
+        steps = [(turn, name) for turn in range(repeat) for name in (*names, *others)]
+        with progress("measuring", len(steps), err=True) as advance:
+            for number, (turn, name) in enumerate(steps):
+                advance(number, f"{name}, repetition {turn + 1}")
                 rig.turn = turn
                 if name in others:
                     samples += [(SCENARIO, sample) for sample in others[name].measure(rig, trouble)]
@@ -126,27 +124,27 @@ def bench(
     changes = None if before is None else compare(figures, before)
     if trouble:
         about["trouble"] = list(dict.fromkeys(trouble))
-    document = to_json(about, figures) | ({} if changes is None else {"changes": [vars(each) for each in changes]})
+    made = to_json(about, figures) | ({} if changes is None else {"changes": [vars(each) for each in changes]})
     if save is not None:
-        save.write_text(json.dumps(document, indent=1) + "\n")
+        save.write_text(json.dumps(made, indent=1) + "\n")
     if picture is not None:
         picture.write_text(draw(side_by_side(figures)))
     if as_json:
-        print_json(document)
+        document(made)
         return
     told = {name: value for name, value in about.items() if name != "trouble"}
-    click.echo(", ".join(f"{name} {_text(value)}" for name, value in told.items()) + "\n")
+    say(", ".join(f"{name} {_text(value)}" for name, value in told.items()), "")
     _print_figures(figures)
     if changes is not None:
         _print_changes(changes)
     for line in about.get("trouble", ()):
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 def _installed(names: Sequence[str], directory: Path, trouble: list[str]) -> Iterator[Peer]:
     find_scripts()  # or say at once that they are not there
     for name in names:
-        click.echo(f"preparing {name}", err=True)  # it may take a minute
+        say(f"preparing {name}", err=True)  # it may take a minute
         yield from install([name], directory, trouble)
 
 
@@ -173,7 +171,7 @@ def _print_figures(figures: Sequence[Figure]) -> None:
         )
         for figure in figures
     ]
-    print_table(("SCENARIO", "FIGURE", "RSQ", "FLOOR", "RATIO", "SPREAD"), rows, right=[2, 3, 4, 5])
+    table(("SCENARIO", "FIGURE", "RSQ", "FLOOR", "RATIO", "SPREAD"), rows, right=[2, 3, 4, 5])
 
 
 def _print_changes(changes: Sequence[Change]) -> None:
@@ -181,8 +179,8 @@ def _print_changes(changes: Sequence[Change]) -> None:
         (each.scenario, each.name, f"{each.change:+.1%}", f"{each.low:+.1%} to {each.high:+.1%}", each.verdict)
         for each in changes
     ]
-    click.echo("\nAgainst the older run: of the ratio where there is a floor, else of the figure")
-    print_table(("SCENARIO", "FIGURE", "CHANGE", "BETWEEN", ""), rows, right=[2, 3])
+    say("", "Against the older run: of the ratio where there is a floor, else of the figure")
+    table(("SCENARIO", "FIGURE", "CHANGE", "BETWEEN", ""), rows, right=[2, 3])
 
 
 def _number(value: float) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 
 from rsq.calls.retry import error_of
-from rsq.cli.common import Context, json_option, pass_context, print_json
+from rsq.cli.common import Context, json_option, pass_context, timeout_option
+from rsq.cli.out import block, document, say, shown
+from rsq.cli.params import Seconds, TakesNumbers, mapping_of, value_of
 from rsq.errors import EncodeError, ResultTimeout, SettingsError
 from rsq.result import AsyncResult
 from rsq.states import State
@@ -18,17 +19,17 @@ EXIT_FAILED = 1
 EXIT_NOT_READY = 3
 
 
-@click.command()
+@click.command(cls=TakesNumbers)
 @click.argument("task")
 @click.argument("arguments", nargs=-1)
 @click.option("-Q", "--queue", help="Queue; default: the task's.")
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
-@click.option("--countdown", type=click.FloatRange(0), help="Seconds to wait before it starts.")
+@click.option("--countdown", type=Seconds(), help="Seconds to wait before it starts.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, 9 is the most urgent.")
 @click.option("--dedupe-key", help="Send it only if no call with this key was sent before.")
 @click.option("--task-id", help="An id of your own; the same id is not sent twice.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait.")
+@timeout_option(60.0, "")
 @json_option
 @pass_context
 def call(
@@ -66,9 +67,9 @@ def call(
         raise SettingsError(str(error)) from None
     if not wait:
         if as_json:
-            print_json({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
+            document({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
         else:
-            click.echo(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
+            say(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
         return
     _show(sent, timeout, as_json)
 
@@ -77,7 +78,7 @@ def call(
 @click.argument("task_id")
 @click.option("-Q", "--queue", help="Queue; default: all that are known.")
 @click.option("--wait", is_flag=True, help="Wait until there is a result.")
-@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait.")
+@timeout_option(60.0, "")
 @json_option
 @pass_context
 def result(context: Context, task_id: str, queue: str | None, wait: bool, timeout: float, as_json: bool) -> None:
@@ -99,16 +100,16 @@ def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
     except ResultTimeout:
         state = handle.state
         if as_json:
-            print_json({"id": handle.id, "state": str(state)})
+            document({"id": handle.id, "state": str(state)})
         else:
             when = f"within {timeout:g} s" if timeout else "yet"
             hint = "; rsq status tells whether a worker reads its queue" if state is State.PENDING else ""
-            click.echo(f"{state}: no result of {handle.id} {when}{hint}", err=True)
+            say(f"{state}: no result of {handle.id} {when}{hint}", err=True)
         sys.exit(EXIT_NOT_READY)
     record = handle.result_record()
     assert record is not None, "get() came back with one"
     if as_json:
-        print_json(
+        document(
             {
                 "id": handle.id,
                 "state": record.state.value,
@@ -120,31 +121,10 @@ def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
             }
         )
     elif record.state is State.SUCCESS:
-        click.echo(repr(record.value))
+        say(shown(record.value))
     elif record.error is not None:
-        click.echo(f"FAILURE (attempt {record.attempt}): {error_of(record.error)}", err=True)
-        click.echo(str(record.error.get("traceback", "")).rstrip(), err=True)
+        say(f"FAILURE (attempt {record.attempt}): {error_of(record.error)}", err=True)
+        block(str(record.error.get("traceback", "")).rstrip(), err=True)
     else:
-        click.echo(f"REVOKED: {record.reason}", err=True)
+        say(f"REVOKED: {record.reason}", err=True)
     sys.exit(0 if record.state is State.SUCCESS else EXIT_FAILED)
-
-
-def value_of(text: str) -> Any:
-    """A JSON value, or the text itself where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def mapping_of(text: str | None) -> dict[str, Any]:
-    """The map that ``--kwargs`` gives. Raises SettingsError."""
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"--kwargs is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SettingsError(f"--kwargs takes a JSON object such as '{{\"user_id\": 42}}', not {text}")
-    return value

@@ -1,16 +1,18 @@
-"""What the commands share: the app that the global options name, tables, JSON, and times for people."""
+"""What the commands share: the app that the global options name, options of several commands, and words for people."""
 
 from __future__ import annotations
 
-import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
 from rsq.app import BaseApp
+from rsq.cli.out import say
+from rsq.cli.params import Seconds
 from rsq.loader import load_app
 
 
@@ -29,8 +31,6 @@ class Context:
 
     def app_or_plain(self) -> BaseApp:
         """The app where one is named; else one without tasks, for commands that only look at the server."""
-        import os
-
         if self.app_name or os.environ.get("RSQ_APP"):
             return self.app()
         return BaseApp("rsq", **self.overrides)
@@ -42,7 +42,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 queue_option = click.option("-Q", "--queue", help="Queue; default: the app's default queue.")
 
-
 worker_option = click.option(
     "--worker",
     "workers",
@@ -51,35 +50,25 @@ worker_option = click.option(
     help="Only this one; may be repeated. Default: all that live.",
 )
 
+loglevel_option = click.option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
+    default="info",
+    show_default=True,
+)
+
+
+def timeout_option(default: float, what: str) -> Callable[[Any], Any]:
+    """``--timeout`` of a command that waits."""
+    return click.option(
+        "--timeout", type=Seconds(), default=default, show_default=True, help=f"Seconds to wait {what}".strip() + "."
+    )
+
 
 def no_workers() -> None:
     """Say that there is nobody to ask."""
-    click.echo("no workers: start one with rsq -A your.module worker", err=True)
-
-
-def print_json(value: object) -> None:
-    """One JSON document. What JSON cannot carry is shown as Python would print it."""
-    click.echo(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, (set, frozenset, tuple)):
-        return list(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return repr(value)
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
-    """Columns as wide as they need to be; `right` names those that are aligned to the right."""
-    cells = [[str(value) for value in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(titles), *cells]) for i in range(len(titles))]
-    for row in [list(titles), *cells]:
-        line = "  ".join(
-            value.rjust(width) if i in right else value.ljust(width)
-            for i, (value, width) in enumerate(zip(row, widths, strict=True))
-        )
-        click.echo(line.rstrip())
+    say("no workers: start one with rsq -A your.module worker", err=True)
 
 
 def ago(moment_ms: int | None) -> str:
@@ -95,7 +84,10 @@ def ago(moment_ms: int | None) -> str:
 
 def local_time(moment_ms: int) -> str:
     """Date and time of this machine's zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_ms / 1000))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_ms / 1000))
+    except (OverflowError, ValueError, OSError):
+        return f"{moment_ms} ms"  # of no calendar: what the server holds may be anything
 
 
 def shortened(text: object, width: int) -> str:
@@ -107,6 +99,3 @@ def shortened(text: object, width: int) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 message``, ``2 messages``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-Record = Mapping[str, Any]

@@ -9,7 +9,8 @@ from dataclasses import asdict
 import click
 
 from rsq.broker.worker_control import Told
-from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, print_json, worker_option
+from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, timeout_option, worker_option
+from rsq.cli.out import confirm, document, say
 
 EXIT_ENDED = 1
 EXIT_SILENT = 1
@@ -41,10 +42,10 @@ def revoke(context: Context, task_ids: tuple[str, ...], queue: str | None, termi
     """
     answers = context.app_or_plain().revoke(*task_ids, terminate=terminate, queue=queue)
     if as_json:
-        print_json(answers)
+        document(answers)
     else:
         for task_id, answer in answers.items():
-            click.echo(f"{task_id} {_TERMINATED if terminate and answer == 'marked' else _MEANINGS[answer]}")
+            say(f"{task_id} {_TERMINATED if terminate and answer == 'marked' else _MEANINGS[answer]}")
     sys.exit(EXIT_ENDED if set(answers.values()) == {"done"} else 0)
 
 
@@ -60,14 +61,12 @@ def control() -> None:
     """
 
 
-timeout_option = click.option(
-    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait for the effect."
-)
+_waits = timeout_option(5.0, "for the effect")
 
 
 @control.command()
 @worker_option
-@timeout_option
+@_waits
 @click.option("--yes", is_flag=True, help="Do not ask, where no worker is named.")
 @json_option
 @pass_context
@@ -83,14 +82,14 @@ def shutdown(context: Context, workers: tuple[str, ...], timeout: float, yes: bo
     if not workers and not yes:
         live = app.control.workers()
         if live:
-            click.confirm(f"Stop {plural(len(live), 'worker')} ({', '.join(live)})?", abort=True)
+            confirm(f"Stop {plural(len(live), 'worker')} ({', '.join(live)})?")
     _show(app.control.shutdown(workers or None, timeout), as_json)
 
 
 @control.command("pool-grow")
 @click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def pool_grow(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -107,7 +106,7 @@ def pool_grow(context: Context, number: int, workers: tuple[str, ...], timeout: 
 @control.command("pool-shrink")
 @click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def pool_shrink(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -123,9 +122,9 @@ def pool_shrink(context: Context, number: int, workers: tuple[str, ...], timeout
 
 def _show(told: Mapping[str, Told], as_json: bool) -> None:
     if as_json:
-        print_json({name: asdict(each) for name, each in told.items()})
+        document({name: asdict(each) for name, each in told.items()})
     elif not told:
         no_workers()
     for name, each in () if as_json else told.items():
-        click.echo(f"{name}: {each.says}", err=not each.heard)
+        say(f"{name}: {each.says}", err=not each.heard)
     sys.exit(0 if told and all(each.heard for each in told.values()) else EXIT_SILENT)

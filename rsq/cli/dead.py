@@ -19,11 +19,10 @@ from rsq.cli.common import (
     local_time,
     pass_context,
     plural,
-    print_json,
-    print_table,
     queue_option,
     shortened,
 )
+from rsq.cli.out import EXIT_NO, block, confirm, document, fail, say, shown, table
 from rsq.errors import DecodeError, DuplicateCall, SettingsError
 
 _Filter = Callable[[DeadLetter], bool]
@@ -70,12 +69,12 @@ def list_(context: Context, queue: str | None, task: str | None, reason: str | N
             if len(letters) == limit:
                 break
     if as_json:
-        print_json([_plain(letter) for letter in letters])
+        document([_plain(letter) for letter in letters])
         return
     if not letters:
-        click.echo(f"no dead letters in queue {client.queue(queue).name}")
+        say(f"no dead letters in queue {client.queue(queue).name}")
         return
-    print_table(
+    table(
         ("ID", "TASK", "REASON", "ATTEMPTS", "DIED", "ERROR"),
         [
             (
@@ -107,10 +106,9 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
     with client.link() as link:
         letter = letters.dead_letter(link, client.queue(queue), task_id)
     if letter is None:
-        click.echo(f"rsq: no dead letter {task_id} in queue {client.queue(queue).name}; see rsq dead list", err=True)
-        sys.exit(1)
+        fail(f"no dead letter {task_id} in queue {client.queue(queue).name}; see rsq dead list", code=EXIT_NO)
     if as_json:
-        print_json(_plain(letter))
+        document(_plain(letter))
         return
     arguments = letter.arguments()
     rows = [
@@ -123,14 +121,14 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
         ("last sent", local_time(letter.sent_ms) if letter.sent_ms else "-"),
         ("died", local_time(letter.died_ms)),
         ("error", error_of(letter.error)),
-        ("args", repr(arguments[0]) if arguments else repr(letter.body)),
-        ("kwargs", repr(arguments[1]) if arguments else "-"),
+        ("args", shown(arguments[0] if arguments else letter.body)),
+        ("kwargs", shown(arguments[1]) if arguments else "-"),
     ]
     for name, value in rows:
-        click.echo(f"{name:<10} {value}")
+        say(f"{name:<10} {value}")
     if letter.error.get("traceback"):
-        click.echo()
-        click.echo(str(letter.error["traceback"]).rstrip())
+        say("")
+        block(str(letter.error["traceback"]).rstrip())
 
 
 @dead.command()
@@ -162,8 +160,8 @@ def redrive(
                 sent += letters.redrive(link, target, letter)
             except (DecodeError, DuplicateCall) as error:
                 refused += 1
-                click.echo(f"rsq: {error}", err=True)
-    click.echo(f"sent {plural(sent, 'dead letter')} of queue {target.name} again")
+                say(f"rsq: {error}", err=True)
+    say(f"sent {plural(sent, 'dead letter')} of queue {target.name} again")
     sys.exit(1 if refused or (task_ids and not sent) else 0)
 
 
@@ -193,9 +191,9 @@ def purge(
     with client.link() as link:
         named = list(_named(link, target, task_ids, task, reason, everything))
         if named and not yes:
-            click.confirm(f"Delete {plural(len(named), 'dead letter')} of queue {target.name}?", abort=True)
+            confirm(f"Delete {plural(len(named), 'dead letter')} of queue {target.name}?")
         deleted = letters.delete_dead(link, target, named)
-    click.echo(f"deleted {plural(deleted, 'dead letter')} of queue {target.name}")
+    say(f"deleted {plural(deleted, 'dead letter')} of queue {target.name}")
     sys.exit(1 if task_ids and not deleted else 0)
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import TextIO
 
 import click
 
-from rsq.cli.common import Context, json_option, pass_context, plural, print_json, print_table
+from rsq.cli.common import Context, json_option, pass_context, plural
+from rsq.cli.out import EXIT_NO, block, document, interrupted, progress, say, table
 from rsq.demo.run import BAD_FILES, SUMMED, Advance, Report, run
 from rsq.errors import WorkerLost
-
-EXIT_INTERRUPTED = 130
 
 MOST_PROBLEMS = 20
 """So many are shown; a broken run can have one for each file."""
@@ -23,8 +20,7 @@ MOST_PROBLEMS = 20
 @click.command()
 @json_option
 @pass_context
-@click.pass_context
-def demo(ctx: click.Context, context: Context, as_json: bool) -> None:
+def demo(context: Context, as_json: bool) -> None:
     """Index Python's standard library with two workers, kill a child at work, and check the sums.
 
     It runs on an embedded server of its own, or on that of --url in a namespace of its own, and leaves nothing behind.
@@ -36,49 +32,38 @@ def demo(ctx: click.Context, context: Context, as_json: bool) -> None:
       rsq --url redis://localhost:6379/0 demo --json
     """
     try:
-        report = run(context.overrides, _Terminal(sys.stderr if as_json else sys.stdout))
+        report = run(context.overrides, _Terminal(err=as_json))
     except KeyboardInterrupt:
-        click.echo("\nstopped; workers, server and files of the demo are gone", err=True)
-        ctx.exit(EXIT_INTERRUPTED)
+        interrupted("stopped; workers, server and files of the demo are gone")
     except WorkerLost as error:
-        click.echo(f"rsq: {error}", err=True)
-        ctx.exit(1)
+        block(f"rsq: {error}", err=True)
+        sys.exit(EXIT_NO)
     if as_json:
-        print_json(asdict(report))
+        document(asdict(report))
     else:
         _print(report)
     if report.problems:
         hidden = len(report.problems) - MOST_PROBLEMS
         more = [f"and {plural(hidden, 'more line')} of this kind"] if hidden > 0 else []
-        lines = ["rsq: this is not as it must be:", *report.problems[:MOST_PROBLEMS], *more, report.log]
-        click.echo("\n".join(lines), err=True)
-        ctx.exit(1)
+        say("rsq: this is not as it must be:", *report.problems[:MOST_PROBLEMS], *more, err=True)
+        block(report.log, err=True)
+        sys.exit(EXIT_NO)
     if not as_json:
-        click.echo("\nEvery file has one outcome, and the sums are equal.")
-        click.echo("Next: rsq --help, and README.md for a task of your own.")
+        say("", "Every file has one outcome, and the sums are equal.")
+        say("Next: rsq --help, and README.md for a task of your own.")
 
 
 class _Terminal:
-    """Shows a run on a stream; where that is no terminal, a bar is just its label."""
+    """Shows a run."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, err: bool) -> None:
+        self._err = err
 
     def say(self, text: str) -> None:
-        click.echo(text, file=self._stream)
+        block(text, err=self._err)
 
-    @contextmanager
-    def progress(self, label: str, length: int) -> Iterator[Advance]:
-        with click.progressbar(
-            length=length,
-            label=label,
-            width=24,  # the whole line fits into 80 columns
-            show_eta=False,
-            show_pos=True,
-            item_show_func=lambda note: note,
-            file=self._stream,
-        ) as bar:
-            yield lambda done, note: bar.update(done - bar.pos, note)
+    def progress(self, label: str, length: int) -> AbstractContextManager[Advance]:
+        return progress(label, length, err=self._err)
 
 
 def _print(report: Report) -> None:
@@ -93,10 +78,10 @@ def _print(report: Report) -> None:
         ("crashes survived", report.crashes, f"kill -9; {at_work}"),
         ("tasks/s", round(report.tasks_per_s), ""),
     ]
-    click.echo()
-    print_table(("OUTCOME", "NUMBER", ""), [(name, f"{number:,}", note) for name, number, note in rows], right=[1])
-    click.echo()
-    print_table(
+    say("")
+    table(("OUTCOME", "NUMBER", ""), [(name, f"{number:,}", note) for name, number, note in rows], right=[1])
+    say("")
+    table(
         ("SUM", "THROUGH THE QUEUE", "WITHOUT A QUEUE"),
         [
             *((name, f"{report.with_queue[name]:,}", f"{report.without_queue[name]:,}") for name in SUMMED),

@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 import click
 
-from rsq.cli.common import Context, json_option, pass_context, print_json
+from rsq.cli.common import Context, json_option, pass_context
+from rsq.cli.out import document, say
 from rsq.worker.health import all_health
 
 
@@ -38,11 +39,11 @@ def health(context: Context, ready: bool, pid: int | None, as_json: bool) -> Non
             rows.append((worker, problem))
     well = bool(rows) and not any(problem for _, problem in rows)
     if as_json:
-        print_json({"ok": well, "workers": [{**asdict(worker), "problem": problem} for worker, problem in rows]})
+        document({"ok": well, "workers": [{**asdict(worker), "problem": problem} for worker, problem in rows]})
     elif not rows:
         of = "".join((f" of {target}" if target else "", f" in namespace {namespace}" if namespace else ""))
-        click.echo(f"no worker{of} of this user on this host", err=True)
+        say(f"no worker{of} of this user on this host", err=True)
     for worker, problem in () if as_json else rows:
         good = "ready" if ready else "alive"
-        click.echo(f"{worker.worker_id}: {problem or good}", err=bool(problem))
+        say(f"{worker.worker_id}: {problem or good}", err=bool(problem))
     sys.exit(0 if well else 1)

@@ -18,18 +18,16 @@ from rsq.cli.common import (
     no_workers,
     pass_context,
     plural,
-    print_json,
-    print_table,
     shortened,
+    timeout_option,
     worker_option,
 )
+from rsq.cli.out import document, say, table
 
 EXIT_SILENT = 1
 
-timeout_option = click.option(
-    "--timeout", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to wait for workers to answer."
-)
-limit_option = click.option(
+_waits = timeout_option(1.0, "for workers to answer")
+_limit = click.option(
     "--limit", type=click.IntRange(1), default=100, show_default=True, help="Most calls of one worker, or queue."
 )
 
@@ -47,7 +45,7 @@ def inspect() -> None:
 
 @inspect.command()
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def active(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -74,8 +72,8 @@ def active(context: Context, workers: tuple[str, ...], timeout: float, as_json: 
 
 @inspect.command()
 @worker_option
-@timeout_option
-@limit_option
+@_waits
+@_limit
 @json_option
 @pass_context
 def reserved(context: Context, workers: tuple[str, ...], timeout: float, limit: int, as_json: bool) -> None:
@@ -101,7 +99,7 @@ def reserved(context: Context, workers: tuple[str, ...], timeout: float, limit: 
 
 @inspect.command()
 @worker_option
-@limit_option
+@_limit
 @json_option
 @pass_context
 def scheduled(context: Context, workers: tuple[str, ...], limit: int, as_json: bool) -> None:
@@ -114,7 +112,7 @@ def scheduled(context: Context, workers: tuple[str, ...], limit: int, as_json: b
     """
     found = context.app_or_plain().inspect(workers or None, limit=limit).scheduled()
     if as_json:
-        print_json(found)
+        document(found)
         return
     rows = [
         (queue, row["name"], row["id"], local_time(int(row["eta"] * 1000)), row["attempt"])
@@ -124,12 +122,12 @@ def scheduled(context: Context, workers: tuple[str, ...], limit: int, as_json: b
     _table(("QUEUE", "TASK", "ID", "DUE", "ATTEMPT"), rows, "nothing is delayed")
     for queue, some in found.items():
         if len(some) == limit:
-            click.echo(f"of queue {queue} only {plural(limit, 'call')}: there may be more (--limit)", err=True)
+            say(f"of queue {queue} only {plural(limit, 'call')}: there may be more (--limit)", err=True)
 
 
 @inspect.command()
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def stats(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -147,24 +145,24 @@ def stats(context: Context, workers: tuple[str, ...], timeout: float, as_json: b
         for worker, each in found.items():
             pool = each["pool"]
             wanted = "" if pool["wanted"] == pool["children"] else f", {pool['wanted']} wanted"
-            click.echo(f"{worker}{' (stopping)' if each['stopping'] else ''}")
-            click.echo(f"  app       {each['app']}")
-            click.echo(f"  queues    {', '.join(each['queues'])}")
-            click.echo(f"  host      {each['host']}, pid {each['pid']}, {_mib(each['rss'])}")
-            click.echo(f"  uptime    {_duration(each['uptime'])}, lease {each['lease']:g} s")
-            click.echo(f"  done      {plural(each['done'], 'task')}")
+            say(f"{worker}{' (stopping)' if each['stopping'] else ''}")
+            say(f"  app       {each['app']}")
+            say(f"  queues    {', '.join(each['queues'])}")
+            say(f"  host      {each['host']}, pid {each['pid']}, {_mib(each['rss'])}")
+            say(f"  uptime    {_duration(each['uptime'])}, lease {each['lease']:g} s")
+            say(f"  done      {plural(each['done'], 'task')}")
             at_once = plural(pool["max-concurrency"], "task")
-            click.echo(f"  children  {pool['children']} ({pool['implementation']}, {at_once} at once){wanted}")
+            say(f"  children  {pool['children']} ({pool['implementation']}, {at_once} at once){wanted}")
             for process in pool["processes"]:
                 done = plural(process["done"], "task") if process["working"] else "starting"
-                click.echo(f"    pid {process['pid']}: {done}, {_mib(process['rss'])}")
+                say(f"    pid {process['pid']}: {done}, {_mib(process['rss'])}")
 
     _end(look, found, as_json, show)
 
 
 @inspect.command()
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def registered(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -179,16 +177,16 @@ def registered(context: Context, workers: tuple[str, ...], timeout: float, as_js
 
     def show() -> None:
         for worker, names in found.items():
-            click.echo(worker)
+            say(worker)
             for name in names:
-                click.echo(f"  {name}")
+                say(f"  {name}")
 
     _end(look, found, as_json, show)
 
 
 @inspect.command()
 @worker_option
-@timeout_option
+@_waits
 @json_option
 @pass_context
 def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
@@ -204,7 +202,7 @@ def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bo
 
     def show() -> None:
         for worker in found:
-            click.echo(f"{worker}: pong")
+            say(f"{worker}: pong")
 
     _end(look, found, as_json, show)
 
@@ -212,22 +210,22 @@ def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bo
 def _end(look: Inspect, found: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
     """Print what was found, and on standard error who did not answer; then end."""
     if as_json:
-        print_json(found)
+        document(found)
     elif found:
         show()
     for worker, at_ms in look.silent.items():
-        click.echo(f"{worker}: no answer; its last report was {ago(at_ms)}", err=True)
+        say(f"{worker}: no answer; its last report was {ago(at_ms)}", err=True)
     if not found and not look.silent:
         no_workers()
     sys.exit(EXIT_SILENT if look.silent or not found else 0)
 
 
 def _table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]], nothing: str) -> None:
-    table = [[shortened(cell, 60) for cell in row] for row in rows]
-    if table:
-        print_table(titles, table)
+    cells = [[shortened(cell, 60) for cell in row] for row in rows]
+    if cells:
+        table(titles, cells)
     else:
-        click.echo(nothing)
+        say(nothing)
 
 
 def _mib(size: int | None) -> str:

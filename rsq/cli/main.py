@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -17,32 +16,31 @@ from rsq.cli.dead import dead
 from rsq.cli.demo import demo
 from rsq.cli.health import health
 from rsq.cli.inspect import inspect
+from rsq.cli.out import EXIT_BROKER, ending, fail, interrupted, prepare
 from rsq.cli.queues import pause, purge, resume, status
 from rsq.cli.schedule import schedule
 from rsq.cli.server import server
 from rsq.cli.worker import worker
 from rsq.errors import BrokerError, RsqError
 
-EXIT_USAGE = 2
-EXIT_BROKER = 4
-
 
 class _Group(click.Group):
     """Turns rsq's errors into one line and an exit code: no traceback for a user's mistake or an unreachable server."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare()
+        with ending():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokerError as error:
-            click.echo(f"rsq: {error}", err=True)
-            ctx.exit(EXIT_BROKER)
+            fail(error, code=EXIT_BROKER)
         except RsqError as error:
-            click.echo(f"rsq: {error}", err=True)
-            ctx.exit(EXIT_USAGE)
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does.
-            sys.stderr.close()
-            ctx.exit(1)
+            fail(error)
+        except KeyboardInterrupt:
+            interrupted()
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +57,7 @@ def main(ctx: click.Context, app_name: str | None, url: str | None, namespace: s
       rsq -A shop.tasks worker -Q default
       rsq -A shop.tasks call shop.tasks.add 1 2 --wait
 
-    Exit codes: 0 done, 1 the command's own "no", 2 a mistake in the call or the settings, 4 the server.
+    Exit codes: 0 done, 1 the command's own "no", 2 a mistake in the call or the settings, 4 the server, 130 Ctrl-C.
     """
     given = {"url": url, "namespace": namespace}
     ctx.obj = Context(app_name, {name: value for name, value in given.items() if value is not None})

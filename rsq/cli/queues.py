@@ -8,7 +8,8 @@ import click
 
 from rsq.broker import queue_control
 from rsq.broker.status import counts, workers
-from rsq.cli.common import Context, ago, json_option, pass_context, plural, print_json, print_table
+from rsq.cli.common import Context, ago, json_option, pass_context, plural
+from rsq.cli.out import confirm, document, say, table
 
 
 @click.command()
@@ -29,7 +30,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
         queues = [counts(link, client.queue(name)) for name in names]
     alive = workers(client)
     if as_json:
-        print_json({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in alive]})
+        document({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in alive]})
         return
     rows = [
         (
@@ -43,12 +44,12 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
         )
         for q in queues
     ]
-    print_table(("QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "SUCCEEDED", "RETRIED"), rows, right=range(1, 7))
-    click.echo()
+    table(("QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "SUCCEEDED", "RETRIED"), rows, right=range(1, 7))
+    say("")
     if not alive:
-        click.echo("no workers: start one with rsq -A your.module worker")
+        say("no workers: start one with rsq -A your.module worker")
         return
-    print_table(
+    table(
         ("WORKER", "APP", "QUEUES", "CHILDREN", "RUNNING", "STARTED"),
         [
             (
@@ -79,7 +80,7 @@ def pause(context: Context, queues: tuple[str, ...], refuse: bool) -> None:
       rsq pause mail newsletters --refuse
     """
     context.app_or_plain().pause(*queues, refuse=refuse)
-    click.echo(f"paused {', '.join(queues)}{' (refuses calls)' if refuse else ''}")
+    say(f"paused {', '.join(queues)}{' (refuses calls)' if refuse else ''}")
 
 
 @click.command()
@@ -94,7 +95,7 @@ def resume(context: Context, queues: tuple[str, ...]) -> None:
     """
     resumed = context.app_or_plain().resume(*queues)
     for queue in queues:
-        click.echo(f"resumed {queue}" if queue in resumed else f"{queue} was not paused")
+        say(f"resumed {queue}" if queue in resumed else f"{queue} was not paused")
 
 
 @click.command()
@@ -114,6 +115,6 @@ def purge(context: Context, queue: str, yes: bool) -> None:
         held = counts(link, target)
         waiting = plural(held.ready + held.delayed, "message")
         if not yes:
-            click.confirm(f"Drop {waiting} of queue {queue}?", abort=True)
+            confirm(f"Drop {waiting} of queue {queue}?")
         dropped = queue_control.purge(link, target)
-    click.echo(f"dropped {plural(dropped, 'message')} of queue {queue}")
+    say(f"dropped {plural(dropped, 'message')} of queue {queue}")

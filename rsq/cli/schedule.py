@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -10,12 +9,10 @@ import click
 
 from rsq.beat.control import ScheduleInfo, Schedules
 from rsq.calls.schedules import Scheduled, crontab, schedule_of
-from rsq.cli.calls import mapping_of, value_of
-from rsq.cli.common import Context, json_option, local_time, pass_context, print_json, print_table
+from rsq.cli.common import Context, json_option, local_time, pass_context
+from rsq.cli.out import document, say, table
+from rsq.cli.params import Seconds, TakesNumbers, mapping_of, value_of
 from rsq.errors import SettingsError
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 @click.group()
@@ -40,14 +37,16 @@ def list_(context: Context, as_json: bool) -> None:
       rsq schedule list
       rsq schedule list --json | jq '.[] | select(.outcome == "FAILURE")'
     """
-    found = context.app_or_plain().part(Schedules).list()
+    found, unreadable = context.app_or_plain().part(Schedules).look()
+    for problem in unreadable.values():
+        say(f"rsq: {problem}", err=True)
     if as_json:
-        print_json([asdict(each) for each in found])
+        document([asdict(each) for each in found])
         return
     if not found:
-        click.echo("no schedules: declare them in code and start rsq beat, or see rsq schedule add --help")
+        say("no schedules: declare them in code and start rsq beat, or see rsq schedule add --help")
         return
-    print_table(
+    table(
         ("NAME", "SCHEDULE", "TASK", "QUEUE", "FROM", "NEXT", "LAST", "OUTCOME"),
         [
             (
@@ -71,17 +70,17 @@ def _next(each: ScheduleInfo) -> str:
     return "-" if each.next_ms is None else local_time(each.next_ms)
 
 
-@schedule.command()
+@schedule.command(cls=TakesNumbers)
 @click.argument("name")
 @click.argument("task")
 @click.argument("arguments", nargs=-1)
 @click.option("--cron", help='Cron expression, such as "0 3 * * 1".')
 @click.option("--tz", help="Time zone of the expression, such as Europe/Paris; default: the setting timezone.")
-@click.option("--every", metavar="DURATION", help="Interval in place of --cron: 30, 30s, 5m, 2h, 1d or 1w.")
+@click.option("--every", type=Seconds(), help="Interval in place of --cron: 30, 30s, 5m, 2h, 1d or 1w.")
 @click.option("-Q", "--queue", help="Queue; default: the task's.")
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, 9 is the most urgent.")
-@click.option("--expires", metavar="DURATION", help="Drop a call that has not started so long after its slot.")
+@click.option("--expires", type=Seconds(), help="Drop a call that has not started so long after its slot.")
 @click.option(
     "--catchup",
     type=click.Choice(["latest", "none", "all"]),
@@ -104,11 +103,11 @@ def add(
     arguments: tuple[str, ...],
     cron: str | None,
     tz: str | None,
-    every: str | None,
+    every: float | None,
     queue: str | None,
     kwargs: str | None,
     priority: int | None,
-    expires: str | None,
+    expires: float | None,
     catchup: str,
     catchup_limit: int,
 ) -> None:
@@ -134,9 +133,9 @@ def add(
         catchup_limit=catchup_limit,
         queue=queue,
         priority=priority,
-        expires=None if expires is None else _duration("--expires", expires),
+        expires=expires,
     )
-    click.echo(f"added schedule {name}")
+    say(f"added schedule {name}")
 
 
 @schedule.command()
@@ -150,7 +149,7 @@ def remove(context: Context, name: str) -> None:
       rsq schedule remove nightly
     """
     context.app_or_plain().part(Schedules).remove(name)
-    click.echo(f"removed schedule {name}")
+    say(f"removed schedule {name}")
 
 
 @schedule.command()
@@ -164,7 +163,7 @@ def pause(context: Context, name: str) -> None:
       rsq schedule pause nightly
     """
     context.app_or_plain().part(Schedules).pause(name)
-    click.echo(f"paused schedule {name}")
+    say(f"paused schedule {name}")
 
 
 @schedule.command()
@@ -178,7 +177,7 @@ def resume(context: Context, name: str) -> None:
       rsq schedule resume nightly
     """
     context.app_or_plain().part(Schedules).resume(name)
-    click.echo(f"resumed schedule {name}")
+    say(f"resumed schedule {name}")
 
 
 @schedule.command()
@@ -194,12 +193,12 @@ def trigger(context: Context, name: str, as_json: bool) -> None:
     """
     sent = context.app_or_plain().part(Schedules).trigger(name)
     if as_json:
-        print_json({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
+        document({"id": sent.id, "queue": sent.queue, "duplicate": sent.duplicate})
     else:
-        click.echo(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
+        say(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
 
 
-def _when(cron: str | None, tz: str | None, every: str | None) -> Scheduled:
+def _when(cron: str | None, tz: str | None, every: float | None) -> Scheduled:
     if (cron is None) == (every is None):
         raise SettingsError("give one of --cron and --every")
     if cron is not None:
@@ -207,11 +206,4 @@ def _when(cron: str | None, tz: str | None, every: str | None) -> Scheduled:
     if tz is not None:
         raise SettingsError("--tz goes with --cron: an interval is the same everywhere")
     assert every is not None
-    return schedule_of(timedelta(seconds=_duration("--every", every)))
-
-
-def _duration(option: str, text: str) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    if not match:
-        raise SettingsError(f"{option} takes a duration such as 30, 30s, 5m, 2h, 1d or 1w, not {text!r}")
-    return float(match[1]) * _UNITS[match[2] or ""]
+    return schedule_of(timedelta(seconds=every))

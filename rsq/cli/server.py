@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from datetime import datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from rsq.broker.embedded import EmbeddedServer, Status, from_url
+from rsq.cli.out import document, say
 
 NOT_RUNNING = 3
 
@@ -47,7 +47,7 @@ def start(directory: Path | None) -> None:
     """
     embedded = _choose(directory)
     started = embedded.start()
-    click.echo(f"{'started' if started else 'already running'}: {_line(embedded.status())}")
+    say(f"{'started' if started else 'already running'}: {_line(embedded.status())}")
 
 
 @server.command()
@@ -60,7 +60,7 @@ def stop(directory: Path | None) -> None:
       rsq server stop
     """
     embedded = _choose(directory)
-    click.echo(f"{'stopped' if embedded.stop() else 'was not running'}: {embedded.directory}")
+    say(f"{'stopped' if embedded.stop() else 'was not running'}: {embedded.directory}")
 
 
 @server.command()
@@ -76,15 +76,15 @@ def status(context: click.Context, directory: Path | None, as_json: bool) -> Non
     """
     found = _choose(directory).status()
     if as_json:
-        click.echo(json.dumps(asdict(found), default=str))
+        document(asdict(found))
     elif found.running:
-        click.echo(f"running: {_line(found)}")
+        say(f"running: {_line(found)}")
         for name, value in _details(found):
-            click.echo(f"  {name:<10} {value}")
+            say(f"  {name:<10} {value}")
     elif found.starting:
-        click.echo(f"starting, or not answering: {_line(found)}")
+        say(f"starting, or not answering: {_line(found)}")
     else:
-        click.echo(f"not running: {found.directory}")
+        say(f"not running: {found.directory}")
     context.exit(0 if found.running else NOT_RUNNING)
 
 

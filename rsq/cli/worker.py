@@ -7,7 +7,9 @@ from io import TextIOWrapper
 
 import click
 
-from rsq.cli.common import Context, pass_context
+from rsq.cli.common import Context, loglevel_option, pass_context
+from rsq.cli.out import block
+from rsq.cli.params import Seconds, needless
 from rsq.errors import SettingsError
 from rsq.worker.children import WorkerOptions
 from rsq.worker.logs import log_to_stderr
@@ -16,10 +18,25 @@ from rsq.worker.solo import run_solo
 from rsq.worker.supervisor import Supervisor
 from rsq.worker.turns import parse_queues
 
-LEVELS = ("debug", "info", "warning", "error")
-
 COROUTINES = 100
 """Tasks at once with -P asyncio, where -c says nothing: they wait more than they compute."""
+
+_CELERYS = {
+    "-n,--hostname=": "a worker names itself by its host and process, see rsq status",
+    "-E,--task-events,--events": "rsq inspect and rsq status ask the server at any time",
+    "-O,--optimization=": "a child never holds short tasks back behind a long one",
+    "--without-gossip": "workers do not talk to each other",
+    "--without-mingle": "workers do not talk to each other",
+    "--without-heartbeat": "a worker's lease (--lease) tells that it lives",
+    "--heartbeat-interval=": "a worker's lease (--lease) tells that it lives",
+    "--autoscale=": "take the greatest number as -c, or rsq control pool-grow while it runs",
+    "--prefetch-multiplier=": "a child fetches by time; where that does not fit there is the setting prefetch_ms",
+    "--time-limit=": "give it to the tasks, or to all with App(task_defaults={'time_limit': ...})",
+    "--soft-time-limit=": "give it to the tasks, or to all with App(task_defaults={'soft_time_limit': ...})",
+    "-f,--logfile=": "the log goes to standard error, for whatever keeps it",
+    "--pidfile=": "the process stays in the foreground, and rsq health finds it",
+    "-S,--statedb=": "what was revoked is remembered by the server",
+}
 
 
 @click.command()
@@ -42,7 +59,7 @@ COROUTINES = 100
     show_default=True,
     help="How tasks run: each in a process of its own, or as threads or coroutines of one process.",
 )
-@click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
+@loglevel_option
 @click.option("-B", "--beat", is_flag=True, help="Run a beat beside the children, for small set-ups. See rsq beat.")
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Replace a child after this many tasks.")
 @click.option(
@@ -51,11 +68,10 @@ COROUTINES = 100
 @click.option(
     "--reload", is_flag=True, help="For development: load the code anew when a Python file in this directory changes."
 )
-@click.option("--shutdown-timeout", type=click.FloatRange(0), help="Seconds that running tasks have to end on SIGTERM.")
-@click.option(
-    "--lease", type=click.FloatRange(0.5), help="Seconds of silence after which a worker's messages go to others."
-)
+@click.option("--shutdown-timeout", type=Seconds(), help="Seconds that running tasks have to end on SIGTERM.")
+@click.option("--lease", type=Seconds(0.5), help="Seconds of silence after which a worker's messages go to others.")
 @click.option("--log-arguments", is_flag=True, default=None, help="Write the arguments of calls into the log.")
+@needless(_CELERYS)
 @pass_context
 def worker(
     context: Context,
@@ -106,6 +122,6 @@ def worker(
         raise SettingsError("--reload needs a supervisor: take another -P")
 
     def announce(text: str) -> None:
-        click.echo(text, err=True)
+        block(text, err=True)
 
     sys.exit(run_solo(options, announce) if pool == "solo" else Supervisor(options, announce).run())

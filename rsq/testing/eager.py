@@ -91,8 +91,10 @@ class Eager:
         """Give the app its own client back."""
         if vars(self._app).get("client") is self._client:  # else it has been configured anew meanwhile
             del self._app.client
-            if self._replaced is not None:
+            if self._replaced is not None and self._replaced.settings == self._app.settings:
                 self._app.client = self._replaced
+            elif self._replaced is not None:
+                self._replaced.close()  # of settings that `configure` has changed since
         while self._idle:
             self._idle.pop().close()
 

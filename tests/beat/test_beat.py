@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rsq import App, crontab
+from rsq import App, codec, crontab
 from rsq.beat import beat as beat_module
 from rsq.beat.beat import Beat, youngest
 from rsq.beat.store import Store
-from rsq.errors import SettingsError
+from rsq.errors import DecodeError, SettingsError
 from tests.beat.conftest import SECOND_MS, MakeApp, calls, note
 from tests.helpers import wait_until
 
@@ -264,6 +265,125 @@ def test_a_crontab_without_a_zone_is_in_that_of_the_app(make_app: MakeApp) -> No
         "0 12 * * * (Asia/Tokyo)",
         "0 12 * * * (Europe/Paris)",
     ]
+
+
+UNREADABLE = {
+    "no-msgpack": b"5:\xc1",
+    "no-generation": b"garbage",
+    "no-map": b"7:" + codec.encode([1]),
+    "of a newer rsq": b"8:" + codec.encode({"format": 2}),
+    "\udcff": b"9:" + codec.encode({}),
+}
+
+
+def spoil(app: App, kept: Mapping[str, bytes], due_ms: int = 1) -> None:
+    """Put records there that no beat can read, due long ago."""
+    keys = Store(app.client).keys
+    with app.client.link() as link:
+        for name, packed in kept.items():
+            raw = name.encode("utf-8", "surrogateescape")
+            link.pipeline([("HSET", keys.schedules, raw, packed), ("ZADD", keys.due, due_ms, raw)])
+
+
+def test_what_cannot_be_read_is_set_aside_and_said_once(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(tick={})
+    beat = started(app)
+    spoil(app, UNREADABLE)
+
+    def fired() -> list[str]:
+        beat.step()
+        return calls(app)
+
+    wait_until(lambda: len(fired()) >= 2, what="two slots")
+    told = [each.getMessage() for each in caplog.records if "cannot be read" in each.getMessage()]
+    assert len(told) == len(UNREADABLE), told
+    beat._aside.clear()  # a minute later
+    beat.step()
+    assert [each.getMessage() for each in caplog.records if "cannot be read" in each.getMessage()] == told
+
+
+def test_many_that_cannot_be_read_starve_nobody(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat_module, "PAGE", 10)
+    app = make_app(**{f"tick{number}": {} for number in range(3)})
+    beat = started(app)
+    spoil(app, {f"broken{number}": b"5:?" for number in range(55)})
+
+    def fired() -> set[str]:
+        beat.step()
+        return {name.partition(":")[0] for name in calls(app)}
+
+    wait_until(lambda: len(fired()) == 3, what="each to be fired")
+    asked: list[int] = []
+    due = beat._store.due
+
+    def noted(until_ms: int, limit: int) -> list[tuple[str, int]]:
+        asked.append(limit)
+        return due(until_ms, limit)
+
+    monkeypatch.setattr(beat._store, "due", noted)
+    for _ in range(3):
+        beat._look_at = 0.0
+        beat.step()
+    assert asked == 3 * [10 + 55], "one look is enough"
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_hides_no_other_and_can_be_removed(app: App, name: str) -> None:
+    app.schedules.add("mine", crontab("@daily"), "note", ("x",))
+    spoil(app, {name: UNREADABLE[name]})
+    assert names(app) == ["mine"]
+    ((unreadable, why),) = app.schedules.unreadable().items()
+    assert unreadable == name
+    assert "rsq schedule remove" in why
+    for act in (app.schedules.pause, app.schedules.resume, app.schedules.trigger):
+        with pytest.raises(DecodeError, match="cannot be read"):
+            act(name)
+    app.schedules.remove(name)
+    assert app.schedules.unreadable() == {}
+    assert names(app) == ["mine"]
+    store = Store(app.client)
+    assert [due for due, _ in store.due(10**15, 10)] == ["mine"]
+    with pytest.raises(SettingsError, match="there is no schedule"):
+        app.schedules.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("priority", "high"), ("meta", None), ("queue", "a b"), ("queue", 5), ("before", ["a b"]), ("since_ms", 1.5)],
+)
+def test_a_record_of_wrong_types_is_one_that_cannot_be_read(app: App, field: str, value: Any) -> None:
+    app.schedules.add("mine", crontab("@daily"), "note", ("x",))
+    (kept,) = Store(app.client).raw(["mine"])
+    assert kept is not None
+    generation, _, packed = kept.partition(b":")
+    spoil(app, {"mine": generation + b":" + codec.encode({**codec.decode(packed), field: value})})
+    assert list(app.schedules.unreadable()) == ["mine"]
+    beat = started(app)
+    beat.step()
+    assert calls(app) == []
+
+
+def test_other_things_that_nobody_can_read(app: App, redis: Any) -> None:
+    app.schedules.add("mine", crontab("@daily"), "note", ("x",))
+    keys = Store(app.client).keys
+    redis.hset(keys.last, mapping={"mine": "nonsense", b"\xff": "1 default x", "gone": "1 default x"})
+    redis.zadd(keys.due, {"mine": "inf", "nothing": "-inf"})
+    (shown,) = app.schedules.list()
+    assert (shown.last_ms, shown.outcome) == (None, "")
+    started(app).step()
+
+
+def test_after_a_step_back_to_an_older_rsq_the_code_says_what_to_do(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(mine=YEARLY)
+    spoil(app, {"mine": UNREADABLE["of a newer rsq"]})
+    beat = started(app)
+    assert "`rsq schedule remove` deletes it; until then that of the code is left out" in caplog.text
+    assert names(app) == []
+    app.schedules.remove("mine")
+    beat.step()
+    assert names(app) == ["mine"]
 
 
 def test_the_youngest_beat() -> None:

@@ -266,7 +266,7 @@ def test_what_cannot_be_read_is_told(app: App, store: Store) -> None:
         store.read("broken")
     records, unreadable = store.load()
     assert records == {}
-    assert len(unreadable) == 1
+    assert list(unreadable) == ["broken"]
 
 
 def test_after_a_flush_it_is_as_new(app: App, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -54,7 +55,18 @@ def test_an_interval_is_written_in_many_ways(written: object) -> None:
     assert schedule_of(written) == Every(90_000)
 
 
-@pytest.mark.parametrize("written", [0, -1, 0.05, timedelta(0), "30", None, True, [30]])
+@pytest.mark.parametrize("amount", [math.nan, math.inf, -math.inf, 1e300, 10**30, -(10**30)])
+@pytest.mark.parametrize("unit", ["seconds", "minutes", "hours", "days", "weeks"])
+def test_an_interval_is_finite(unit: str, amount: float) -> None:
+    with pytest.raises(SettingsError, match="an interval must be"):
+        every(**{unit: amount})
+    with pytest.raises(SettingsError, match="an interval must be"):
+        schedule_of(amount)
+    with pytest.raises(SettingsError, match="expires takes seconds"):
+        Entry("x", "note", every(days=1), options={"expires": amount})
+
+
+@pytest.mark.parametrize("written", [timedelta.max, 0, -1, 0.05, timedelta(0), "30", None, True, [30]])
 def test_what_is_no_schedule(written: object) -> None:
     with pytest.raises(SettingsError):
         schedule_of(written)
@@ -93,6 +105,10 @@ def test_times_of_the_day(expression: str, after: str, expected: list[str]) -> N
         ("0 0 * * Monday-tuesday", ["2026-01-05", "2026-01-06", "2026-01-12"]),
         ("0 0 1 january,march *", ["2026-03-01", "2027-01-01", "2027-03-01"]),
         ("0 0 1-7 * mon", ["2026-01-02", "2026-01-03", "2026-01-04"]),
+        # A day that begins with a star does not count as given: both must fit then.
+        ("0 0 */2 * mon", ["2026-01-05", "2026-01-19", "2026-02-09"]),
+        ("0 0 13 * */5", ["2026-02-13", "2026-03-13", "2026-09-13"]),
+        ("0 0 *,13 * mon", ["2026-01-05", "2026-01-12", "2026-01-19"]),
         ("0 0 29 2 *", ["2028-02-29", "2032-02-29", "2036-02-29"]),
         ("@daily", ["2026-01-02", "2026-01-03", "2026-01-04"]),
     ],
@@ -118,6 +134,9 @@ def test_days(expression: str, expected: list[str]) -> None:
         ("R * * * *", "minute 'R'"),
         ("H(0-9) * * * *", "minute 'H(0-9)'"),
         ("0 0 31 2 *", "day of month '31' is in no month '2'"),
+        ("0 0 15 * 1#1", "day of month '15' and day of week '1#1' do not go together"),
+        ("0 0 1,L * mon#1", "day of month '1,L' and day of week 'mon#1' do not go together"),
+        ("0 0 1 * L5", "day of month '1' and day of week 'L5' do not go together"),
         ("* * * *", "4 fields"),
         ("* * * * * * *", "7 fields"),
         ("", "0 fields"),
@@ -158,6 +177,15 @@ def test_it_says_what_the_field_takes() -> None:
 def test_a_wrong_zone() -> None:
     with pytest.raises(SettingsError, match="Europe/Atlantis"):
         crontab("@daily", tz="Europe/Atlantis")
+
+
+def test_days_that_never_fall_together() -> None:
+    with pytest.raises(SettingsError, match="day of month '15' is never its day of week '1#1'"):
+        crontab(minute=0, hour=0, day_of_month=15, day_of_week="1#1")
+    assert slots(crontab(minute=0, hour=0, day_of_month=1, day_of_week="1#1"), "2026-01-01T00:00:00", 2) == [
+        "2026-06-01T00:00:00+0000",
+        "2027-02-01T00:00:00+0000",
+    ]
 
 
 def test_fields_by_name_as_in_celery() -> None:
@@ -284,7 +312,7 @@ expressions = st.sampled_from(
         "59 23 * * *",
         "5 2 * 3,4,10,11 *",
         "30 2 20-31 * sun",
-        "0 0 1-7 * tue#1",
+        "0 0 */2 * tue#1",
     ]
 )
 zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from django.core.management import call_command
-from django.db import connections, transaction
+from django.db import IntegrityError, connections, transaction
 
 from rsq import App, RsqError, SettingsError
 from rsq.contrib.inbox import sqlalchemy as sqlalchemy_inbox
@@ -217,6 +219,48 @@ def test_old_marks_are_forgotten(using: str) -> None:
     assert forget(timedelta(days=41), using=using) == 0
     assert forget(timedelta(days=39), using=using) == 1
     assert marks(using) == [("", "new")]
+
+
+@pytest.mark.parametrize("using", ["default"], indirect=True)
+def test_a_row_that_the_database_refuses_is_no_mark(using: str) -> None:
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            "CREATE TRIGGER strict BEFORE INSERT ON rsq_inbox WHEN NEW.key = 'k' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    try:
+        with pytest.raises(IntegrityError, match="no"):
+            pay_once(using)
+        with pytest.raises(IntegrityError, match="no"), transaction.atomic(using):
+            once(lambda: pay(using), key="k", using=using)
+        assert (marks(using), paid(using)) == ([], 0)
+        assert [pay_once(using, "other"), pay_once(using, "other")] == [True, False]
+    finally:
+        with connections[using].cursor() as cursor:
+            cursor.execute("DROP TRIGGER strict")
+
+
+@pytest.mark.parametrize("using", ["default"], indirect=True)
+def test_where_an_empty_text_is_null_a_key_needs_a_scope(using: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections[using].features, "interprets_empty_strings_as_nulls", True)
+    with transaction.atomic(using):
+        with pytest.raises(SettingsError, match="give a key of your own a scope"):
+            first_time(key="k", using=using)
+        assert first_time(key="k", scope="mine", using=using)
+
+
+def test_mysql_tells_case_apart() -> None:
+    migration = importlib.import_module("rsq.contrib.inbox.django.migrations.0002_exact_names_on_mysql")
+
+    def statements(vendor: str) -> list[str]:
+        told: list[str] = []
+        migration.tell_case_apart(None, SimpleNamespace(connection=SimpleNamespace(vendor=vendor), execute=told.append))
+        return told
+
+    assert statements("postgresql") == statements("sqlite") == []
+    assert [text.split(" MODIFY ")[1] for text in statements("mysql")] == [
+        "scope varchar(255) COLLATE utf8mb4_bin NOT NULL",
+        "`key` varchar(255) COLLATE utf8mb4_bin NOT NULL",
+    ]
 
 
 @pytest.mark.usefixtures("databases")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -328,6 +328,33 @@ def pay_once_in_task(engine: sa.Engine, scope: str | None = None) -> bool:
         if first:
             pay(connection)
     return first
+
+
+WAYS_TO_FAIL = [("sqlite", "on-conflict"), ("sqlite", "savepoint"), *ON_POSTGRES]
+
+
+@pytest.mark.parametrize(("database", "way"), WAYS_TO_FAIL, indirect=["way"])
+@pytest.mark.usefixtures("way")
+def test_a_row_that_the_database_refuses_is_no_mark(engine: sa.Engine) -> None:
+    strict_metadata = sa.MetaData()
+    strict = inbox_table(strict_metadata, "strict")
+    strict.append_column(sa.Column("why", sa.String(9), nullable=False))
+    strict.create(engine)
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        first_time(connection, key="k", table=strict)
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        once(connection, lambda: pay(connection), key="k", table=strict)
+    assert paid(engine) == 0
+
+
+def test_where_an_empty_text_is_null_a_key_needs_a_scope(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.dialect, "name", "oracle")
+    with engine.begin() as connection:
+        with pytest.raises(SettingsError, match="holds an empty text for NULL: give a key of your own a scope"):
+            first_time(connection, key="k")
+        with pytest.raises(SettingsError, match="give a key of your own a scope"):
+            once(connection, lambda: 1, key="k")
+        assert first_time(connection, key="k", scope="mine")
 
 
 # -- the result

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from typing import Any
+from uuid import UUID
 
 from rsq import App, Ignore, Reject, Task
 from rsq.errors import LeaseLost
@@ -145,6 +146,7 @@ def raises(kind: str) -> None:
         raise Local("only here")
     if kind == "exit":
         sys.exit(3)
+    raise ValueError(f"no such user {kind}")
 
 
 @app.task
@@ -158,6 +160,8 @@ def steer(how: str) -> str:
 
 @app.task(max_retries=0)
 def returns(kind: str) -> object:
+    if kind == "odd":
+        return {(1, 2): b"x", UUID(int=7): float("nan"), "big": 10**5000}
     return b"x" * 100 * 1024 * 1024 if kind == "huge" else object()
 
 

@@ -268,7 +268,7 @@ def test_schedules_are_changed_while_a_beat_runs(
     ("arguments", "text"),
     [
         (("x", "note", "--cron", "61 * * * *"), "minute '61'"),
-        (("x", "note", "--every", "soon"), "--every takes a duration"),
+        (("x", "note", "--every", "soon"), "--every': 'soon' is no length of time"),
         (("x", "note"), "give one of --cron and --every"),
         (("x", "note", "--every", "5s", "--tz", "UTC"), "--tz goes with --cron"),
         (("x", "note", "--every", "0"), "an interval must be at least"),

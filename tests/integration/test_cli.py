@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rsq import App
+from rsq import App, keys
 from tests.conftest import MakeServer
 from tests.helpers import free_port, wait_until
 from tests.integration import tasks
@@ -239,6 +241,66 @@ def test_dead_letters_can_be_seen_sent_again_and_deleted(
     assert rsq("dead", "list").stdout == "no dead letters in queue default\n"
 
 
+def test_what_a_task_says_reaches_no_terminal_unescaped(
+    rsq: Rsq, start_worker: StartWorker, app: App, redis: Any
+) -> None:
+    start_worker(concurrency=1, RSQ_UNKNOWN_TASK_GRACE_S="0")
+    forged = "\x1b]0;OWNED\x07\x1b[2J \u202e\U0001f600\nforged line"
+    handle = tasks.raises.delay(forged)
+    handle.get(timeout=10, propagate=False)
+    redis.xadd(app.client.queue(None).keys.stream(), {"id": "x", "task": "a\x1b[2J\nb", "body": "?", "meta": ""})
+    wait_until(lambda: totals(app).dead == 2, what="both dead letters")
+    for command in (["dead", "list"], ["dead", "show", handle.id], ["result", handle.id]):
+        done = rsq(*command, PYTHONIOENCODING="latin-1")
+        told = done.stdout + done.stderr
+        assert done.returncode == int(command[0] == "result"), told
+        assert "OWNED" in told
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", told)
+        assert command[1] != "list" or len(told.splitlines()) == 3
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_value_that_json_or_python_cannot_print(
+    rsq: Rsq, start_worker: StartWorker, redis: Any, as_json: list[str]
+) -> None:
+    start_worker(concurrency=1)
+    sent = tasks.returns.delay("odd")
+    sent.get(timeout=10)
+    dead = tasks.raises.apply_async(kwargs={"kind": [10**5000]})
+    dead.get(timeout=10, propagate=False)
+    done = rsq("result", sent.id, *as_json)
+    assert (done.returncode, done.stderr) == (0, "")
+    if as_json:
+        value = json.loads(done.stdout)["value"]
+        assert value == {"[1, 2]": "x", str(uuid.UUID(int=7)): None, "big": hex(10**5000)}
+    for command in (["dead", "list"], ["dead", "show", dead.id]):
+        done = rsq(*command, *as_json)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert dead.id in done.stdout
+
+
+def test_an_odd_member_among_the_queues_hides_no_other(rsq: Rsq, app: App, redis: Any) -> None:
+    sent = tasks.add.delay(1, 2)
+    redis.sadd(keys.queues(app.settings.namespace), "a b", b"\xff", "x" * 300)
+    assert rsq("status").returncode == 0
+    assert rsq("result", sent.id).returncode == 3
+    assert rsq("revoke", sent.id).returncode == 0
+
+
+def test_ctrl_c_ends_a_wait_with_130(url: str, redis: Any) -> None:
+    path = os.pathsep.join(part for part in sys.path if part)
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "rsq", "result", "unheard-of", "--wait"],
+        env={**os.environ, "RSQ_URL": url, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+    )
+    wait_until(lambda: any(b"unheard-of" in channel for channel in redis.pubsub_channels()), what="it to wait")
+    waits.send_signal(signal.SIGINT)
+    _, told = waits.communicate(timeout=60)
+    assert (waits.returncode, told) == (130, b"")
+
+
 def test_purge(rsq: Rsq, app: App, redis: Any) -> None:
     tasks.add.map_async([(number, 1) for number in range(1500)])
     tasks.add.apply_async((1, 1), countdown=100)
@@ -270,6 +332,16 @@ def test_output_into_a_closed_pipe(url: str) -> None:
         check=False,
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_tells_which_queues_it_leaves_to_others(start_worker: StartWorker, pool: str) -> None:
+    told = "calls of these tasks go to default, too, which this worker does not read"
+    celerys, whole = start_worker("-Q", "celery", "-P", pool), start_worker("-P", pool)
+    wait_until(lambda: told in celerys.log() and "-Q celery,default" in celerys.log(), what="the warning")
+    tasks.add.delay(1, 1).get(timeout=20)
+    assert "does not read" not in whole.log()
 
 
 def test_arguments_are_logged_only_when_asked(start_worker: StartWorker, app: App) -> None:

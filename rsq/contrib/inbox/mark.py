@@ -19,12 +19,13 @@ class MarkName(NamedTuple):
     key: str
 
 
-def mark_name(key: str | None, scope: str | None) -> MarkName:
+def mark_name(key: str | None, scope: str | None, empty_is_null: bool = False) -> MarkName:
     """The name of a mark, checked.
 
     Without a key it is made of the running task's name and its task id, which is the same through retries, crashes and
     redrives. A key stands for itself wherever it is used, so it has no scope unless one is given.
 
+    empty_is_null  of the database: it holds an empty text for NULL (Oracle), which cannot stand in a primary key
     Raises  SettingsError: no key, and no task runs in this context; a part that is no text, or too long
     """
     default_scope = ""
@@ -41,6 +42,8 @@ def mark_name(key: str | None, scope: str | None) -> MarkName:
         least = 1 if part == "key" else 0
         if not isinstance(text, str) or not least <= len(text) <= MAX_LENGTH:
             raise SettingsError(f"{part} {text!r} cannot be used: take a text of {least} to {MAX_LENGTH} characters")
+    if empty_is_null and not name.scope:
+        raise SettingsError("this database holds an empty text for NULL: give a key of your own a scope, scope='...'")
     return name
 
 

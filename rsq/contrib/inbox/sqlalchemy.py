@@ -68,7 +68,8 @@ def first_time(
     table   what `inbox_table` gave, where it has another name or schema than the default
     Raises  SettingsError: no key outside a task, or AUTOCOMMIT mode; TypeError; what the database raises
     """
-    return _insert(_connection(connection), table, mark_name(key, scope))
+    connection = _connection(connection)
+    return _insert(connection, table, _name(connection, key, scope))
 
 
 def once(
@@ -84,8 +85,9 @@ def once(
     effect  works in the transaction of `connection`. What it raises must roll that back
     Raises  as `first_time`; EncodeError for a result that cannot be kept; RsqError for a mark without one
     """
-    connection, name = _connection(connection), mark_name(key, scope)
-    mark = sa.and_(table.c.scope == name.scope, table.c.key == name.key)
+    connection = _connection(connection)
+    name = _name(connection, key, scope)
+    mark = _is(table, name)
     if _insert(connection, table, name):
         value = effect()
         connection.execute(sa.update(table).where(mark).values(result=pack_result(value)))
@@ -99,6 +101,14 @@ def forget(connection: Target, older_than: timedelta, *, table: sa.Table = DEFAU
     """Delete the marks that are older; gives their number. A call whose mark is gone would have its effect again."""
     until = datetime.now(timezone.utc) - older_than
     return _connection(connection).execute(sa.delete(table).where(table.c.processed_at < until)).rowcount
+
+
+def _name(connection: sa.Connection, key: str | None, scope: str | None) -> MarkName:
+    return mark_name(key, scope, empty_is_null=connection.dialect.name == "oracle")
+
+
+def _is(table: sa.Table, name: MarkName) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.scope == name.scope, table.c.key == name.key)
 
 
 def _connection(target: Target) -> sa.Connection:
@@ -124,6 +134,10 @@ def _insert(connection: sa.Connection, table: sa.Table, name: MarkName) -> bool:
         with connection.begin_nested():
             connection.execute(sa.insert(table).values(values))
     except IntegrityError:
+        # Of a column or a trigger that the inbox knows nothing of, too: only a mark that is there means "done before".
+        # A locking read sees what was committed last, even where the transaction reads from an older snapshot.
+        if connection.scalar(sa.select(table.c.key).where(_is(table, name)).with_for_update()) is None:
+            raise
         return False
     return True
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, connections, router, transaction
 from django.utils import timezone
 
 from rsq.contrib.inbox.mark import MarkName, mark_name, pack_result, unpack_result
@@ -36,7 +36,8 @@ def first_time(*, key: str | None = None, scope: str | None = None, using: str |
     using   alias of the database; default: what the routers say
     Raises  SettingsError: no key outside a task, or no transaction; what the database raises
     """
-    return _insert(_marks(using), mark_name(key, scope))
+    marks = _marks(using)
+    return _insert(marks, _name(marks, key, scope))
 
 
 def once(effect: Callable[[], T], *, key: str | None = None, scope: str | None = None, using: str | None = None) -> T:
@@ -45,7 +46,8 @@ def once(effect: Callable[[], T], *, key: str | None = None, scope: str | None =
     effect  works in the same transaction. What it raises must roll that back
     Raises  as `first_time`; EncodeError for a result that cannot be kept; RsqError for a mark without one
     """
-    marks, name = _marks(using), mark_name(key, scope)
+    marks = _marks(using)
+    name = _name(marks, key, scope)
     mark = marks.filter(pk=name)
     if _insert(marks, name):
         value = effect()
@@ -69,6 +71,10 @@ def _marks(using: str | None) -> QuerySet[Mark]:
     return Mark.objects.using(using or router.db_for_write(Mark))
 
 
+def _name(marks: QuerySet[Mark], key: str | None, scope: str | None) -> MarkName:
+    return mark_name(key, scope, empty_is_null=connections[marks.db].features.interprets_empty_strings_as_nulls)
+
+
 def _insert(marks: QuerySet[Mark], name: MarkName) -> bool:
     """Whether the mark is new. A mark that is there already does not break the transaction."""
     if transaction.get_autocommit(marks.db):
@@ -78,5 +84,10 @@ def _insert(marks: QuerySet[Mark], name: MarkName) -> bool:
         with transaction.atomic(marks.db):
             marks.create(**name._asdict(), processed_at=timezone.now())
     except IntegrityError:
+        # Of a trigger or a constraint that the inbox knows nothing of, too: only a mark that is there means "done
+        # before". A locking read sees what was committed last, even where the transaction reads from an older snapshot.
+        there = marks.filter(pk=name).select_for_update().values_list("scope", "key")
+        if name not in list(there):
+            raise
         return False
     return True
