@@ -569,9 +569,12 @@ def test_a_delivery_that_is_counted_for_the_death_of_a_neighbour(
     assert story.found() == found
 
 
-def test_a_crash_that_was_another_calls(story: Story) -> None:
-    enter(story, 30.0, crashes=1)
-    assert story.found() == ["blamed"]
+@pytest.mark.parametrize(("kind", "found"), [(None, ["blamed"]), ("kill_worker", ["blamed"]), ("kill_child", [])])
+def test_a_crash_that_was_another_calls(story: Story, kind: str | None, found: list[str]) -> None:
+    enter(story, 30.0, crashes=1, deliveries=2)
+    if kind is not None:
+        story.strike(kind, 30.0, 30.0, workers=(2,))  # as it was about to begin there
+    assert story.found() == found
 
 
 def swallow(story: Story, neighbour_after: int) -> None:

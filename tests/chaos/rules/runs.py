@@ -110,18 +110,24 @@ def blamed(history: History) -> Iterator[Violation]:
     """Calls against which more was counted than befell them: the death of a neighbour, or of nobody."""
     for runs in history.runs.values():
         for number, run in enumerate(runs):
-            cut_off = sum(other.ended is None and other.entry == run.entry for other in runs[:number])
-            if run.crashes > cut_off:
-                yield Violation("blamed", f"{run.kind} {run.id}: {run.crashes} crashes are counted, it had {cut_off}")
-            entered = history.entered(run)
-            if entered is None or run.deliveries == 1:
-                continue
-            faults = (fault for fault in history.faults if fault.reigns(entered, run.started, AFTERMATH_S))
-            excused = sum(COUNTED.get(fault.kind, 1) for fault in faults)
-            excused += sum(other.entry == run.entry for other in runs[:number])
-            if run.deliveries > 1 + excused:
-                text = f"{run.kind} {run.id}: {run} is delivery {run.deliveries}, and {1 + excused} can be explained"
+            before = [other for other in runs[:number] if other.entry == run.entry]
+            faults = _between(history, run)
+            # One that was killed as it was about to begin a call has told the journal of nothing.
+            unseen = run.crashes - sum(other.ended is None for other in before)
+            if unseen > sum(fault.kind == "kill_child" for fault in faults):
+                text = f"{run.kind} {run.id}: {run} comes after {run.crashes} crashes, and {unseen} were not its own"
                 yield Violation("blamed", text)
+            explained = 1 + len(before) + max(0, unseen) + sum(COUNTED.get(fault.kind, 1) for fault in faults)
+            if run.deliveries > explained and history.entered(run) is not None:
+                text = f"{run.kind} {run.id}: {run} is delivery {run.deliveries}, and {explained} can be explained"
+                yield Violation("blamed", text)
+
+
+def _between(history: History, run: Run) -> list[Fault]:
+    """What was felt from the moment its entry came in, where that is known, until it began."""
+    entered = history.entered(run)
+    since = run.started if entered is None else entered
+    return [fault for fault in history.faults if fault.reigns(since, run.started, AFTERMATH_S)]
 
 
 def reads_on(history: History) -> Iterator[Violation]:
