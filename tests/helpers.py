@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,15 +15,22 @@ T = TypeVar("T")
 POLL_S = 0.005
 
 
+def patience(seconds: float) -> float:
+    """After how long it hangs what takes less than `seconds` on a machine with nothing else to do."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = "the condition to hold") -> T:
     """Call `condition` every few milliseconds until it answers something true, and return that.
 
-    what   names what is waited for, as in "waited 10 s for <what>"; with it the test fails when time is up
+    timeout_s  see `patience`: more on a machine that is busy
+    what       names what is waited for, as in "waited 10 s for <what>"; with it the test fails when time is up
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not (answer := condition()):
-        if time.monotonic() >= deadline:
-            pytest.fail(f"waited {timeout_s:g} s for {what}; the last answer was {answer!r}")
+        waited_s = time.monotonic() - began
+        if waited_s >= timeout_s and waited_s >= patience(timeout_s):
+            pytest.fail(f"waited {waited_s:.0f} s for {what}; the last answer was {answer!r}")
         time.sleep(POLL_S)
     return answer
 

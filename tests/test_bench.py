@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import rsq
-from benchmarks import docs
+from benchmarks import docs, pairs
 from rsq.bench import peers
 from rsq.bench.growth import GROWTH, RESIDENT
 from rsq.bench.peers import OURS, PEERS, SCENARIO, chosen, find_scripts, install, side_by_side
@@ -54,6 +54,27 @@ def test_everyone_stands_in_one_row() -> None:
     assert list(table) == list(OURS)
     assert table["drain, results kept"] == {"rsq": 50_000.0, "bare redis-py": 100_000.0, "huey": 5000.0}
     assert table["round trip p50"] == {"rsq": 1.0, "bare redis-py": 0.5, "huey": 10.0}
+
+
+def run_of(rate: float, cpu_s: float) -> list[Figure]:
+    return [
+        Figure("drain", "results kept, 1 at work", "tasks/s", "more", [rate]),
+        Figure("drain", "results kept: worker CPU for 1,000", "s", "less", [cpu_s]),
+    ]
+
+
+def test_a_pair_is_compared_with_itself_and_less_than_one_is_worse() -> None:
+    runs = [
+        (run_of(100, 0.10), run_of(50, 0.05)),
+        (run_of(10, 0.4), run_of(12, 0.5)),
+        (run_of(10, 0.4), run_of(11, 0.5)),
+    ]
+    rate, cpu = pairs.rows(runs)
+    assert (rate.base, rate.new, rate.ratio) == (10, 12, 1.1)
+    assert (cpu.base, cpu.new, cpu.ratio) == (0.4, 0.5, 0.8)
+    _, first, second = pairs.table([rate, cpu], 0.97).splitlines()
+    assert first.endswith("ok")
+    assert second.endswith("WORSE")
 
 
 def test_our_figures_exist_under_the_names_that_are_compared() -> None:

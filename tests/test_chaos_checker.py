@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import SLOW_S, check
+from tests.chaos.checker import check
 from tests.chaos.driver import Report
 from tests.chaos.history import EVERYBODY, History, Outcome, ServerState, history_of, tick_serial
 from tests.chaos.journal import Journal, Record, read
 from tests.chaos.recovery import Sample, percentile, recoveries
+from tests.chaos.rules.control import SLOW_S
 from tests.chaos.table import render_markdown
 
 LEASES = ("w1.0", "w1.1", "w2.0")
@@ -43,6 +44,8 @@ class Story:
         attempt: int = 1,
         leases: tuple[str, ...] | None = LEASES,
         consumer: str | None = None,
+        deliveries: int = 1,
+        crashes: int = 0,
     ) -> None:
         self.add(
             "started",
@@ -55,11 +58,18 @@ class Story:
             entry="" if kind.startswith("once") else entry,
             consumer=consumer or {11: "w1.0", 12: "w1.1", 21: "w2.0"}[pid],
             worker=pid // 10,
+            deliveries=deliveries,
+            crashes=crashes,
             leases=leases,
         )
 
     def finish(self, task_id: str, at: float, pid: int = 11, how: str = "returned") -> None:
         self.add("finished", at, pid, id=task_id, how=how)
+
+    def wait(
+        self, task_id: str, at: float, until: float, how: str, *, timeout: float | None = 15.0, value: Any = None
+    ) -> None:
+        self.add("waited", at, id=task_id, until=until, timeout=timeout, how=how, value=value)
 
     def strike(self, kind: str, at: float, until: float, *, workers: tuple[int, ...] = (1,), **more: Any) -> None:
         self._faults += 1
@@ -157,15 +167,21 @@ def test_a_call_of_which_nobody_knows_whether_it_arrived_may_be_nowhere(story: S
     assert story.found() == []
 
 
-@pytest.mark.parametrize(("token", "struck", "found"), [(1, 1, []), (0, 1, ["lost"]), (1, 0, ["lost"])])
-def test_an_early_call_may_end_with_its_process(story: Story, token: int, struck: int, found: list[str]) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_an_early_call_that_ends_with_its_process_is_told_so(story: Story, told: bool) -> None:
     story.accept(9, "x", "once")
     story.start(9, "x", 2.0, kind="once")
-    if struck:
-        story.strike("kill_worker", 2.1, 2.2)
-    if token:
-        story.state.taken.add("x")
-    assert story.found() == found
+    story.strike("kill_worker", 2.1, 2.2)
+    if told:
+        story.state.results["x"] = Outcome("FAILURE", "rsq.errors.WorkerLost")
+        story.state.published["x"] = ["FAILURE"]
+        story.count("lost")
+    assert story.found() == ([] if told else ["lost"])
+
+
+def test_the_token_of_an_early_call_that_nobody_looks_for(story: Story) -> None:
+    story.state.taken.add("o")
+    assert story.found() == ["leak"]
 
 
 # -- double
@@ -238,6 +254,13 @@ def test_one_call_of_an_unsure_producer_under_two_ids(story: Story) -> None:
         story.start(9, task_id, 2.0, entry=entry)
         story.finish(task_id, 2.1)
         story.succeed(task_id, 9)
+    assert story.found() == ["double"]
+
+
+def test_one_send_that_was_taken_for_two(story: Story) -> None:
+    story.run(9, "x", kind="quiet", entry="default/0/1-1")
+    story.start(9, "x", 25.0, kind="quiet", entry="default/0/9-9", pid=21)
+    story.finish("x", 25.1, 21)
     assert story.found() == ["double"]
 
 
@@ -321,9 +344,34 @@ def test_two_live_leases_are_found_though_the_first_run_is_over(story: Story) ->
     assert story.found() == ["overlap"]
 
 
-def test_where_the_server_did_not_answer_nothing_is_proved(story: Story) -> None:
+def test_where_the_server_did_not_answer_a_long_freeze_is_reason_enough(story: Story) -> None:
     begin_twice(story, None)
     assert story.found() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "found"),
+    [
+        ("freeze_worker", 24.0, ["overlap"]),  # too short for the lease to run out
+        ("freeze_worker", 22.5, []),
+        ("freeze_supervisor", 22.5, []),
+        ("kill_child", 24.4, []),
+        ("partition", 22.5, []),
+        ("freeze_server", 21.0, ["overlap", "rerun"]),
+        ("restart_server", 21.0, ["overlap", "rerun"]),
+    ],
+)
+def test_only_who_was_cut_off_for_a_lease_may_be_replaced_while_he_runs(
+    story: Story, kind: str, at: float, found: list[str]
+) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 22.0, entry="9-9")
+    story.strike(kind, at, at + 4.0, workers=(EVERYBODY,) if kind.endswith("server") else (1,))
+    story.start(9, "x", 24.5, pid=21, entry="9-9", leases=("w2.0",))
+    story.finish("x", 24.6, 21)
+    story.finish("x", 26.0)
+    story.succeed("x", 9)
+    assert story.found() == found
 
 
 def test_a_run_that_woke_up_fenced_proves_nothing(story: Story) -> None:
@@ -385,6 +433,7 @@ def begin_again(story: Story, consumer: str = "w2.0") -> None:
 
 def test_a_second_start_without_any_fault(story: Story) -> None:
     begin_again(story)
+    story.finish("x", 20.5)
     assert story.found() == ["rerun"]
 
 
@@ -395,7 +444,9 @@ def test_a_second_start_without_any_fault(story: Story) -> None:
         ({"kind": "kill_child", "at": 21.0, "until": 22.0, "pids": (11,)}, True),
         ({"kind": "kill_child", "at": 21.0, "until": 22.0, "pids": (12,)}, False),
         ({"kind": "kill_worker", "at": 21.0, "until": 22.0, "workers": (2,)}, False),
-        ({"kind": "restart_server", "at": 21.0, "until": 22.0, "workers": (EVERYBODY,)}, True),
+        ({"kind": "restart_server", "at": 21.0, "until": 23.5, "workers": (EVERYBODY,)}, False),
+        ({"kind": "freeze_server", "at": 21.0, "until": 23.5, "workers": (EVERYBODY,)}, False),
+        ({"kind": "stall", "at": 21.0, "until": 23.5, "workers": (EVERYBODY,)}, True),
         ({"kind": "freeze_worker", "at": 12.0, "until": 19.0}, True),
         ({"kind": "freeze_worker", "at": 5.0, "until": 9.0}, False),
         ({"kind": "freeze_worker", "at": 24.5, "until": 29.0}, False),
@@ -406,13 +457,14 @@ def test_only_a_fault_of_that_worker_at_that_time_explains_it(
     story: Story, strike: dict[str, Any], explained: bool
 ) -> None:
     begin_again(story)
+    story.finish("x", 20.5)
     story.strike(**strike)
     assert story.found() == ([] if explained else ["rerun"])
 
 
 def test_nothing_explains_that_one_consumer_begins_an_entry_twice(story: Story) -> None:
     begin_again(story, consumer="w1.0")
-    story.strike("restart_server", 21.0, 22.0, workers=(EVERYBODY,))
+    story.strike("kill_worker", 21.0, 22.0)
     assert story.found() == ["rerun"]
 
 
@@ -424,6 +476,17 @@ def test_an_early_call_that_began_twice(story: Story) -> None:
     story.finish("o", 5.1, 21)
     story.strike("kill_worker", 4.0, 4.5)
     assert story.found() == ["at-most-once"]
+
+
+@pytest.mark.parametrize(("attempt", "found"), [(1, ["at-most-once"]), (2, [])])
+def test_an_attempt_of_an_early_call_that_began_twice(story: Story, attempt: int, found: list[str]) -> None:
+    story.accept(9, "x", "once_again")
+    for at, pid, number in ((22.0, 11, 1), (23.0, 21, attempt)):
+        story.start(9, "x", at, kind="once_again", pid=pid, attempt=number, entry="")
+        story.finish("x", at + 0.1, pid, how="returned" if pid == 21 else "raised")
+    story.succeed("x", 9)
+    story.count("retried", attempt - 1)
+    assert story.found() == found
 
 
 def test_a_body_of_a_call_that_nobody_sent(story: Story) -> None:
@@ -460,19 +523,6 @@ def test_what_is_left_in_the_queue_is_not_lost(story: Story) -> None:
     assert story.found() == ["leak"]
 
 
-@pytest.mark.parametrize(
-    ("until", "heard", "fault_at", "found"),
-    [(17.0, False, None, ["deaf"]), (17.0, True, None, []), (5.0, False, None, []), (17.0, False, 8.0, [])],
-)
-def test_a_caller_that_did_not_hear(
-    story: Story, until: float, heard: bool, fault_at: float | None, found: list[str]
-) -> None:
-    story.add("waited", 2.0, id="a", until=until, heard=heard)
-    if fault_at is not None:
-        story.strike("cut", fault_at, fault_at)
-    assert story.found() == found
-
-
 def test_a_call_that_waited_too_long_for_another_worker(story: Story) -> None:
     story.accept(9, "x")
     story.start(9, "x", 22.0, entry="9-9")
@@ -486,6 +536,181 @@ def test_a_call_that_waited_too_long_for_another_worker(story: Story) -> None:
 def test_what_the_driver_saw_itself(story: Story) -> None:
     story.add("problem", 5.0, text="a worker ended by itself")
     assert story.found() == ["problem"]
+
+
+# -- blamed, reads on
+
+
+def enter(story: Story, at: float, **more: Any) -> str:
+    """Call x, which came in at that moment, runs 10 ms later."""
+    story.add("ticked", 50.0, kind="tick", now_ms=50_000, since=50_000, until=49_000)
+    entry = f"default/0/{int(at * 1000)}-0"
+    story.run(9, "x", at + 0.01, entry=entry, **more)
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("strike", "deliveries", "found"),
+    [
+        (None, 1, []),
+        (None, 2, ["blamed"]),
+        ("kill_child", 2, ["blamed"]),
+        ("kill_worker", 2, []),
+        ("kill_worker", 3, ["blamed"]),
+        ("lost_reply", 3, []),
+    ],
+)
+def test_a_delivery_that_is_counted_for_the_death_of_a_neighbour(
+    story: Story, strike: str | None, deliveries: int, found: list[str]
+) -> None:
+    enter(story, 30.0, deliveries=deliveries)
+    if strike is not None:
+        story.strike(strike, 29.0, 29.5, workers=(2,))
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(("kind", "found"), [(None, ["blamed"]), ("kill_worker", ["blamed"]), ("kill_child", [])])
+def test_a_crash_that_was_another_calls(story: Story, kind: str | None, found: list[str]) -> None:
+    enter(story, 30.0, crashes=1, deliveries=2)
+    if kind is not None:
+        story.strike(kind, 30.0, 30.0, workers=(2,))  # as it was about to begin there
+    assert story.found() == found
+
+
+def swallow(story: Story, neighbour_after: int) -> None:
+    """Poison p kills 11 and then 12; a neighbour that had ended before, not yet committed, goes with one of them."""
+    story.accept(8, "p", "poison")
+    story.accept(9, "x")
+    for number, (pid, leases) in enumerate(((11, LEASES), (12, ("w1.1", "w2.0")))):
+        at = 30.0 + number
+        if number == neighbour_after:
+            story.start(9, "x", at, pid=pid, entry="9-9", leases=leases)
+            story.finish("x", at + 0.01, pid)
+        story.start(
+            8, "p", at + 0.1, kind="poison", pid=pid, entry="9-8", crashes=number, deliveries=number + 1, leases=leases
+        )
+    story.start(9, "x", 32.0, pid=21, entry="9-9", leases=("w2.0",))
+    story.finish("x", 32.1, 21)
+    story.succeed("x", 9)
+    story.state.results["p"] = Outcome("FAILURE", "rsq.errors.WorkerLost")
+    story.state.published["p"] = ["FAILURE"]
+    story.state.dead["default"].append("p")
+    story.count("dead")
+    story.count("crashed", 2)
+
+
+@pytest.mark.parametrize(("neighbour_after", "found"), [(0, []), (1, ["rerun"])])
+def test_only_the_first_death_by_a_poison_may_take_outcomes_along(
+    story: Story, neighbour_after: int, found: list[str]
+) -> None:
+    swallow(story, neighbour_after)
+    assert story.found() == found
+
+
+def test_a_poison_counts_one_crash_for_each_process_it_killed(story: Story) -> None:
+    swallow(story, 0)
+    story.count("crashed")
+    assert story.found() == ["double"]
+
+
+@pytest.mark.parametrize(
+    ("entered", "kind", "leases", "found"),
+    [
+        (34.0, "freeze_supervisor", ("w2.0",), ["reads on"]),
+        (31.0, "freeze_supervisor", ("w2.0",), []),  # its lease still held, or it could not know better
+        (37.0, "freeze_supervisor", ("w2.0",), []),  # its supervisor was back
+        (34.0, "freeze_worker", ("w2.0",), []),  # given to a process that stood still
+        (34.0, "freeze_supervisor", LEASES, []),
+    ],
+)
+def test_a_child_without_a_lease_reads_nothing(
+    story: Story, entered: float, kind: str, leases: tuple[str, ...], found: list[str]
+) -> None:
+    enter(story, entered, leases=leases)
+    story.strike(kind, 30.0, 36.0)
+    assert story.found() == found
+
+
+# -- callers
+
+
+@pytest.mark.parametrize(
+    ("until", "how", "fault", "found"),
+    [
+        (17.0, "timeout", None, ["deaf"]),
+        (17.0, "value", None, ["deaf"]),
+        (17.0, "timeout", ("restart_server", 8.0, 9.0), ["deaf"]),
+        (17.0, "value", ("restart_server", 8.0, 14.0), []),
+        (17.0, "timeout", ("freeze_server", 8.0, 18.0), []),
+        (17.0, "unavailable", ("freeze_server", 8.0, 18.0), []),
+        (17.0, "timeout", ("freeze_worker", 8.0, 18.0), ["deaf"]),  # the result was there before
+        (5.0, "value", None, []),
+    ],
+)
+def test_a_caller_that_hears_too_late(
+    story: Story, until: float, how: str, fault: tuple[str, float, float] | None, found: list[str]
+) -> None:
+    story.state.heard_at["a"] = 2.2
+    story.wait("a", 2.0, until, how, value=1)
+    if fault is not None:
+        kind, at, healed = fault
+        story.strike(kind, at, healed, workers=(EVERYBODY,) if kind.endswith("server") else (1,))
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(("at", "found"), [(2.1, []), (3.0, ["deaf"])])
+def test_who_only_looks_finds_what_is_there(story: Story, at: float, found: list[str]) -> None:
+    story.wait("a", 2.0, 2.2, "value", value=1)
+    story.wait("a", at, at, "timeout", timeout=0.0)
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(
+    ("timeout", "waited_s", "how", "found"),
+    [
+        (20.0, 3.1, "unavailable", ["hasty"]),
+        (20.0, 3.1, "timeout", ["hasty"]),
+        (20.0, 20.0, "unavailable", []),
+        (20.0, 3.1, "revoked", []),
+        (None, 3.1, "unavailable", ["hasty"]),
+        (None, 5.0, "unavailable", []),
+    ],
+)
+def test_a_caller_is_not_sent_away_before_its_time(
+    story: Story, timeout: float | None, waited_s: float, how: str, found: list[str]
+) -> None:
+    story.wait("b", 2.0, 2.0 + waited_s, how, timeout=timeout)
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(
+    ("timeout", "waited_s", "stalled_s", "found"),
+    [(1.0, 3.0, 0.0, []), (1.0, 5.0, 0.0, ["hangs"]), (1.0, 5.0, 2.0, []), (None, 50.0, 0.0, [])],
+)
+def test_a_wait_ends_at_its_deadline(
+    story: Story, timeout: float | None, waited_s: float, stalled_s: float, found: list[str]
+) -> None:
+    story.wait("b", 2.0, 2.0 + waited_s, "value", timeout=timeout, value=2)
+    if stalled_s:
+        story.strike("stall", 3.0, 3.0 + stalled_s, workers=(EVERYBODY,))
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(("took_s", "found"), [(6.0, []), (11.0, ["hangs"])])
+def test_a_send_ends_at_its_deadline(story: Story, took_s: float, found: list[str]) -> None:
+    story.add("tried", 2.0, until=2.0 + took_s, serials=[1, 2], how="gave up")
+    assert story.found() == found
+
+
+@pytest.mark.parametrize(
+    ("task_id", "how", "value", "found"),
+    [("a", "value", 2, ["wrong"]), ("a", "failure", None, ["wrong"]), ("f", "failure", None, [])],
+)
+def test_a_caller_is_told_what_is_his(
+    story: Story, task_id: str, how: str, value: int | None, found: list[str]
+) -> None:
+    story.wait(task_id, 2.0, 3.0, how, value=value)
+    assert story.found() == found
 
 
 # -- revoked
@@ -608,7 +833,7 @@ def test_a_body_that_is_not_interrupted(
 def test_a_caller_who_does_not_hear_that_it_was_revoked(story: Story) -> None:
     take_back(story, "revoked")
     end_revoked(story)
-    story.add("waited", 29.0, id="x", until=44.0, heard=False)
+    story.wait("x", 29.0, 44.0, "timeout")
     assert story.found() == ["deaf"]
 
 

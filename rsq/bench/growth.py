@@ -15,6 +15,7 @@ from rsq.bench import floor
 from rsq.bench.report import Sample
 from rsq.bench.rig import Rig, cpu_s, memory_bytes
 from rsq.bench.scenarios import FAR_S, ON_LINUX, WARM_UP, Samples, percentile
+from rsq.bench.steps import steps
 from rsq.bench.tasks import add, add_quietly, app, mark, swallow
 from rsq.broker.connection import Link
 from rsq.broker.reads import BlockingRead
@@ -258,4 +259,5 @@ GROWTH: dict[str, Callable[[Rig], Samples]] = {
     "long-run": long_run,
     "idle-workers": idle_workers,
     "schedules": schedules,
+    "steps": steps,
 }

@@ -4,6 +4,8 @@
 with the figures as they stand in `docs/guarantees.md`:
 
     python -m tests.chaos --seconds 120 --runs 15 --markdown
+
+Who takes part can be chosen: `--only poison`, or `--without late_repeats --without freeze_server`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from operator import add
 
 import click
 
-from tests.chaos.driver import Chaos, Report
+from tests.chaos.driver import ACTORS, Chaos, Report
 from tests.chaos.table import render, render_markdown
 from tests.servers import ServerMissing
 
@@ -34,16 +36,28 @@ from tests.servers import ServerMissing
     show_default=True,
     help="Share of the faults that do not wait for the end of others; what these hold up is not measured.",
 )
+@click.option("--only", multiple=True, type=click.Choice(ACTORS), help="Beside the producers; again for more of them.")
+@click.option("--without", multiple=True, type=click.Choice(ACTORS), help="Leave one out; again for more of them.")
 @click.option("--markdown", is_flag=True, help="Print the recovery as docs/guarantees.md has it.")
 @click.option("--keep", is_flag=True, help="Keep journal and logs though nothing was violated.")
 def main(
-    seconds: float, seed: int, runs: int, server: str | None, as_json: bool, haste: float, markdown: bool, keep: bool
+    seconds: float,
+    seed: int,
+    runs: int,
+    server: str | None,
+    as_json: bool,
+    haste: float,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    markdown: bool,
+    keep: bool,
 ) -> None:
     """Producers and workers at work, and a saboteur among them; then the check that nothing was lost or doubled."""
+    actors = set(only or ACTORS) - set(without)
     reports: list[Report] = []
     for number in range(seed, seed + runs):
         try:
-            reports.append(Chaos(seconds, number, server, haste, keep).run())
+            reports.append(Chaos(seconds, number, server, haste, keep, actors).run())
         except ServerMissing as error:
             raise click.ClickException(str(error)) from None
         click.echo(f"seed {number}: {len(reports[-1].violations)} violations", err=True)

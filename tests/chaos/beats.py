@@ -13,8 +13,8 @@ import redis
 
 from rsq.keys import QueueKeys
 from tests.chaos import tasks
-from tests.chaos.history import TICKS
 from tests.chaos.journal import Journal
+from tests.chaos.kinds import TICKS
 from tests.chaos.network import Wire
 from tests.helpers import wait_until
 from tests.integration.conftest import STOP_S, Worker, is_alive, kill

@@ -9,35 +9,44 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import redis
 
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.status import counts
 from rsq.settings import Settings
 from tests.chaos import journal, tasks
 from tests.chaos.beats import Beats
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import check
+from tests.chaos.faults.scene import Scene
 from tests.chaos.fleet import CHILDREN, Fleet
-from tests.chaos.history import EVERYBODY, TICKS, History, ServerState, history_of
+from tests.chaos.history import EVERYBODY, History, ServerState, history_of
 from tests.chaos.journal import Journal
+from tests.chaos.kinds import TICKS
 from tests.chaos.network import Wire
-from tests.chaos.producers import Producers
 from tests.chaos.recovery import Sample, recoveries
-from tests.chaos.saboteur import Saboteur
+from tests.chaos.rules.violation import Violation
+from tests.chaos.saboteur import FAULTS, Saboteur
+from tests.chaos.senders.callers import SENDERS, Callers
+from tests.chaos.senders.sender import Sender
 from tests.chaos.survey import Recorder, survey
 from tests.helpers import wait_until
 from tests.servers import Server, find_binary
 
 WORKERS = 3
-THREADS = 4
 LEASE_S = 2.0
 START_S = 60.0
+
+ACTORS = (*FAULTS, *SENDERS)
+"""What takes part in a run and can be left out of it, beside the producers themselves."""
+
 DRAIN_S = 60.0
+LINK_S = 10.0
 
 STALL_S = 0.5
 """An answer that comes so late shows that the machine or its disk stood still: a lease can run out by that alone."""
@@ -87,6 +96,7 @@ class Chaos:
     kind     of server, as `tests.servers.find_binary` takes it
     keep     keep the files of a clean run, too
     haste    share of the faults that do not wait for those before them to end: from these no recovery can be measured
+    actors   who takes part, of `ACTORS`
     """
 
     seconds: float
@@ -94,6 +104,7 @@ class Chaos:
     kind: str | None = None
     haste: float = 0.3
     keep: bool = False
+    actors: Collection[str] = ACTORS
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rsq-chaos-", dir="/tmp")))
 
     def run(self) -> Report:
@@ -132,10 +143,14 @@ class Chaos:
             stack.callback(beats.close)
             wait_until(fleet.all_ready, START_S, "the workers to begin")
             wait_until(beats.all_begun, START_S, "the beats to begin")
-            stack.enter_context(_stall_watch(log, server))
-            producers = Producers(THREADS, log, self.seed)
-            saboteur = Saboteur(server, fleet, wire, beats, log, rng, LEASE_S, self.haste)
-            producers.start()
+            log.write("begun", lease_s=LEASE_S)
+            sender = Sender(log)
+            scene = Scene(server, fleet, wire, beats, sender, log, rng, LEASE_S)
+            stack.enter_context(_stall_watch(scene))
+            callers = Callers(sender, str(server.socket), self.seed, self.actors)
+            stack.callback(callers.close)
+            saboteur = Saboteur(scene, [kind for kind in FAULTS if kind in self.actors], self.haste)
+            callers.start()
             deadline = time.monotonic() + self.seconds
             try:
                 while time.monotonic() < deadline:
@@ -143,19 +158,20 @@ class Chaos:
                     fleet.tend()
                     time.sleep(0.01)
             finally:
+                callers.stop()
                 saboteur.finish()
-                producers.stop()
+                callers.join_producers()
                 beats.stop()
             settings = Settings(url=server.url)
-            queues = [Queue(name, settings) for name in tasks.app.queues()]
+            queues = [Queue(name, settings) for name in tasks.QUEUES]
             self._drain(fleet, queues, server, log)
+            callers.join()
             left = fleet.stop()
             recorder.stop()
             return survey(server, queues, recorder, left)
 
     def _drain(self, fleet: Fleet, queues: list[Queue], server: Server, log: Journal) -> None:
         """Until nothing waits, nothing runs, and only living workers are known; or until it takes too long."""
-        tasks.app.configure(url=server.url)
         deadline = time.monotonic() + DRAIN_S
         while (left := _undrained(fleet, queues, server)) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -179,7 +195,8 @@ class Chaos:
             "revocations": len(history.revocations),
             "revoked": sum(outcome.state == "REVOKED" for outcome in state.results.values()),
             "slots": sum(call.kind in TICKS for call in history.calls.values()),
-            "waits given up": sum(not wait.heard for wait in history.waits),
+            "waits without an answer": sum(not wait.heard for wait in history.waits),
+            "poisoned": sum(fault.kind == "crash" for fault in history.faults),
         }
         violations = check(history, state)
         return Report(
@@ -197,7 +214,7 @@ class Chaos:
 def _undrained(fleet: Fleet, queues: list[Queue], server: Server) -> str:
     """What is still to be waited for, in words."""
     left = [] if fleet.all_ready() else ["workers that have not begun"]
-    with tasks.app.client.link() as link, server.client() as client:
+    with closing(Link(Endpoint(server.url), LINK_S)) as link, server.client() as client:
         for queue in queues:
             now = counts(link, queue)
             left += [
@@ -213,24 +230,25 @@ def _undrained(fleet: Fleet, queues: list[Queue], server: Server) -> str:
 
 
 @contextmanager
-def _stall_watch(log: Journal, server: Server) -> Iterator[None]:
+def _stall_watch(scene: Scene) -> Iterator[None]:
     """Records when this machine gave nobody time, or its disk kept the server waiting."""
     stop = threading.Event()
 
     def watch() -> None:
-        number = 0
-        client = server.client()
+        client = scene.server.client(socket_timeout=1.0)
         while True:
-            asleep = time.monotonic()
+            asleep, outages = time.monotonic(), scene.outages
             if stop.wait(0.05):
                 client.close()
                 return
-            with suppress(redis.RedisError):  # it is restarted at times
-                client.ping()
-            if time.monotonic() - asleep > STALL_S:
-                number -= 1
-                log.write("fault", at=asleep, number=number, kind="stall", workers=[EVERYBODY], pids=[])
-                log.write("over", number=number)
+            awake = time.monotonic()
+            if not scene.server_away:
+                with suppress(redis.RedisError):  # it may go at this very moment
+                    client.ping()
+            # What the server took while it was away is the saboteur's.
+            took_s = (time.monotonic() if scene.outages == outages else awake) - asleep
+            if took_s > STALL_S:
+                scene.told("stall", [EVERYBODY], at=asleep)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -9,20 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.journal import Record
-
-TICKS = frozenset({"tick", "tock"})
-"""Calls of schedules, one a second. What `tick` missed is gone; `tock` catches up with all."""
-
-REVOCABLE = frozenset({"revocable"})
-LIMITED = {"limited": 2}
-"""Kinds of which only so many run at once."""
-
-KEEPS_RESULT = frozenset({"plain", "bulk", "recovers", "fails", "once", "limited"}) | REVOCABLE | TICKS
-EARLY = frozenset({"once", "once_quiet"})
-FAILS = frozenset({"fails"})
+from tests.chaos.kinds import POISON
 
 EVERYBODY = -1
 """In the `workers` of a fault: it strikes all."""
+
+SERVER_AWAY = frozenset({"restart_server", "freeze_server"})
+"""While nobody can renew a lease nobody loses one: these are no reason to run anything again."""
+
+OF_CALLERS = SERVER_AWAY | {"cut", "lost_reply", "late_request", "stall"}
+"""What else strikes the connections of those who send and wait."""
+
+KILLS_ONE = frozenset({"kill_child", "crash", "crash_again"})
+"""The death of one process, which its supervisor sees and tells. `crash`: a body killed it, for the first time."""
+
+KILLS = KILLS_ONE | {"kill_worker", "kill_supervisor"}
 
 
 @dataclass
@@ -38,7 +39,10 @@ class Call:
 
 @dataclass
 class Run:
-    """One run of a body. `ended` is None where it was cut off; `leases` None where the server did not answer."""
+    """One run of a body. `ended` is None where it was cut off; `leases` None where the server did not answer.
+
+    deliveries, crashes   what the server had counted against the call when it began
+    """
 
     id: str
     serial: int
@@ -50,6 +54,8 @@ class Run:
     worker: int
     started: float
     leases: frozenset[str] | None
+    deliveries: int = 1
+    crashes: int = 0
     ended: float | None = None
     how: str = ""
 
@@ -83,6 +89,14 @@ class Fault:
             return True
         return run.pid in self.pids if self.pids else run.worker in self.workers
 
+    @property
+    def kills_one(self) -> bool:
+        return self.kind in KILLS_ONE
+
+    def reigns(self, since: float, until: float, aftermath_s: float = 0.0) -> bool:
+        """Whether it or what it left behind, for so long, was felt at a moment between these two."""
+        return self.at <= until and self.until + aftermath_s >= since
+
 
 @dataclass
 class Revocation:
@@ -106,22 +120,50 @@ class Ticked:
 
 @dataclass
 class Wait:
-    """A caller that waited for a result."""
+    """A caller that waited for a result.
+
+    timeout   what it was ready to wait for (s); None = without end
+    how       what it was told: value, failure, revoked, timeout (there is none yet), unavailable (the server was away),
+              error (what nobody may be told: a problem); or cancelled, by itself
+    value     the serial number in the value that it was given
+    """
 
     id: str
     since: float
     until: float
-    heard: bool
+    timeout: float | None
+    how: str
+    value: Any = None
+
+    @property
+    def heard(self) -> bool:
+        return self.how in ("value", "failure", "revoked")
+
+
+@dataclass
+class Send:
+    """One try to send, from `at` to `until`."""
+
+    serials: list[int]
+    at: float
+    until: float
+    how: str
 
 
 @dataclass
 class History:
-    """A journal, put in order."""
+    """A journal, put in order.
 
+    sends     those that took long
+    lease_s   of all workers
+    """
+
+    lease_s: float = 2.0
     calls: dict[int, Call] = field(default_factory=dict)
     runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     faults: list[Fault] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
+    sends: list[Send] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
     ticked: dict[str, Ticked] = field(default_factory=dict)
     doubles: list[tuple[int, str, str]] = field(default_factory=list)
@@ -130,6 +172,13 @@ class History:
     def all_runs(self) -> Iterator[Run]:
         for runs in self.runs.values():
             yield from runs
+
+    def entered(self, run: Run) -> float | None:
+        """When its entry came into the stream; None where the server's clock is not known, or it was taken early."""
+        ticked = next(iter(self.ticked.values()), None)
+        if ticked is None or not run.entry:
+            return None
+        return ticked.zero + int(run.entry.rpartition("/")[2].partition("-")[0]) / 1000
 
 
 @dataclass
@@ -175,6 +224,7 @@ class ServerState:
     dead       task ids of the dead letters, by queue, as often as they stand there
     taken      task ids whose token of an early acknowledgement is still there
     published  states of the final results that were published, by task id
+    heard_at   when the first of them was heard of, by task id
     gaps       how often the subscription broke: what was published then was missed
     """
 
@@ -183,6 +233,7 @@ class ServerState:
     dead: dict[str, list[str]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     published: dict[str, list[str]] = field(default_factory=dict)
+    heard_at: dict[str, float] = field(default_factory=dict)
     gaps: int = 0
     left: Leftovers = field(default_factory=Leftovers)
 
@@ -215,6 +266,8 @@ def history_of(records: Iterable[Record]) -> History:
                 worker=record["worker"],
                 started=at,
                 leases=None if seen is None else frozenset(seen),
+                deliveries=record["deliveries"],
+                crashes=record["crashes"],
             )
             history.runs[run.id].append(run)
         elif what == "finished":
@@ -222,7 +275,13 @@ def history_of(records: Iterable[Record]) -> History:
             if ending is not None and ending.id == record["id"] and not ending.how:
                 ending.ended, ending.how = at, record["how"]
         elif what == "waited":
-            history.waits.append(Wait(record["id"], at, record["until"], record["heard"]))
+            history.waits.append(
+                Wait(record["id"], at, record["until"], record["timeout"], record["how"], record["value"])
+            )
+        elif what == "tried":
+            history.sends.append(Send(record["serials"], at, record["until"], record["how"]))
+        elif what == "begun":
+            history.lease_s = record["lease_s"]
         elif what == "revoked":
             history.revocations.append(
                 Revocation(record["id"], at, record["until"], record["terminate"], record["answer"])
@@ -247,6 +306,7 @@ def history_of(records: Iterable[Record]) -> History:
         elif what == "problem":
             history.problems.append(record["text"])
     _add_slots(history)
+    _add_crashes(history)
     return history
 
 
@@ -267,3 +327,13 @@ def _add_slots(history: History) -> None:
             task_id = f"tock:{second}000"
             serial = tick_serial(task_id)
             history.calls[serial] = Call(serial, "tock", ticked.zero + second, task_id, "default")
+
+
+def _add_crashes(history: History) -> None:
+    """Each run of a poison is a fault that its process suffers; the saboteur's have numbers from 1."""
+    poisoned = (run for run in history.all_runs() if run.kind in POISON)
+    for number, run in enumerate(poisoned, 1):
+        kind = "crash_again" if run.crashes else "crash"
+        history.faults.append(
+            Fault(-number, kind, run.started, run.started, frozenset([run.worker]), frozenset([run.pid]))
+        )

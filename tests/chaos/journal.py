@@ -2,18 +2,22 @@
 
 One JSON object a line, each written by one write to a file opened with O_APPEND, by every process of the run:
 
+    begun      the workers are at work, with leases of `lease_s`
     sent       the kind of call `kind`, the numbers `serials`: about to be handed to the server
     accepted   `serial` stands as `id` on `queue`; `duplicate` where an earlier call with its key or id won
     unsure     the producer gave up on these `serials`: they may or may not have arrived
-    started    a body began: `id`, `serial`, `kind`, `attempt`, `entry`, `consumer`, `worker` (pid of the supervisor)
-               and `leases`, the consumers that were registered on the server at that moment (None: it did not answer)
+    tried      a try to send these `serials` took from `at` to `until`, which is long, and came to this (`how`)
+    started    a body began: `id`, `serial`, `kind`, `attempt`, `entry`, `consumer`, `worker` (pid of the supervisor),
+               `deliveries` and `crashes` as the server had counted them, and `leases`, the consumers that were
+               registered there at that moment (None: it did not answer)
     finished   the body that this `pid` had started came to its end, `how`: returned, raised, or stopped as its
                lease was lost
     revoked    somebody asked from `at` to `until` to revoke `id`, with `terminate` or without; the `answer` (None: the
                server did not give one)
     ticked     the slots of the schedule `kind` from `since` to `until` (ms) were due while beats ran; `now_ms`: the
                server's clock at this moment
-    waited     a caller waited from `at` to `until` for the result of `id`; `heard` it or gave up
+    waited     a caller waited from `at` to `until` for the result of `id`, ready to wait for `timeout`, and was told
+               (`how`, see `tests.chaos.history.Wait`) a `value`, or nothing
     fault      `number` of the `kind` strikes these `workers` and `pids`; `held`: entries that they had fetched
     over       the fault of this `number` is over
     problem    what must not happen in any case, in words

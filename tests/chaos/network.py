@@ -12,6 +12,7 @@ class Wire(Proxy):
 
     def __init__(self, server_socket: str) -> None:
         self._away = ""
+        self._goes_away = False
         super().__init__(server_socket)
 
     def cut(self) -> None:
@@ -28,10 +29,22 @@ class Wire(Proxy):
         if not silent:
             self.cut()
 
+    def lose_reply_and_server(self, at: bytes) -> None:
+        """The next reply to a request that contains `at` is lost, and from then on everything is refused."""
+        self._goes_away = True
+        self.plan("cut_reply", at=at)
+
     def heal(self) -> None:
         """New connections pass again. Those that were silent meanwhile have lost data: they are cut."""
         self._away = ""
+        self._goes_away = False
         self.cut()
+
+    def _fault(self, direction: str, source: socket.socket, data: bytes) -> str | None:
+        fault = super()._fault(direction, source, data)
+        if fault is not None and self._goes_away:
+            self.isolate(silent=False)
+        return fault
 
     def _accept(self) -> None:
         if self._away == "refused":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -24,6 +25,7 @@ class Recorder:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.published: dict[str, list[str]] = defaultdict(list)
+        self.heard_at: dict[str, float] = {}
         self.gaps = 0
         self._stop = threading.Event()
         self._listening = threading.Event()
@@ -57,7 +59,9 @@ class Recorder:
             return
         state = unpack_result(message["data"]).state
         if state in FINAL:
-            self.published[_task_id(message["channel"].decode())].append(state.value)
+            task_id = _task_id(message["channel"].decode())
+            self.published[task_id].append(state.value)
+            self.heard_at.setdefault(task_id, time.monotonic())
 
 
 def _task_id(key: str) -> str:
@@ -66,7 +70,7 @@ def _task_id(key: str) -> str:
 
 def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: list[str]) -> ServerState:
     """Read everything. `processes`: those that outlived their workers."""
-    state = ServerState(published=dict(recorder.published), gaps=recorder.gaps)
+    state = ServerState(published=dict(recorder.published), heard_at=recorder.heard_at, gaps=recorder.gaps)
     state.left.processes += processes
     with server.client() as client:
         for queue in queues:
@@ -92,11 +96,11 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
 
 
 def _outcome(result: Result) -> Outcome:
-    """As `tests.chaos.tasks` makes it: a pair of serial and consumer, or a ValueError that names the consumer."""
+    """As `tests.chaos.tasks` makes it: serial and consumer and maybe more, or a ValueError that names the consumer."""
     if result.state is State.REVOKED:
         return Outcome(result.state.value, result.reason)
     if result.error is None:
-        value, consumer = result.value
+        value, consumer, *_ = result.value
     else:
         value, consumer = result.error["type"], result.error["message"]
     return Outcome(result.state.value, value, consumer)

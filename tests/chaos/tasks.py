@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +19,16 @@ from rsq import App, Task, every
 from rsq.calls.request import current
 from rsq.errors import LeaseLost
 from rsq.keys import QueueKeys
-from tests.chaos.history import EARLY, LIMITED, tick_serial
+from tests.chaos.history import tick_serial
 from tests.chaos.journal import Journal
+from tests.chaos.kinds import EARLY, LIMITED
 
 JOURNAL = "RSQ_CHAOS_JOURNAL"
 SERVER = "RSQ_CHAOS_SERVER"
 """Socket of the server itself: what a body looks up must not be lost on the way."""
 
 BULK = "bulk"
+QUEUES = ("default", BULK)
 RECOVERS_AT = 3
 """The attempt of `recovers` that succeeds."""
 
@@ -33,7 +36,7 @@ Value: TypeAlias = tuple[int, str]
 """What the good ones return: their serial number and the consumer that ran them."""
 
 # A call that is hit by one fault after the other must not be given up for it.
-app = App("chaos", task_defaults={"retry_backoff": 0.2, "max_crashes": 1000}, max_deliveries=1000)
+app = App("chaos", task_defaults={"retry_backoff": 0.2, "max_crashes": 1000})
 
 # Taken at import, which is after the fork: it stays when the supervisor is gone.
 WORKER = os.getppid()
@@ -79,6 +82,8 @@ def told(serial: int) -> Iterator[str]:
         entry="" if kind in EARLY else entry_name(delivery.queue, delivery.priority, delivery.entry_id.decode()),
         consumer=delivery.consumer,
         worker=WORKER,
+        deliveries=delivery.deliveries,
+        crashes=delivery.crashes,
         leases=leases(delivery.queue),
     )
     how = "raised"
@@ -111,6 +116,24 @@ def bulk(serial: int) -> Value:
         return serial, consumer
 
 
+def big_body(serial: int, size_bytes: int) -> bytes:
+    return serial.to_bytes(8, "big") * (size_bytes // 8)
+
+
+@app.task
+def big(serial: int, body: bytes, echoes: bool) -> tuple[Any, ...]:
+    with told(serial) as consumer:
+        if body != big_body(serial, len(body)):
+            raise ValueError(f"{len(body)} bytes that nobody sent")
+    return (serial, consumer, body) if echoes else (serial, consumer)
+
+
+@app.task(max_crashes=2)
+def poison(serial: int) -> None:
+    with told(serial):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(bind=True)
 def recovers(self: Task[..., Any], serial: int) -> Value:
     with told(serial) as consumer:
@@ -129,6 +152,15 @@ def fails(serial: int) -> None:
 def once(serial: int, seconds: float) -> Value:
     with told(serial) as consumer:
         time.sleep(seconds)
+    return serial, consumer
+
+
+@app.task(bind=True, acks_late=False, max_retries=1)
+def once_again(self: Task[..., Any], serial: int) -> Value:
+    """At most once, each of its two attempts: the second follows at once."""
+    with told(serial) as consumer:
+        if self.request.attempt == 1:
+            raise self.retry(countdown=0)
     return serial, consumer
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rsq import App
 from rsq.broker.status import QueueCounts, counts
-from tests.helpers import wait_until
+from tests.helpers import patience, wait_until
 from tests.integration import tasks
 
 STOP_S = 30
@@ -60,12 +60,12 @@ class Worker:
         """As the system does it to a whole host: the supervisor and all its children, at once."""
         for pid in [self.pid, *self.children()]:
             kill(pid)
-        self.process.wait(STOP_S)
+        self.process.wait(patience(STOP_S))
 
     def stop(self) -> int:
         """SIGTERM; gives the exit code."""
         self.signal(signal.SIGTERM)
-        return self.process.wait(STOP_S)
+        return self.process.wait(patience(STOP_S))
 
     def close(self) -> None:
         if self.process.poll() is None:

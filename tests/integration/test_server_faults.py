@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,20 @@ def fill(server: Server) -> int:
         # Well beyond the brim: not even the smallest write fits.
         client.config_set("maxmemory", client.info("memory")["used_memory"] - 2 * 1024 * 1024)
     return accepted
+
+
+def wait_until_all_consume(server: Server, app: App, children: int = 2) -> None:
+    """A child that has not begun knows no server: it cannot notice that it is away."""
+    with server.client() as client:
+        key = app.client.queue(None).keys.consumers
+        wait_until(lambda: client.zcard(key) == children, 60, f"{children} children to begin")
+
+
+@pytest.fixture
+def beside() -> Iterator[ThreadPoolExecutor]:
+    """Runs calls in threads; when the test ends, whichever way, they have ended."""
+    with ThreadPoolExecutor() as executor:
+        yield executor
 
 
 def has_warned(worker: Worker, *pids: int) -> bool:
@@ -178,74 +193,67 @@ def test_a_flush_under_load_is_told_and_survived(
 
 
 def test_a_server_that_became_a_replica_is_waited_for(
-    own_server: MakeServer, patient: App, start_worker: StartWorker
+    own_server: MakeServer, patient: App, start_worker: StartWorker, beside: ThreadPoolExecutor
 ) -> None:
     server = own_server()
     patient.configure(url=server.url)
     worker = start_worker(concurrency=2, worker_url=server.url, lease=2)
+    wait_until_all_consume(server, patient)
     tasks.add.map_async([(number, 0) for number in range(MANY)])
-    wait_until(lambda: succeeded(patient) > 0, what="progress")
+    wait_until(lambda: succeeded(patient) > 0, 60, "progress")
     with server.client() as client:
         client.replicaof("127.0.0.1", free_port())
         patient.configure(broker_timeout_s=0.5)
         with pytest.raises(BrokerUnavailable, match="read only"):
             tasks.add.delay(1, 1)
-        wait_until(lambda: has_warned(worker, worker.pid, *worker.children()), 20, "all processes to notice")
+        wait_until(lambda: has_warned(worker, worker.pid, *worker.children()), 60, "all processes to notice")
         patient.configure(broker_timeout_s=60.0)
-        sends = [during(lambda: tasks.add.delay(1, 1)), during(lambda: tasks.add.apply_async((1, 1), dedupe_key="k"))]
+        sends = [
+            beside.submit(tasks.add.delay, 1, 1),
+            beside.submit(tasks.add.apply_async, (1, 1), dedupe_key="k"),
+        ]
         client.replicaof("NO", "ONE")
-    assert [finish().get(timeout=30) for finish in sends] == [2, 2]
+    assert [send.result().get(timeout=30) for send in sends] == [2, 2]
     assert_done(patient, MANY + 2)
     assert worker.stop() == 0
 
 
-def during(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Begin a call in a thread; what is given back waits for it and gives what it gave."""
-    answers: list[Any] = []
-    thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
-    thread.start()
-
-    def finish() -> Any:
-        thread.join(60)
-        return answers[0]
-
-    return finish
-
-
 def test_a_server_without_a_free_place_is_waited_for(
-    own_server: MakeServer, patient: App, start_worker: StartWorker
+    own_server: MakeServer, patient: App, start_worker: StartWorker, beside: ThreadPoolExecutor
 ) -> None:
     server = own_server()
     patient.configure(url=server.url)
     worker = start_worker(concurrency=2, worker_url=server.url, lease=1)
+    wait_until_all_consume(server, patient)
     tasks.add.map_async([(number, 0) for number in range(MANY)])
     with server.client() as client:
         before = client.config_get("maxclients")["maxclients"]
         client.config_set("maxclients", 1)
         client.client_kill_filter(_type="normal", skipme=True)
-        finish = during(lambda: tasks.add.delay(1, 1))
-        wait_until(lambda: has_warned(worker, worker.pid, *worker.children()), 20, "all processes to notice")
+        send = beside.submit(tasks.add.delay, 1, 1)
+        wait_until(lambda: has_warned(worker, worker.pid, *worker.children()), 60, "all processes to notice")
         client.config_set("maxclients", before)
-    assert finish().get(timeout=30) == 2
+    assert send.result().get(timeout=30) == 2
     assert_done(patient, MANY + 1)
     assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("lease", [1, 60], ids=["longer than the lease", "shorter than the lease"])
 def test_a_frozen_server_is_waited_for(
-    own_server: MakeServer, patient: App, start_worker: StartWorker, lease: int
+    own_server: MakeServer, patient: App, start_worker: StartWorker, beside: ThreadPoolExecutor, lease: int
 ) -> None:
     server = own_server()
     patient.configure(url=server.url)
     worker = start_worker(concurrency=2, worker_url=server.url, lease=lease)
+    wait_until_all_consume(server, patient)
     tasks.add.map_async([(number, 0) for number in range(MANY)])
-    wait_until(lambda: succeeded(patient) > 0, what="progress")
+    wait_until(lambda: succeeded(patient) > 0, 60, "progress")
     server.freeze()
-    finish = during(lambda: tasks.add.delay(1, 1))
+    send = beside.submit(tasks.add.delay, 1, 1)
     # Each child gives up a read or a commit after a few seconds of silence.
     wait_until(lambda: has_warned(worker, *worker.children()), 60, "the children to notice")
     server.thaw()
-    assert finish().get(timeout=60) == 2
+    assert send.result().get(timeout=60) == 2
     assert_done(patient, MANY + 1)
     assert lease == 1 or "lost the lease" not in worker.log()
     assert worker.stop() == 0
@@ -275,7 +283,7 @@ def test_connections_that_are_cut_under_load(own_server: MakeServer, app: App, s
 
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 def test_a_killed_server_keeps_what_it_accepted(
-    own_server: MakeServer, patient: App, start_worker: StartWorker, fsync: str
+    own_server: MakeServer, patient: App, start_worker: StartWorker, beside: ThreadPoolExecutor, fsync: str
 ) -> None:
     server = own_server(appendonly=True, config={"appendfsync": fsync})
     patient.configure(url=server.url)
@@ -287,15 +295,16 @@ def test_a_killed_server_keeps_what_it_accepted(
         while not full.is_set():
             accepted.append(tasks.add.delay(len(accepted), 0))
 
-    producer = threading.Thread(target=produce, daemon=True)
-    producer.start()
-    for _ in range(3):
-        goal = len(accepted) + 300
-        wait_until(lambda goal=goal: len(accepted) >= goal, 30, "more to be accepted")  # type: ignore[misc]
-        server.kill()
-        server.start()
-    full.set()
-    producer.join(60)
+    producer = beside.submit(produce)
+    try:
+        for _ in range(3):
+            goal = len(accepted) + 300
+            wait_until(lambda goal=goal: len(accepted) >= goal, 60, "more to be accepted")  # type: ignore[misc]
+            server.kill()
+            server.start()
+    finally:
+        full.set()
+    producer.result()
     assert tasks.add.delay(1, 1).get(timeout=30) == 2
     wait_until(lambda: settled(patient), 30, "all to be settled")
     if fsync == "always":

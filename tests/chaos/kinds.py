@@ -1,0 +1,30 @@
+"""The kinds of calls of a chaos run, and what is expected of each; the bodies are in `tests.chaos.tasks`."""
+
+from __future__ import annotations
+
+TICKS = frozenset({"tick", "tock"})
+"""Calls of schedules, one a second. What `tick` missed is gone; `tock` catches up with all."""
+
+REVOCABLE = frozenset({"revocable"})
+LIMITED = {"limited": 2}
+"""Kinds of which only so many run at once."""
+
+EARLY = frozenset({"once", "once_again", "once_quiet"})
+"""Acknowledged before they run: no attempt of theirs may begin twice."""
+
+FAILS = frozenset({"fails"})
+POISON = frozenset({"poison"})
+"""Each run of theirs kills its process."""
+
+KEEPS_RESULT = (
+    frozenset({"plain", "bulk", "big", "recovers", "once", "once_again", "limited"})
+    | FAILS
+    | POISON
+    | REVOCABLE
+    | TICKS
+)
+
+
+def queue_of_kind(kind: str) -> str:
+    """Where a call went of which only the run is known: its producer gave up, though it had arrived."""
+    return "bulk" if kind == "bulk" else "default"
