@@ -27,7 +27,6 @@ from rsq.worker.identity import Identity
 from rsq.worker.leases import Leases, Retirement
 from rsq.worker.process import EXIT_CANNOT_BEGIN, EXIT_FAILED, EXIT_ORPHANED, EXIT_UNCOMMITTED, heed_no_group_signals
 from rsq.worker.stop import BEGIN, STOP, Lifeline, StopSignals, SupervisorGone
-from rsq.worker.unread import warn_of_unread
 
 log = logging.getLogger("rsq.worker")
 
@@ -123,7 +122,6 @@ def run(place: ChildPlace) -> int:
     threading.Thread(target=listen, name="rsq-listen", daemon=True).start()
     first = place.index == 0
     if first and place.incarnation == 1:
-        warn_of_unread(app, names)
         worker_ready.send(app, worker_id=place.worker_id, queues=names)
     code = 0 if crew.serve() else EXIT_UNCOMMITTED
     place.board.end()

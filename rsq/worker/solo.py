@@ -34,7 +34,6 @@ from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.process import free_forks
 from rsq.worker.remote_control import RemoteControl
 from rsq.worker.stop import StopSignals
-from rsq.worker.unread import warn_of_unread
 
 log = logging.getLogger("rsq.worker")
 
@@ -228,7 +227,6 @@ def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopS
     threading.Thread(target=obey, name="rsq-signals", daemon=True).start()
     signals.hold()
     whose = {"worker_id": worker.worker_id}
-    warn_of_unread(app, worker.queue_names)
     worker_ready.send(app, **whose, queues=worker.queue_names)
     code = 0 if worker.serve() else 1
     worker_shutdown.send(app, **whose)
