@@ -6,10 +6,7 @@ messages that would be the end of it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
-import traceback
 
 
 class Guarded(logging.Logger):
@@ -20,9 +17,12 @@ class Guarded(logging.Logger):
             super().handle(record)
         except KeyboardInterrupt:
             raise
-        except BaseException:
-            with contextlib.suppress(BaseException):  # stderr may be anything
-                sys.stderr.write(f"a log handler or filter failed at {record.msg!r}:\n{traceback.format_exc()}")
+        except BaseException as error:
+            where = (type(error), error, error.__traceback__)
+            text = "a log handler or filter failed at %r"
+            told = logging.LogRecord(self.name, logging.ERROR, __file__, 0, text, (record.msg,), where)
+            if logging.lastResort is not None:
+                logging.lastResort.handle(told)  # to stderr, whatever that is by now
 
 
 def guarded(name: str) -> logging.Logger:

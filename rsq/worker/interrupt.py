@@ -35,7 +35,7 @@ _BODIES = ("rsq.task", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
 """Parts of rsq that bodies consist of, or that call them."""
 
 _WAITS: frozenset[CodeType | tuple[str, str]] = frozenset(
-    {threading.Condition.wait.__code__, ("rsq.broker.listener", "_read")}
+    {threading.Condition.wait.__code__, ("rsq.broker.channel", "readable")}
 )
 """Where a thread waits, for as long as it takes, and cleans up when the wait is interrupted."""
 

@@ -253,16 +253,21 @@ def rights(own_server: MakeServer, app: App) -> Iterator[Callable[[str], None]]:
         yield lambda change: admin.execute_command("ACL", "SETUSER", "worker", change)
 
 
-def test_a_start_that_the_server_refuses_holds_up_nobody(app: App, rights: Callable[[str], None]) -> None:
-    @app.task(name="limited", max_concurrency=2)
+def test_a_start_that_the_server_refuses_holds_up_nobody(app: App, redis: Any) -> None:
+    @app.task(name="limited", rate_limit="100/s")
     def limited() -> str:
         return "ran"
 
-    rights("-hlen")
+    rate = f"{app.client.queue(None).keys.prefix}:rate:limited"
+    redis.rpush(rate, "what nobody expects there")
+    redis.expire(rate, 600)
     with working(app):
         handle = limited.delay()
         assert add(app) == 3
-        wait_until(lambda: handle.state is State.PENDING and counted(app, "deferred") == 1, 30, "it to be put off")
+        wait_until(lambda: counted(app, "deferred") == 1, 30, "it to be put off")
+        assert handle.state is State.PENDING
+        redis.delete(rate)
+        assert handle.get(timeout=60) == "ran"
 
 
 def test_outcomes_that_the_server_refuses_are_kept_until_it_takes_them(

@@ -19,7 +19,7 @@ import pytest
 
 from rsq import App
 from rsq.calls.message import Delivery
-from rsq.errors import LeaseLost, SoftTimeLimitExceeded, TimeLimitExceeded
+from rsq.errors import LeaseLost, ResultTimeout, SoftTimeLimitExceeded, TimeLimitExceeded
 from rsq.worker.interrupt import SIGNAL, InCoroutine, InMainThread, InThread, may_strike
 from rsq.worker.loops import LaneTask
 from rsq.worker.watch import Watch
@@ -413,3 +413,22 @@ def test_a_wait_may_be_struck(wait: Callable[[], object]) -> None:
 
 def wait_in(wait: Callable[[], object]) -> None:
     wait()
+
+
+@pytest.mark.parametrize("waiters", [1, 2], ids=["who reads", "who follows"])
+def test_a_wait_for_a_result_may_be_struck(url: str, waiters: int) -> None:
+    app = App("waits", url=url)
+
+    def wait_for_nothing() -> None:
+        with pytest.raises(ResultTimeout):
+            app.AsyncResult("nobody", "default").get(timeout=5)
+
+    wait = as_worker(lambda: wait_in(wait_for_nothing))
+    threads = [threading.Thread(target=wait) for _ in range(waiters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        wait_until(lambda thread=thread: may_strike(sys._current_frames().get(thread.ident or 0)), 60, "it to wait")  # type: ignore[misc]
+    for thread in threads:
+        thread.join(60)
+    app.close()
