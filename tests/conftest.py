@@ -13,6 +13,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
@@ -41,6 +42,10 @@ hypothesis.settings.load_profile("rsq")
 
 
 def pytest_configure() -> None:
+    # What is ignored stays ignored in all that the tests start, as under nohup; they send these signals and mean them.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     # A developer's own RSQ_URL or RSQ_APP must not reach the tests, and the tests must not reach it.
     for name in [name for name in os.environ if name.startswith("RSQ_") and not name.startswith("RSQ_TEST_")]:
         del os.environ[name]
