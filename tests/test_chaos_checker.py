@@ -685,7 +685,14 @@ def test_a_caller_is_not_sent_away_before_its_time(
 
 @pytest.mark.parametrize(
     ("timeout", "waited_s", "stalled_s", "found"),
-    [(1.0, 3.0, 0.0, []), (1.0, 5.0, 0.0, ["hangs"]), (1.0, 5.0, 2.0, []), (None, 50.0, 0.0, [])],
+    [
+        (1.0, 3.0, 0.0, []),
+        (1.0, 5.0, 0.0, ["hangs"]),
+        (0.0, 5.1, 0.0, []),
+        (0.0, 9.0, 0.0, ["hangs"]),
+        (1.0, 5.0, 2.0, []),
+        (None, 50.0, 0.0, []),
+    ],
 )
 def test_a_wait_ends_at_its_deadline(
     story: Story, timeout: float | None, waited_s: float, stalled_s: float, found: list[str]

@@ -80,6 +80,7 @@ def late_request(scene: Scene) -> Steps:
             wire.plan("hold_request")
         yield _struck(wires)
         yield HOLD_S
+        yield lambda: not scene.server_away  # what is sent on waits for its answer
         for wire in wires:
             wire.release()
 

@@ -68,7 +68,8 @@ def hasty(history: History) -> Iterator[Violation]:
 def hangs(history: History) -> Iterator[Violation]:
     """Waits and sends that went on after their deadline."""
     for wait in history.waits:
-        over_s = 0.0 if wait.timeout is None else wait.until - wait.since - wait.timeout
+        # Who does not wait still asks, and that has the deadline of every request.
+        over_s = 0.0 if wait.timeout is None else wait.until - wait.since - (wait.timeout or BROKER_TIMEOUT_S)
         if over_s > _patience_s(history, wait.since, wait.until):
             yield Violation(
                 "hangs", f"the caller of {wait.id} was told {wait.how} after {wait.until - wait.since:.1f} s"
