@@ -15,6 +15,9 @@ NEEDED = ("XAUTOCLAIM", "EVALSHA", "XREADGROUP")
 def check_server(link: Link, settings: Settings) -> str:
     """One line about the server. Raises BrokerUnsuitable, BrokerRefused or BrokerUnavailable."""
     info = _info(link)
+    if info.get("cluster_enabled") == "1" and link.endpoint.cluster is None:
+        scheme = "rediss+cluster" if settings.url.startswith("rediss") else "redis+cluster"
+        raise BrokerUnsuitable(f"{link.endpoint} is a node of a cluster: its URL begins with {scheme}://")
     name = f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version', '?')}"
     known = link.call("COMMAND", "INFO", *NEEDED)
     if not all(known):
