@@ -49,6 +49,11 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
+def tag(namespace: str) -> str:
+    """The hash tag of the partition, without its braces."""
+    return f"{namespace}:{PARTITION}"
+
+
 class QueueKeys:
     """The keys of one queue. `prefix` is what scripts get; the rest is for reads and plain commands."""
 
@@ -71,7 +76,7 @@ class QueueKeys:
 
     def __init__(self, namespace: str, queue: str) -> None:
         self.queue = queue
-        self.prefix = f"{{{namespace}:{PARTITION}}}:{queue}"
+        self.prefix = f"{{{tag(namespace)}}}:{queue}"
         self.delayed = f"{self.prefix}:delayed"
         self.messages = f"{self.prefix}:messages"
         self.consumers = f"{self.prefix}:consumers"

@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from rsq.errors import SettingsError
 
 SENTINEL_PORT = 26379
+PORT = 6379
 
-_KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "embedded")
+_KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "embedded")
 
 _FORMS = {
     "redis": "redis://[user:password@]host[:port][/number of the database]",
@@ -26,6 +27,9 @@ _FORMS = {
 _SENTINELS = re.compile(
     r"(?P<kind>rediss?)\+sentinel://(?:(?P<credentials>[^/?#]*)@)?(?P<hosts>[^/?#@]+)"
     r"/(?P<service>[^/?#]+)(?:/(?P<db>\d*))?(?:\?(?P<query>[^#]*))?"
+)
+_CLUSTER = re.compile(
+    r"(?P<kind>rediss?)\+cluster://(?:(?P<credentials>[^/?#]*)@)?(?P<hosts>[^/?#@]+)/?(?:\?(?P<query>[^#]*))?"
 )
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?")
 
@@ -55,7 +59,7 @@ def plain_options(url: str) -> dict[str, Any]:
     if form is None:
         raise SettingsError(
             f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix://, redis+sentinel://, "
-            "rediss+sentinel:// or embedded://"
+            "rediss+sentinel://, redis+cluster://, rediss+cluster:// or embedded://"
         )
     try:
         # What it says of a part that is wrong could be a part of the password.
@@ -121,3 +125,35 @@ def sentinel_address(url: str) -> SentinelAddress:
         del options["host"]
     places = tuple((host["ip6"] or host["name"], int(host["port"] or SENTINEL_PORT)) for host in hosts if host)
     return SentinelAddress(found["kind"], places, unquote(found["service"]), node, sentinel)
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """What the URL of a cluster says.
+
+    kind   ``redis`` or ``rediss`` (TLS)
+    seeds  host and port of nodes that may be asked for all others
+    node   arguments of a connection to any node, but for its host and port
+    """
+
+    kind: str
+    seeds: tuple[tuple[str, int], ...]
+    node: dict[str, Any] = field(repr=False)
+
+
+def cluster_address(url: str) -> ClusterAddress:
+    """``redis+cluster://[user:password@]host1[:port],host2[:port][?...]``, taken apart. Raises SettingsError."""
+    found = _CLUSTER.fullmatch(url)
+    hosts = [_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else []
+    if not found or not all(hosts):
+        raise SettingsError(
+            f"URL {redacted(url)!r} cannot be used: that of a cluster has the form "
+            "redis+cluster://[user:password@]host1:6379,host2:6379,host3:6379, without a database"
+        )
+    credentials = f"{found['credentials']}@" if found["credentials"] else ""
+    node = plain_options(f"{found['kind']}://{credentials}-?{found['query'] or ''}")
+    if node.pop("db", None):
+        raise SettingsError(f"URL {redacted(url)!r} cannot be used: a cluster has no numbered databases")
+    del node["host"]
+    places = tuple((host["ip6"] or host["name"], int(host["port"] or PORT)) for host in hosts if host)
+    return ClusterAddress(found["kind"], places, node)

@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from rsq.broker.channel import AsyncChannel
-from rsq.broker.connection import CONNECT_TIMEOUT_S, Endpoint, keepalive_options
+from rsq.broker.cluster import loads_script
+from rsq.broker.connection import CONNECT_TIMEOUT_S, MOVES, Endpoint, keepalive_options
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange
-from rsq.broker.faults import CLOSED, FAULTS, SILENT, translated
+from rsq.broker.faults import CLOSED, FAULTS, SILENT, SlotMoved, translated
 from rsq.broker.stragglers import Identity
 from rsq.errors import BrokerError
 
@@ -79,14 +80,18 @@ class PerLoop(Generic[E]):
 class AsyncLink:
     """One connection of one event loop, for any number of coroutines at once. Connects when it is needed."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, tag: str | None = None) -> None:
         self._endpoint = endpoint
+        self._tag = tag
+        self._by_tag: dict[str, AsyncLink] = {}
         self._channel: AsyncChannel | None = None
         self._identity: Identity | None = None
         self._connecting: asyncio.Task[AsyncChannel] | None = None
 
     async def pipeline_packed(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
         """Send packed commands in one write; give their replies in order. Errors as of `Link`."""
+        if self._tag is None and self._endpoint.cluster is not None:
+            return await self._spread(requests, deadline)
         channel = self._channel
         try:
             if channel is None or channel.fault is not None:
@@ -99,6 +104,28 @@ class AsyncLink:
         if self._endpoint.translate(replies):
             channel.close()
         return replies
+
+    async def _spread(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
+        """See `Link`."""
+        if len(requests) > 0 and all(map(loads_script, requests)):
+            tags = list(self._by_tag or [self._endpoint.home])
+            return [await self._at(tag).pipeline_packed(requests, deadline) for tag in tags][-1]
+        replies: list[Any] = [None] * len(requests)
+        for tag, numbers in self._endpoint.by_tag(requests).items():
+            for _ in range(MOVES):
+                answers = await self._at(tag).pipeline_packed([requests[number] for number in numbers], deadline)
+                for number, answer in zip(numbers, answers, strict=True):
+                    replies[number] = answer
+                numbers = [number for number in numbers if isinstance(replies[number], SlotMoved)]
+                if not numbers:
+                    break
+        return replies
+
+    def _at(self, tag: str) -> AsyncLink:
+        link = self._by_tag.get(tag)
+        if link is None:
+            link = self._by_tag[tag] = AsyncLink(self._endpoint, tag)
+        return link
 
     async def follow(self, talk: Exchange[T]) -> T:
         """Carry on a talk to its end."""
@@ -122,16 +149,22 @@ class AsyncLink:
 
     async def aclose(self) -> None:
         """Drop the connection; the next call makes a new one."""
+        for link in self._by_tag.values():
+            await link.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         self.drop()
 
     def drop(self) -> None:
+        for link in self._by_tag.values():
+            link.drop()
         if self._channel is not None:
             self._channel.close()
 
     def abandon(self) -> None:
+        for link in self._by_tag.values():
+            link.abandon()
         if self._channel is not None:
             self._channel.abandon()
         self._channel = self._connecting = None
@@ -150,14 +183,14 @@ class AsyncLink:
         return task.result()
 
     async def _connect(self, deadline: Deadline) -> AsyncChannel:
-        channel, self._identity = await open_channel(self._endpoint, deadline, on_end=self._ended)
+        channel, self._identity = await open_channel(self._endpoint, deadline, on_end=self._ended, tag=self._tag)
         self._channel = channel
         return channel
 
     def _ended(self, channel: AsyncChannel, under_way: bool) -> None:
         if channel is self._channel:
             if under_way:
-                self._endpoint.stragglers.add(self._identity)
+                self._endpoint.broke(self._identity, self._tag)
             self._channel = self._identity = None
 
 
@@ -172,11 +205,12 @@ async def open_channel(
     deadline: Deadline,
     on_push: Callable[[Any], None] | None = None,
     on_end: Callable[[AsyncChannel, bool], None] | None = None,
+    tag: str | None = None,
 ) -> tuple[AsyncChannel, Identity | None]:
     """`Endpoint.open` for coroutines; what is called meanwhile is told by `AsyncChannel`."""
     if endpoint.embedded is not None:
         await _in_thread(partial(endpoint.embedded.ensure, deadline.left_s()), deadline)
-    steps, channel = endpoint.opening(deadline), None
+    steps, channel = endpoint.opening(deadline, tag), None
     try:
         step = next(steps)
         while True:

@@ -41,7 +41,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.endpoint = Endpoint(settings.url)
+        self.endpoint = Endpoint.of(settings)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
         self._sending = Sending(settings.broker_timeout_s, settings.wait_replicas)
         self._links = PerLoop(lambda: AsyncLink(self.endpoint))

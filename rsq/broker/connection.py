@@ -13,18 +13,21 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
+from rsq import keys
 from rsq.broker import embedded
-from rsq.broker.address import plain_options, redacted, sentinel_address
+from rsq.broker.address import cluster_address, plain_options, redacted, sentinel_address
 from rsq.broker.channel import Channel, OnLate
+from rsq.broker.cluster import Cluster, loads_script, tag_of
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange, Opening
-from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
+from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, SlotMoved, translated
 from rsq.broker.forks import renew_in_child
 from rsq.broker.scripts import Script
 from rsq.broker.sentinel import Sentinels
 from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
+from rsq.settings import Settings
 
 T = TypeVar("T")
 
@@ -36,47 +39,83 @@ CONNECT_TIMEOUT_S = 2.0
 LOADS = 3
 """So often a script is loaded for one call: the server may forget it again before the call (SCRIPT FLUSH, failover)."""
 
+MOVES = 3
+"""So often a command is sent to the node that another one names, in one try."""
+
 IDLE_S = 10.0
 """A link that nobody of a pool's threads needed for so long is closed."""
 
 
 class Endpoint:
-    """Where the server is. Makes connections; knows nothing of queues."""
+    """Where the server is, or the cluster. Makes connections; knows nothing of queues.
 
-    def __init__(self, url: str) -> None:
+    home  tag of the partition: on a cluster, where commands without a key go
+    """
+
+    def __init__(self, url: str, home: str = "rsq:0") -> None:
         self.url = url
-        self.stragglers = Stragglers()
+        self.home = home
+        self.cluster: Cluster | None = None
+        self._stragglers = Stragglers()
         self.embedded = embedded.from_url(url) if url.startswith("embedded:") else None
         self._kind, self._sentinels = "unix", None
         self._options: dict[str, Any] = {}
         if url.partition("://")[0].endswith("+sentinel"):
             address = sentinel_address(url)
             self._kind, self._sentinels, self._options = address.kind, Sentinels(address), address.node
+        elif url.partition("://")[0].endswith("+cluster"):
+            self.cluster = Cluster(cluster_address(url), redacted(url))
         elif self.embedded is None:
             self._kind, self._options = url.partition("://")[0], plain_options(url)
         else:
             self._options = {"path": str(self.embedded.socket_path)}
 
+    @classmethod
+    def of(cls, settings: Settings) -> Endpoint:
+        """Where these settings lead to."""
+        return cls(settings.url, keys.tag(settings.namespace))
+
     def __str__(self) -> str:
         return self.embedded.describe() if self.embedded else redacted(self.url)
 
-    def opening(self, deadline: Deadline) -> Opening[Identity | None]:
+    def opening(self, deadline: Deadline, tag: str | None = None) -> Opening[Identity | None]:
         """How a connection is made: its last `Dial` leads to it. Gives its identity.
 
-        With sentinels it leads to the node that is the master now, and only if that node says so, too.
+        With sentinels it leads to the node that is the master now, and only if that node says so, too; in a cluster to
+        the master of `tag`, or of the home.
         """
+        if self.cluster is not None:
+            return (yield from self.cluster.opening(tag or self.home, deadline))
         options, judge = self._options, None
         if self._sentinels is not None:
             (host, port), judge = yield from self._sentinels.master(deadline)
             options = options | {"host": host, "port": port}
         yield Dial(self._kind, options, deadline)
-        return (yield from self.stragglers.greeting(options, deadline, judge))
+        return (yield from self._stragglers.greeting(options, deadline, judge))
 
-    def open(self, deadline: Deadline) -> tuple[Channel, Identity | None]:
+    def broke(self, identity: Identity | None, tag: str | None = None) -> None:
+        """A connection broke with a request under way."""
+        if self.cluster is None:
+            self._stragglers.add(identity)
+            return
+        if (place := self.cluster.place_of(tag or self.home)) is not None:
+            self.cluster.stragglers(place).add(identity)
+        self.cluster.doubt()
+
+    def by_tag(self, requests: Sequence[bytes]) -> dict[str, list[int]]:
+        """Which of these go where in a cluster: their numbers by tag. One without a key goes with the one before it."""
+        found: dict[str, list[int]] = {}
+        last = next((tag for request in requests if (tag := tag_of(request))), self.home)
+        for number, request in enumerate(requests):
+            last = tag_of(request) or last
+            found.setdefault(last, []).append(number)
+        return found
+
+    def open(self, deadline: Deadline, tag: str | None = None) -> tuple[Channel, Identity | None]:
         """A connection that has been greeted. Raises one of `FAULTS`, or BrokerError."""
         if self.embedded is not None:
             self.embedded.ensure(deadline.left_s())
-        steps, channel = self.opening(deadline), None
+        steps, channel = self.opening(deadline, tag), None
         try:
             step = next(steps)
             while True:
@@ -107,6 +146,8 @@ class Endpoint:
         for i, reply in enumerate(replies):
             if isinstance(reply, Refusal):
                 replies[i] = fault = translated(reply, self.url)
+                if self.cluster is not None and isinstance(fault, BrokerUnavailable):
+                    self.cluster.hear(str(reply))
                 away = away or isinstance(fault, BrokerUnavailable)
         return away
 
@@ -185,12 +226,14 @@ class Link:
 
     Every method raises BrokerUnavailable after a fault of the connection (the call may or may not have been carried
     out) and BrokerRefused when the server said no. `timeout_s` bounds the write and each reply of a call that is given
-    no deadline, and the connecting before it.
+    no deadline, and the connecting before it. In a cluster a link is one connection for each tag that it is used with.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_s: float, tag: str | None = None) -> None:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
+        self._tag = tag
+        self._by_tag: dict[str, Link] = {}
         self.lender: object = None
         self.idle_since = 0.0
         self._channel: Channel | None = None
@@ -215,6 +258,8 @@ class Link:
         self, requests: Sequence[bytes], deadline: Deadline | None = None, on_late: OnLate | None = None
     ) -> list[Any]:
         """`pipeline` for commands that are packed already."""
+        if self._tag is None and self.endpoint.cluster is not None:
+            return self._spread(requests, deadline, on_late)
         try:
             channel = self._channel or self._open(deadline)
             replies = channel.ask(requests, self.timeout_s if deadline is None else deadline, on_late)
@@ -234,6 +279,30 @@ class Link:
                     self.close()
                 break
         return replies
+
+    def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:
+        """`pipeline_packed` in a cluster: each command goes to the master of its tag."""
+        if len(requests) > 0 and all(map(loads_script, requests)):
+            # Each node has scripts of its own.
+            return [self._at(tag).pipeline_packed(requests, deadline) for tag in self._by_tag or [self.endpoint.home]][
+                -1
+            ]
+        replies: list[Any] = [None] * len(requests)
+        for tag, numbers in self.endpoint.by_tag(requests).items():
+            for _ in range(MOVES):
+                answers = self._at(tag).pipeline_packed([requests[number] for number in numbers], deadline, on_late)
+                for number, answer in zip(numbers, answers, strict=True):
+                    replies[number] = answer
+                numbers = [number for number in numbers if isinstance(replies[number], SlotMoved)]
+                if not numbers:
+                    break
+        return replies
+
+    def _at(self, tag: str) -> Link:
+        link = self._by_tag.get(tag)
+        if link is None:
+            link = self._by_tag[tag] = Link(self.endpoint, self.timeout_s, tag)
+        return link
 
     def follow(self, talk: Exchange[T]) -> T:
         """Carry on a talk to its end."""
@@ -269,10 +338,12 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether the last call left a connection behind."""
-        return self._channel is not None
+        return self._channel is not None or any(link.connected for link in self._by_tag.values())
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
+        for link in self._by_tag.values():
+            link.close()
         channel, self._channel, self._identity = self._channel, None, None
         if channel is not None:
             channel.close()
@@ -282,12 +353,12 @@ class Link:
             if self.endpoint.embedded is not None:
                 self.endpoint.embedded.ensure()  # it may have to load its data first
             deadline = Deadline(self.timeout_s)
-        self._channel, self._identity = self.endpoint.open(deadline)
+        self._channel, self._identity = self.endpoint.open(deadline, self._tag)
         return self._channel
 
     def _break(self) -> None:
         """Drop the connection while a request may be under way on it."""
-        self.endpoint.stragglers.add(self._identity)
+        self.endpoint.broke(self._identity, self._tag)
         self.close()
 
 

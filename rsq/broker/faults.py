@@ -26,6 +26,10 @@ class ScriptMissing(BrokerError):
     """The server does not know the script: it is to be loaded."""
 
 
+class SlotMoved(BrokerUnavailable):
+    """Nothing was done: another node of the cluster serves this slot now."""
+
+
 _CREDENTIALS = ("NOAUTH", "WRONGPASS", "without any password configured", "invalid password", "invalid username")
 
 # How a missing right is told, also from inside a script, where the code is gone and the words differ by server.
@@ -42,8 +46,13 @@ _AWAY = (
     "BUSY ",
     "NOREPLICAS",
     "UNKILLABLE",
+    "WAIT cannot be used with replica",
     "max number of clients reached",
 )
+
+
+# A node of a cluster says so where a slot is not, or not wholly, its own.
+_ELSEWHERE = ("MOVED", "ASK ", "CROSSSLOT")
 
 
 def translated(error: BaseException, url: str) -> BrokerError:
@@ -75,6 +84,14 @@ def translated(error: BaseException, url: str) -> BrokerError:
         return BrokerRefused(
             f"{where} is out of memory (maxmemory reached): nothing was written; free memory or raise the limit"
         )
+    if text.startswith(_ELSEWHERE):
+        if "+cluster" in url.partition("://")[0]:
+            kind = SlotMoved if text.startswith("MOVED") else BrokerUnavailable
+            return kind(f"{where} cannot serve now: {text}")
+        scheme = "rediss+cluster" if url.startswith("rediss") else "redis+cluster"
+        return BrokerRefused(f"{where} is a node of a cluster: its URL begins with {scheme}://")
+    if text.startswith("ERR This instance has cluster support disabled"):
+        return BrokerRefused(f"{where} is no cluster: its URL begins with redis:// or rediss://")
     if any(mark in text for mark in _AWAY):
         return BrokerUnavailable(f"{where} cannot serve now: {text}")
     return BrokerRefused(f"{where} answered: {text}")

@@ -83,7 +83,7 @@ def temporary_server() -> TemporaryServer:
 
 def delete_namespace(settings: Settings) -> None:
     """Delete all keys of a namespace, whatever kind they are; where there is no server there is nothing to do."""
-    endpoint = Endpoint(settings.url)
+    endpoint = Endpoint.of(settings)
     if endpoint.embedded is not None and not endpoint.embedded.status().running:
         return  # nobody has used it, and looking must not start it
     namespace = settings.namespace

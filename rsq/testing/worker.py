@@ -29,7 +29,7 @@ class ThreadWorker:
         self._settings = app.settings
         self._queues = [WorkerQueue(name, self._settings) for name in queue_names or app.queues()]
         self._solo = SoloWorker(app, [queue.name for queue in self._queues], main_thread=False)
-        self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
+        self._link = Link(Endpoint.of(self._settings), LINK_TIMEOUT_S)
         self._thread = threading.Thread(target=self._serve, name="rsq-test-worker", daemon=True)
         self._error: BaseException | None = None
 

@@ -134,7 +134,7 @@ def run(place: ChildPlace) -> int:
 
 def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], board: ChildBoard) -> NoReturn:
     """The supervisor died, so nobody renews the lease: hand everything back unmarked, at once, and end."""
-    link = Link(Endpoint(settings.url), 1.0)
+    link = Link(Endpoint.of(settings), 1.0)
     try:
         leases = Leases(link, [WorkerQueue(name, settings) for name in names], identity.consumer)
         for error in leases.retire(Retirement(identity.consumer, "", board.running())).values():

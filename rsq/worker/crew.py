@@ -66,7 +66,7 @@ class Crew:
         weights: Mapping[str, int] | None = None,
         main_thread: bool = True,
     ) -> None:
-        self._endpoint = Endpoint(settings.url)
+        self._endpoint = Endpoint.of(settings)
         queues = [WorkerQueue(name, settings) for name in queue_names]
         clock = ServerClock()
         self._inbox = Inbox()

@@ -132,7 +132,7 @@ class LeaseKeeper(Part):
         """Look at the server, and say what runs here."""
         options, hello = self._options, self.hello
         names, tasks = hello["queues"], hello["tasks"]
-        link = Link(Endpoint(settings.url), LINK_TIMEOUT_S)
+        link = Link(Endpoint.of(settings), LINK_TIMEOUT_S)
         queues = queues_line(names, hello["unread"])
         self._announce(what_runs(self._worker_id, hello["app"], tasks, queues, options, check_server(link, settings)))
         self._begun()

@@ -60,7 +60,7 @@ class SoloWorker:
         self.worker_id = new_worker_id()
         self._board = Board(1, slots=1).child(0)
         self._identity = Identity(self.worker_id, 0, 1, self._board)
-        self._link = Link(Endpoint(self._settings.url), LINK_TIMEOUT_S)
+        self._link = Link(Endpoint.of(self._settings), LINK_TIMEOUT_S)
         self._queues = [WorkerQueue(name, self._settings) for name in self.queue_names]
         portrait = Portrait(app.name, self.queue_names, sorted(app.tasks), "solo", 1, 1, self._settings.lease_ms)
         self._on_shutdown = on_shutdown or self.stop

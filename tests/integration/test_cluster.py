@@ -1,0 +1,283 @@
+"""Redis Cluster: everything works there, and nothing is lost or doubled by failovers, lost masters and moving slots."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from rsq import App, State, every
+from rsq.broker.dead_letters import dead_letters, redrive
+from rsq.broker.queue_control import purge
+from rsq.errors import BrokerRefused, QueuePaused, TaskRevoked
+from tests.clusters import Cluster
+from tests.conftest import MakeServer, keys_without_ttl
+from tests.helpers import wait_until
+from tests.integration import tasks
+from tests.integration.conftest import Journal, StartWorker, settled
+from tests.servers import find_binary
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("RSQ_TEST_SERVER") == "redis62", reason="clusters are started with a setting that Redis 6.2 lacks"
+)
+
+PATIENT_S = 60.0
+"""A producer's deadline that no failover exceeds, however slow the machine."""
+
+TAG = "rsq:0"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Cluster]:
+    with Cluster(find_binary()) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Iterator[Cluster]:
+    """Whole, settled and empty; afterwards no key is left that should not be."""
+    for node in running.nodes:
+        if not node.running:
+            node.start()
+    running.settle()
+    running.flush()
+    yield running
+    for node in running.nodes:
+        if node.running:
+            with node.client(decode_responses=True, encoding_errors="replace") as client:
+                if client.role()[0] == "master":
+                    assert keys_without_ttl(client) == []
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> str:
+    return cluster.url
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Iterator[App]:
+    with tasks.app.configured(url=cluster.url, broker_timeout_s=PATIENT_S):
+        yield tasks.app
+
+
+def rsq(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rsq", "-A", "tests.integration.tasks", *arguments]
+    env = {**os.environ, "RSQ_URL": cluster.url, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+
+# -- everything works there
+
+
+def test_calls_and_their_results(app: App, start_worker: StartWorker) -> None:
+    start_worker("-Q", "default,other")
+    assert tasks.add.delay(2, 3).get(timeout=PATIENT_S) == 5
+    assert tasks.add.apply_async((2, 4), queue="other", priority=9).get(timeout=PATIENT_S) == 6
+    assert tasks.add.apply_async((2, 5), countdown=0.1).get(timeout=PATIENT_S) == 7
+    assert [each.get(timeout=PATIENT_S) for each in tasks.add.map_async([(n, n) for n in range(50)])] == [
+        2 * n for n in range(50)
+    ]
+
+
+def test_calls_and_results_of_coroutines(app: App, start_worker: StartWorker) -> None:
+    start_worker()
+
+    async def many() -> list[int]:
+        handles = await asyncio.gather(*(tasks.aadd.adelay(n, 1) for n in range(20)))
+        return list(await asyncio.gather(*(handle.aget(timeout=PATIENT_S) for handle in handles)))
+
+    async def all_of_it() -> list[int]:
+        try:
+            return await many()
+        finally:
+            await app.aclose()
+
+    assert asyncio.run(all_of_it()) == [n + 1 for n in range(20)]
+
+
+def test_a_call_under_one_id_runs_once(app: App, start_worker: StartWorker, journal: Journal) -> None:
+    start_worker()
+    for _ in range(3):
+        result = tasks.note.apply_async(("once",), task_id="the-one")
+    assert result.get(timeout=PATIENT_S) == "once"
+    assert journal.count("ran once") == 1
+
+
+def test_dead_letters_come_again(app: App, start_worker: StartWorker) -> None:
+    start_worker()
+    failed = tasks.add.apply_async((1, "x"), max_retries=0)
+    with pytest.raises(TypeError):
+        failed.get(timeout=PATIENT_S)
+    queue = app.client.queue(None)
+    with app.client.link() as link:
+        (letter,) = dead_letters(link, queue)
+        assert redrive(link, queue, letter)
+    wait_until(lambda: settled(app), PATIENT_S, "the redriven call")
+
+
+def test_what_is_revoked_never_runs(app: App) -> None:
+    waits = tasks.add.apply_async((1, 1), countdown=3600)
+    waits.revoke()
+    with pytest.raises(TaskRevoked):
+        waits.get(timeout=PATIENT_S)
+
+
+def test_queues_are_paused_and_purged(app: App) -> None:
+    app.pause("default", refuse=True)
+    with pytest.raises(QueuePaused):
+        tasks.add.delay(1, 1)
+    assert app.resume("default") == ["default"]
+    tasks.add.delay(1, 1)
+    with app.client.link() as link:
+        assert purge(link, app.client.queue(None)) == 1
+
+
+def test_workers_are_inspected_and_told(app: App, cluster: Cluster, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    wait_until(lambda: app.inspect().ping(), PATIENT_S, "the worker to answer")
+    assert "pong" in rsq(cluster, "inspect", "ping").stdout
+    assert "default" in rsq(cluster, "status").stdout
+    app.control.shutdown()
+    assert worker.process.wait(PATIENT_S) == 0
+
+
+def test_schedules_are_fired(app: App, start_worker: StartWorker, journal: Journal) -> None:
+    app.schedules.add("often", every(seconds=1), tasks.note, ("beat",))
+    worker = start_worker("-B")
+    wait_until(lambda: journal.count("ran beat") >= 2, PATIENT_S, "two slots")
+    app.schedules.remove("often")
+    assert worker.stop() == 0
+
+
+# -- nothing is lost or doubled
+
+
+@contextmanager
+def calls() -> Iterator[Callable[[], list[str]]]:
+    """Calls are sent all the time; gives what has been accepted so far. At the end of the block it stops."""
+    accepted: list[str] = []
+    faults: list[BaseException] = []
+    stop = threading.Event()
+
+    def send() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                word = f"call-{number}"
+                tasks.note.delay(word)
+                accepted.append(word)
+                number += 1
+                stop.wait(0.002)
+        except BaseException as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield lambda: accepted
+    finally:
+        stop.set()
+        thread.join()
+    assert faults == []
+
+
+def ran_once(journal: Journal, accepted: list[str]) -> bool:
+    ran = Counter(line.removeprefix("ran ") for line in journal.lines())
+    assert all(number == 1 for number in ran.values()), [word for word, number in ran.items() if number > 1]
+    return set(accepted) <= set(ran)
+
+
+def a_failover(cluster: Cluster) -> None:
+    cluster.fail_over(TAG)
+
+
+def a_lost_master(cluster: Cluster) -> None:
+    old = cluster.master(TAG)
+    old.kill()
+    cluster.await_other_master(TAG, old)
+    old.start()
+    cluster.settle()
+
+
+def a_moving_slot(cluster: Cluster) -> None:
+    with cluster.moving(TAG, cluster.other_master(cluster.master(TAG))):
+        pass
+
+
+@pytest.mark.parametrize("event", [a_failover, a_lost_master, a_moving_slot])
+def test_each_call_runs_once(
+    event: Callable[[Cluster], None], app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal
+) -> None:
+    start_worker(lease=20)
+    with app.configured(wait_replicas=1), calls() as accepted:
+        wait_until(lambda: len(accepted()) > 20, PATIENT_S, "some calls")
+        event(cluster)
+        before = len(accepted())
+        wait_until(lambda: len(accepted()) > before + 20, PATIENT_S, "calls after it")
+    wait_until(lambda: ran_once(journal, accepted()), PATIENT_S, "all of them to run")
+    wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
+
+
+def test_a_slot_on_the_move_takes_nothing_and_loses_nothing(app: App, cluster: Cluster) -> None:
+    """While its keys move each script is refused before its first write, and nobody goes where they are not yet."""
+    tasks.add.delay(1, 1)
+    target = cluster.other_master(cluster.master(TAG))
+    sent: list[Any] = []
+    with cluster.moving(TAG, target) as source:
+        before = cluster.ask(source, "DBSIZE"), cluster.ask(target, "DBSIZE")
+        thread = threading.Thread(target=lambda: sent.append(tasks.add.apply_async((1, 2), task_id="waits")))
+        thread.start()
+        asked = cluster.ask(source, "INFO", "commandstats")
+        wait_until(lambda: cluster.ask(source, "INFO", "commandstats") != asked, PATIENT_S, "the send to be tried")
+        assert (cluster.ask(source, "DBSIZE"), cluster.ask(target, "DBSIZE")) == before
+        assert not sent
+    thread.join(PATIENT_S)
+    assert sent
+    assert cluster.master(TAG) is target
+
+
+# -- how it is found
+
+
+def test_one_node_of_the_url_is_enough(app: App, cluster: Cluster) -> None:
+    alive = cluster.master(TAG)
+    with app.configured(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{alive.port}"):
+        assert tasks.add.delay(1, 1).state is State.PENDING
+
+
+def test_a_password(running: Cluster) -> None:
+    with Cluster(find_binary(), password="pass word") as cluster, tasks.app.configured(url=cluster.url):
+        assert tasks.add.delay(1, 1).state is State.PENDING
+
+
+def test_a_node_of_a_cluster_behind_a_plain_url(cluster: Cluster) -> None:
+    for node in cluster.nodes[:3]:
+        with tasks.app.configured(url=node.url, namespace="elsewhere"):
+            try:
+                tasks.add.delay(1, 1)
+            except BrokerRefused as refused:
+                assert "is a node of a cluster: its URL begins with redis+cluster://" in str(refused)
+    done = subprocess.run(
+        [sys.executable, "-m", "rsq", "-A", "tests.integration.tasks", "--url", cluster.nodes[0].url, "worker"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode != 0
+    assert "is a node of a cluster: its URL begins with redis+cluster://" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plain_server_behind_the_url_of_a_cluster(own_server: MakeServer) -> None:
+    plain = own_server(tcp=True)
+    refused = pytest.raises(BrokerRefused, match="is no cluster: its URL begins with redis://")
+    with tasks.app.configured(url=f"redis+cluster://127.0.0.1:{plain.port}"), refused:
+        tasks.add.delay(1, 1)
