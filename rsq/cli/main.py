@@ -30,7 +30,19 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare()
         with ending():
-            return super().main(*args, **kwargs)
+            try:
+                code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            except click.UsageError as error:
+                if type(error).__name__ == "NoArgsIsHelpError":  # click has it from 8.2 on
+                    error.show()
+                    raise SystemExit(error.exit_code) from None
+                help_of = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+                fail(f"{' '.join(error.format_message().split())}{help_of}")
+            except click.ClickException as error:
+                fail(error.format_message(), code=error.exit_code)
+            except click.Abort:
+                interrupted()
+            raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
