@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 import warnings
@@ -28,25 +27,15 @@ from rsq.broker.client import Client
 from rsq.broker.dead_letters import dead_letters
 from rsq.broker.embedded import EmbeddedServer
 from rsq.broker.server_check import check_server
-from rsq.broker.status import counts, workers
+from rsq.broker.status import counts
 from rsq.demo.tasks import app, index_file
-from rsq.errors import BrokerError, WorkerLost
+from rsq.demo.workers import CHILDREN, LOOK_EVERY_S, WORKERS, check, children_of, end_of, is_replaced, run_workers
+from rsq.errors import BrokerError
 from rsq.result import AsyncResult
 from rsq.states import State
 
-WORKERS = 2
-CHILDREN = 2
-"""Of each worker."""
-
 KILL_AT = 0.4
 """Share of the files that have an outcome when one child is killed."""
-
-LOOK_EVERY_S = 0.05
-SILENCE_S = 30.0
-"""With no news for this long, something hangs."""
-
-STOP_S = 10.0
-LOG_LINES = 20
 
 SUMMED = ("lines", "functions", "classes", "imports")
 
@@ -130,7 +119,7 @@ def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
             f"  proof    the same count without a queue must come out equal\n"
         )
         log = home / "workers.log"
-        workers = stack.enter_context(_workers(client, log))
+        workers = stack.enter_context(run_workers(client, log))
 
         started = time.monotonic()
         calls = [(path,) for path in files]
@@ -139,7 +128,7 @@ def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
         with stage.progress("through the queue", len(files)) as advance:
             victim = _follow(client, workers, len(files), advance, log)
         queue_s = time.monotonic() - started
-        crashes = int(_is_replaced(victim, workers[0]))
+        crashes = int(is_replaced(victim, workers[0]))
         queued = {path: _outcome_of(result) for path, result in zip(files, results, strict=True)}
         counters = _counters(client)
         dead_ids = _dead_ids(client)
@@ -174,7 +163,7 @@ def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
             with_queue=sums(queued),
             without_queue=sums(direct),
             problems=problems,
-            log=_end_of(log) if problems else "",
+            log=end_of(log) if problems else "",
         )
 
 
@@ -242,7 +231,7 @@ def _outcome_of(result: AsyncResult[dict[str, int]]) -> Outcome:
     return record.value if record.state is State.SUCCESS else str(record.state)
 
 
-# -- server and workers
+# -- the server
 
 
 @contextmanager
@@ -301,43 +290,6 @@ def _delete_keys(client: Client, namespace: str) -> None:
                 return
 
 
-@contextmanager
-def _workers(client: Client, log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two `rsq worker` processes, all of whose children are at work."""
-    # By the environment: other users can read command lines, and a URL may hold a password.
-    environment = os.environ | {
-        "RSQ_URL": client.settings.url,
-        "RSQ_NAMESPACE": client.settings.namespace,
-        "RSQ_HEALTH_DIR": str(log.parent / "health"),
-    }
-    rsq = [sys.executable, "-W", "ignore", "-m", "rsq"]
-    command = [*rsq, "-A", "rsq.demo.tasks:app", "worker", "-c", str(CHILDREN), "-l", "warning"]
-    workers: list[subprocess.Popen[bytes]] = []
-    try:
-        with log.open("ab") as out:
-            while len(workers) < WORKERS:
-                worker = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-                workers.append(worker)
-        begun = time.monotonic()
-        while not {worker.pid for worker in workers} <= _reporting(client):
-            _check(workers, begun, log)
-            time.sleep(LOOK_EVERY_S)
-        yield workers
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            try:
-                worker.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                worker.kill()  # its children notice and end
-                worker.wait()
-
-
-def _reporting(client: Client) -> set[int]:
-    return {worker.pid for worker in workers(client)}
-
-
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:
     """Until every file has its outcome; kills one child on the way and gives its pid."""
     victim = done = 0
@@ -346,22 +298,13 @@ def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: i
         counters = _counters(client)
         if (now_done := counters["succeeded"] + counters["dead"]) > done:
             done, changed = now_done, time.monotonic()
-        if not victim and done >= KILL_AT * files and (children := _children(workers[0].pid)):
+        if not victim and done >= KILL_AT * files and (children := children_of(workers[0].pid)):
             victim = children[0]
             os.kill(victim, signal.SIGKILL)
         advance(done, f"kill -9 {victim}" if victim else "")
-        _check(workers, changed, log)
+        check(workers, changed, log)
         time.sleep(LOOK_EVERY_S)
     return victim
-
-
-def _check(workers: Sequence[subprocess.Popen[bytes]], changed: float, log: Path) -> None:
-    """Raise WorkerLost when a worker has ended, or when nothing has changed for too long."""
-    for worker in workers:
-        if worker.poll() is not None:
-            raise WorkerLost(f"worker {worker.pid} ended with exit code {worker.returncode}\n{_end_of(log)}")
-    if time.monotonic() - changed > SILENCE_S:
-        raise WorkerLost(f"the workers have done nothing for {SILENCE_S:g} s\n{_end_of(log)}")
 
 
 def _counters(client: Client) -> Counter[str]:
@@ -372,31 +315,3 @@ def _counters(client: Client) -> Counter[str]:
 def _dead_ids(client: Client) -> list[str]:
     with client.link() as link:
         return sorted(letter.id for letter in dead_letters(link, client.queue(index_file.options.queue)))
-
-
-def _children(pid: int) -> list[int]:
-    """The child processes of a worker; none where it has ended."""
-    if sys.platform == "linux":
-        try:
-            listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        except OSError:
-            return []
-    else:
-        listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(child) for child in listed.split()]
-
-
-def _is_replaced(victim: int, worker: subprocess.Popen[bytes]) -> bool:
-    """Whether the worker has all its children again, the killed one not among them."""
-    deadline = time.monotonic() + STOP_S
-    while time.monotonic() < deadline:
-        children = _children(worker.pid)
-        if victim not in children and len(children) == CHILDREN:
-            return True
-        time.sleep(LOOK_EVERY_S)
-    return False
-
-
-def _end_of(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    return "\n".join(["the end of the workers' log:", *(f"  {line}" for line in lines)])
