@@ -14,9 +14,10 @@ from rsq import crontab, every
 from rsq.bench import floor
 from rsq.bench.report import Sample
 from rsq.bench.rig import Rig, cpu_s, memory_bytes
-from rsq.bench.scenarios import FAR_S, ON_LINUX, WARM_UP, Samples, percentile
+from rsq.bench.scenarios import FAR_S, ON_LINUX, Samples, percentile
 from rsq.bench.steps import steps
 from rsq.bench.tasks import add, add_quietly, app, mark, swallow
+from rsq.bench.working_off import WARM_UP
 from rsq.broker.connection import Link
 from rsq.broker.reads import BlockingRead
 from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue

@@ -13,10 +13,11 @@ import msgpack
 from rsq import keys
 from rsq.broker.aio import AsyncLink, PerLoop
 from rsq.broker.aio_listener import AsyncResultListener
-from rsq.broker.connection import Endpoint, Link, LinkPool, ScriptCall, running
+from rsq.broker.connection import Endpoint, Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, repeating
 from rsq.broker.listener import ResultListener
+from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import Queue

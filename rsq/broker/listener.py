@@ -12,10 +12,11 @@ from time import monotonic
 from typing import Any
 
 from rsq.broker.channel import Channel
-from rsq.broker.connection import Endpoint, LinkPool
+from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import FAULTS, Refusal, translated
 from rsq.broker.forks import renew_in_child
+from rsq.broker.pool import LinkPool
 from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Silence, Waiting, looking
 from rsq.broker.wire import packed_texts
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable

@@ -12,9 +12,10 @@ from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
 from rsq.broker.aio import AsyncLink, PerLoop
-from rsq.broker.connection import LinkPool, running
+from rsq.broker.connection import running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, pauses
+from rsq.broker.pool import LinkPool
 from rsq.broker.queue import Queue
 from rsq.broker.wire import packed
 from rsq.calls.message import Message

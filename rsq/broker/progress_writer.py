@@ -10,8 +10,8 @@ import logging
 import threading
 import time
 
-from rsq.broker.connection import LinkPool
 from rsq.broker.forks import renew_in_child
+from rsq.broker.pool import LinkPool
 from rsq.broker.wire import Command
 from rsq.calls.progress import TTL_MS
 from rsq.errors import BrokerError

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rsq.broker.connection import Endpoint, Link, LinkPool
+from rsq.broker.connection import Endpoint, Link
+from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.clock import ServerClock

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from rsq.broker.connection import Link, LinkPool
+from rsq.broker.connection import Link
+from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import Rules, WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Released, Retried, Verdict

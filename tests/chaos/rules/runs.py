@@ -133,12 +133,16 @@ def _between(history: History, run: Run) -> list[Fault]:
 def reads_on(history: History) -> Iterator[Violation]:
     """Calls that came in when the lease of who began them had long run out, since its supervisor stood still."""
     frozen = [fault for fault in history.faults if fault.kind == "freeze_supervisor"]
+    # A child that lost its lease begins again under a new name, with a lease of its own.
+    known_since: dict[str, float] = {}
+    for run in history.all_runs():
+        known_since[run.consumer] = min(run.started, known_since.get(run.consumer, run.started))
     for run in history.all_runs():
         entered = history.entered(run)
         if not run.fenced or entered is None:
             continue
         for fault in frozen:
-            late_s = entered - fault.at - history.lease_s
+            late_s = entered - max(fault.at, known_since[run.consumer]) - history.lease_s
             if fault.touches(run) and entered < fault.until and late_s > READS_ON_S:
                 text = f"{run.kind} {run.id} was given to {run}, {late_s:.1f} s after the end of its lease"
                 yield Violation("reads on", text)
