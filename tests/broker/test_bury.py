@@ -11,6 +11,7 @@ from rsq.broker.dead_letters import dead_letters
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Released, Retried, Verdict
+from rsq.calls.placement import Placement
 from rsq.settings import Settings
 from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids, text
 
@@ -207,3 +208,14 @@ def test_all_verdicts_in_one_commit(rig: Rig) -> None:
     assert snapshot["stream"][:2] == [entry("back"), entry("kept")]
     assert snapshot["stream pending"] == {"back": ("released", 0), "kept": ("alice", 1)}
     assert ids(rig.get("bob")) == ["back"]
+
+
+def test_an_age_beyond_the_epoch_keeps_everything_and_holds_nothing_up(rig: Rig, link: Link) -> None:
+    """Redis knows no time before 1970: it would refuse the trimming when the entry has left its stream already."""
+    rig = bounded(rig, link, dead_max_age_s=99 * 365 * 86_400)
+    rig.hire("alice")
+    rig.enqueue("a", Placement(dedupe_key="k", dedupe_until="done"))
+    (a,) = rig.get("alice")
+    assert rig.commit("alice", given_up(a)) == [1]
+    assert [each.id for each in dead_letters(rig.link, rig.queue)] == ["a"]
+    assert rig.enqueue("b", Placement(dedupe_key="k", dedupe_until="done")) == ("accepted", "b")
