@@ -259,6 +259,8 @@ def test_what_is_not_there_says_what_to_write(kind: str) -> None:
         with pytest.raises(AttributeError) as caught:
             getattr(found, name)
         assert str(caught.value) == f"{type(found).__name__!r} object has no attribute {name!r}: {said}"
+        with pytest.raises(AttributeError, match=re.escape(said)):
+            setattr(found, name, 1)
     with pytest.raises(AttributeError, match=r"object has no attribute 'nothing'$"):
         found.nothing  # noqa: B018
 
