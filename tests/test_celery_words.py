@@ -117,10 +117,11 @@ def worker(url: str) -> Iterator[ThreadWorker]:
         ("exc", "NotReady: no"),
         ("class", "NotReady: "),
         ("falsy", "Falsy: "),
-        ("none", "MaxRetriesExceededError: tests.test_celery_words.catches has had its 2 retries"),
+        ("none", "MaxRetriesExceededError: tests.test_celery_words.catches has no retry left (max_retries=2)"),
         (
             "handled",
-            "MaxRetriesExceededError: tests.test_celery_words.catches has had its 2 retries; last: NotReady: handled",
+            "MaxRetriesExceededError: tests.test_celery_words.catches has no retry left (max_retries=2); "
+            "last: NotReady: handled",
         ),
     ],
 )
