@@ -70,8 +70,8 @@ class BaseApp:
 
     name           shown in logs and reports, and the owner of the schedules that the code declares; default: the module
                    that makes the app
-    url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``unix://``, ``embedded://``; default: RSQ_URL,
-                   else the embedded server
+    url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``, ``unix://``,
+                   ``embedded://``; default: RSQ_URL, else the embedded server
     task_defaults  options for every task that does not say otherwise: ``{"autoretry_for": ()}`` makes rsq retry only
                    where it is asked to
     settings       any field of `rsq.settings.Settings`
