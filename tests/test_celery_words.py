@@ -110,6 +110,8 @@ def worker(url: str) -> Iterator[ThreadWorker]:
 
 # -- the last self.retry()
 
+NONE_LEFT = "MaxRetriesExceededError: tests.test_celery_words.catches has no retry left (max_retries=2)"
+
 
 @pytest.mark.parametrize(
     ("how", "caught"),
@@ -117,12 +119,8 @@ def worker(url: str) -> Iterator[ThreadWorker]:
         ("exc", "NotReady: no"),
         ("class", "NotReady: "),
         ("falsy", "Falsy: "),
-        ("none", "MaxRetriesExceededError: tests.test_celery_words.catches has no retry left (max_retries=2)"),
-        (
-            "handled",
-            "MaxRetriesExceededError: tests.test_celery_words.catches has no retry left (max_retries=2); "
-            "last: NotReady: handled",
-        ),
+        ("none", NONE_LEFT),
+        ("handled", f"{NONE_LEFT}; last: NotReady: handled"),
     ],
 )
 def test_the_last_retry_can_be_caught_in_the_body(mode: str, how: str, caught: str) -> None:
