@@ -2,20 +2,20 @@
 
 Where things are, in the order in which a call meets them; each module says at its head what it does:
 
-    demo/tasks.py                an example of an app
-    face, app, task, shared      decorate a function, call `delay`
-    calls/                       the call as data: options, message, retries, schedules, outcomes
-    codec, remote                how values and errors travel
-    broker/                      all that speaks to the server, with each transition in lua/
-    keys, states, clock          its words: names of keys, states of a call, times
-    loader, worker/              supervisor, children, and in each: fetcher -> attempt -> committer
-    result                       what the caller gets back
-    beat/                        schedules
-    cli/                         the commands
-    settings, errors, signals    what all of them share
-    hints, celery_names          what to write instead of a name of Celery's
-    naming, functions, pickling  what can be a task, its name, and how tasks and handles are pickled
-    testing/, contrib/, bench/   for tests of yours, for databases of yours, and measuring
+    demo/tasks.py                    an example of an app
+    face, app, task, shared          decorate a function, call `delay`
+    calls/                           the call as data: options, message, retries, schedules, outcomes
+    codec, remote                    how values and errors travel
+    broker/                          all that speaks to the server, with each transition in lua/
+    keys, states, clock              its words: names of keys, states of a call, times
+    loader, worker/                  supervisor, children, and in each: fetcher -> attempt -> committer
+    result                           what the caller gets back
+    beat/                            schedules
+    cli/                             the commands
+    settings, errors, signals, logs  what all of them share
+    hints, celery_names              what to write instead of a name of Celery's
+    naming, functions, pickling      what can be a task, its name, and how tasks and handles are pickled
+    testing/, contrib/, bench/       for tests of yours, for databases of yours, and measuring
 
 A module imports only from the floors below its own, which tests/test_layers.py lists.
 """
@@ -33,6 +33,7 @@ from rsq.errors import (
     DuplicateCall,
     EncodeError,
     Ignore,
+    LeaseLost,
     MaxRetriesExceededError,
     MessageTooLarge,
     NotReplicated,
@@ -71,6 +72,7 @@ __all__ = [
     "DuplicateCall",
     "EncodeError",
     "Ignore",
+    "LeaseLost",
     "MaxRetriesExceededError",
     "MessageTooLarge",
     "NotReplicated",

@@ -70,8 +70,8 @@ class BaseApp:
 
     name           shown in logs and reports, and the owner of the schedules that the code declares; default: the module
                    that makes the app
-    url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``unix://``, ``embedded://``; default: RSQ_URL,
-                   else the embedded server
+    url            ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``, ``unix://``,
+                   ``embedded://``; default: RSQ_URL, else the embedded server
     task_defaults  options for every task that does not say otherwise: ``{"autoretry_for": ()}`` makes rsq retry only
                    where it is asked to
     settings       any field of `rsq.settings.Settings`
@@ -211,16 +211,23 @@ class BaseApp:
 
     def take(self, task: Task[..., Any]) -> None:
         """Know this task by its name. Raises DuplicateTask for another function of that name."""
+        self.check_twin(task)
+        self.tasks[task.name] = task
+
+    def check_twin(self, task: Task[..., Any]) -> None:
+        """Raises DuplicateTask where the name of this task is that of another function."""
         known = self.tasks.get(task.name)
         if known is not None and place_of(known.function) != place_of(task.function):
             raise DuplicateTask(
                 f"two functions are registered as {task.name!r}: {place_of(known.function)} and "
                 f"{place_of(task.function)}; give one of them another name=..."
             )
-        self.tasks[task.name] = task
 
     def set_default(self) -> None:
-        """Have the tasks of `@task`, which names no app, belong to this one; see `rsq.shared`. Raises InvalidTask."""
+        """Have the tasks of `@task`, which names no app, belong to this one; see `rsq.shared`.
+
+        Raises InvalidTask, DuplicateTask; then they stay where they were.
+        """
         shared.belong_to(self)
 
     def get_task(self, name: str) -> Task[..., Any]:

@@ -20,9 +20,8 @@ Extension types, part of the protocol. "Packed" is msgpack inside msgpack, by th
                        of a dataclass a map from field to value
 
 At most 16 extensions stand inside each other. Strings are UTF-8; a lone surrogate, as in names of files, travels as the
-three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type, members of
-an Enum of texts or numbers and namedtuples among them. Nothing is ever pickled,
-and no class is imported to decode.
+three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type, members of an Enum of
+texts or numbers and namedtuples among them. Nothing is ever pickled, and no class is imported to decode.
 """
 
 from __future__ import annotations

@@ -51,3 +51,6 @@ class _Absent:
 
     def __get__(self, found: object, owner: type) -> NoReturn:
         raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}: {self._said}")
+
+    def __set__(self, found: object, value: object) -> NoReturn:
+        self.__get__(found, type(found))  # to set it would do nothing, in silence

@@ -53,7 +53,10 @@ def encode_error(exc: BaseException, traceback_limit_bytes: int = 64 * 1024) -> 
         trace = f"{cls.__qualname__} (its traceback cannot be printed: {type(error).__name__})\n"
     if isinstance(exc, (Retry, Reject)):
         told = text_of(exc)
-        exc = MaxRetriesExceededError(f"{told}, and none is left") if isinstance(exc, Retry) else Rejected(told)
+        if isinstance(exc, Retry):
+            exc = MaxRetriesExceededError(f"{told or 'it asked for a retry'}, and none is left")
+        else:
+            exc = Rejected(told)
         cls = type(exc)
     try:
         # The args of an OSError lack the name of the file, which its constructor takes.

@@ -35,7 +35,8 @@ class Settings:
     """
 
     url: str = settings_field(default=DEFAULT_URL, repr=False)  # it holds a password
-    """``redis://``, ``rediss://`` (TLS), ``redis+sentinel://``, ``unix://`` or ``embedded://[/directory]``."""
+    """``redis://``, ``rediss://`` (TLS), ``redis+sentinel://``, ``redis+cluster://``, ``unix://`` or
+    ``embedded://[/directory]``."""
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""
     default_queue: str = "default"

@@ -29,6 +29,8 @@ class Owner(AppLike, Protocol):
 
     def take(self, task: Task[..., Any]) -> None: ...
 
+    def check_twin(self, task: Task[..., Any]) -> None: ...
+
 
 AnOwner = TypeVar("AnOwner", bound=Owner)
 
@@ -82,10 +84,14 @@ class SharedTasks(Generic[AnOwner]):
             self._made += not self._held
 
     def belong_to(self, app: AnOwner) -> None:
-        """Have them belong to this app. Raises InvalidTask where its task_defaults do not go with their options."""
+        """Have them belong to this app.
+
+        Raises InvalidTask where its task_defaults do not go with their options, DuplicateTask where it has another task
+        of one of their names.
+        """
         with self._lock:
-            self.chosen = True
             self._move(app)
+            self.chosen = True
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -101,7 +107,8 @@ class SharedTasks(Generic[AnOwner]):
             return
         former = self.app.tasks
         changes = []
-        for task, given in self._declared.values():
+        for task, given in self._declared.values():  # all of them move, or none
+            app.check_twin(task)
             try:
                 changes.append((task, app.options_of(given)))
             except InvalidTask as error:

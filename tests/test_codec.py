@@ -824,6 +824,8 @@ class TestErrors:
         assert type(travel(Reject("no"))) is Rejected
         assert str(travel(Reject("no"))) == "no"
         assert type(travel(Retry("once more"))) is MaxRetriesExceededError
+        assert str(travel(Retry("once more"))) == "once more, and none is left"
+        assert str(travel(Retry())) == "it asked for a retry, and none is left"
         assert type(travel(Retry("once more", Retry("and", KeyError("k"))))) is KeyError
         for name in ("rsq.errors.Retry", "rsq.errors.Ignore", "builtins.StopIteration", "builtins.StopAsyncIteration"):
             assert type(decode_error({"type": name, "message": "", "args": []})) is RemoteError

@@ -44,6 +44,9 @@ def modules() -> dict[str, ast.Module]:
 
 MODULES = modules()
 
+MAP = re.findall(r"^ {4}(\S.*)", rsq.__doc__ or "", re.MULTILINE)
+"""The lines in the docstring of `rsq` that say where things are."""
+
 
 def floor(module: str) -> int:
     top = module.partition(".")[0]
@@ -72,6 +75,15 @@ def own_imports(tree: ast.Module) -> set[str]:
             name = name.rpartition(".")[0]
         found.add(name or "__init__")
     return found
+
+
+def test_the_map_of_the_modules_is_whole() -> None:
+    places = {place.strip("/") for line in MAP for place in line.split("  ")[0].split(", ")}
+    assert {place.partition("/")[0] for place in places} == {name.partition(".")[0] for name in MODULES} - {
+        "__init__",
+        "__main__",
+    }
+    assert all((ROOT / place).exists() for place in places if "/" in place)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -149,6 +149,33 @@ def test_two_functions_under_one_name(run: Run) -> None:
     assert "DuplicateTask: two functions are registered as 'shop.own'" in said
 
 
+def test_they_move_together_or_not_at_all(run: Run) -> None:
+    run(
+        """
+        import rsq
+        first = rsq.App("first")
+
+        @rsq.task(name="x")
+        def x(): ...
+
+        @rsq.task(name="y")
+        def y(): ...
+
+        second = rsq.App("second")
+
+        @second.task(name="y")
+        def other(): ...
+
+        try:
+            second.set_default()
+        except rsq.errors.DuplicateTask:
+            assert x.app is y.app is first and first.tasks == {"x": x, "y": y} and second.tasks == {"y": other}
+        else:
+            raise AssertionError("two tasks of one name")
+        """
+    )
+
+
 def test_a_worker_of_the_project_runs_them(run: Run, server: Server) -> None:
     """The web process imports the app, the worker is started with -A: both on the server of the app, not of RSQ_URL."""
     said = run(

@@ -221,7 +221,7 @@ def test_celerys_words_for_retries() -> None:
             {"retry_kwargs": {"jitter": 1}},
             "no name in retry_kwargs is called 'jitter'; there are",
         ),
-        ({"retry_kwargs": {"max_retries": 1}, "max_retries": 2}, "give max_retries or max_retries in retry_kwargs"),
+        ({"retry_kwargs": {"max_retries": 1}, "max_retries": 2}, "leave out max_retries in retry_kwargs"),
         ({"retry_kwargs": {"countdown": 1}, "retry_backoff": True}, "says nothing beside retry_backoff"),
         ({"retry_kwargs": {"countdown": "1"}}, "default_retry_delay takes seconds"),
         ({"autoretry_for": "OSError"}, "autoretry_for takes classes of exceptions, not 'OSError'"),

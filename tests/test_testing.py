@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rsq.errors import (
     RemoteError,
     ResultIgnored,
     ResultTimeout,
+    SettingsError,
     TaskRevoked,
     UnknownTask,
 )
@@ -500,6 +502,30 @@ def test_an_app_that_was_never_used_is_left_unconnected() -> None:
     with fresh.testing.eager():
         pass
     assert "client" not in vars(fresh)
+
+
+def test_eager_mode_never_asks_the_app_s_own_server(url: str) -> None:
+    own = App("own", url=url, namespace="eager-own")
+    asks: list[Callable[[], object]] = [
+        lambda: own.pause("mail"),
+        lambda: own.resume("mail"),
+        lambda: own.control.shutdown(),
+        lambda: own.inspect(timeout=0.1).active(),
+        lambda: own.inspect(timeout=0.1).scheduled(),
+        lambda: own.schedules.add("daily", 5, "shop.sum"),
+        lambda: own.schedules.list(),
+    ]
+    with own.testing.eager():
+        for ask in asks:
+            with pytest.raises(SettingsError, match="in eager mode no server is asked"):
+                ask()
+        with own.testing.isolated(url), pytest.raises(SettingsError, match="in eager mode"):
+            own.pause("mail")
+    with own.testing.isolated(url), own.testing.eager():
+        own.pause("mail")
+        assert own.resume("mail") == ["mail"]
+    assert own.client.ask(("KEYS", "*eager-own*")) == [[]]
+    own.close()
 
 
 class TestWorker:

@@ -192,7 +192,7 @@ def _retry_kwargs(retry_kwargs: Any, given: Mapping[str, Any]) -> dict[str, Any]
         if name not in _RETRY_KWARGS:
             raise InvalidTask(unknown_text("retry_kwargs", name, "name in retry_kwargs", _RETRY_KWARGS))
         if _RETRY_KWARGS[name] in given:
-            raise InvalidTask(f"give {_RETRY_KWARGS[name]} or {name} in retry_kwargs, not both")
+            raise InvalidTask(f"{_RETRY_KWARGS[name]} is given twice: leave out {name} in retry_kwargs")
     if "countdown" in retry_kwargs and given.get("retry_backoff"):
         raise InvalidTask("countdown in retry_kwargs says nothing beside retry_backoff, which decides: leave one out")
     return {_RETRY_KWARGS[name]: value for name, value in retry_kwargs.items()}

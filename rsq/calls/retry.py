@@ -127,7 +127,7 @@ def asked_for(
     if exc is not None:
         return exc
     last = "" if handled is None else f"; last: {type(handled).__name__}: {codec.text_of(handled)}"
-    return MaxRetriesExceededError(f"{name} has had its {most} retries{last}")
+    return MaxRetriesExceededError(f"{name} has no retry left (max_retries={most}){last}")
 
 
 def decide(

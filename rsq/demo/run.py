@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +30,9 @@ from rsq.broker.server_check import check_server
 from rsq.broker.status import counts
 from rsq.demo.tasks import app, index_file
 from rsq.demo.workers import CHILDREN, LOOK_EVERY_S, WORKERS, check, children_of, end_of, is_replaced, run_workers
-from rsq.errors import BrokerError
 from rsq.result import AsyncResult
 from rsq.states import State
+from rsq.testing.server import delete_namespace
 
 KILL_AT = 0.4
 """Share of the files that have an outcome when one child is killed."""
@@ -274,20 +274,8 @@ def _connected(url: str, namespace: str) -> Iterator[Client]:
     try:
         yield app.client
     finally:
-        with suppress(BrokerError):  # a server that is gone is a worse error than keys that are left on it
-            _delete_keys(app.client, namespace)
+        delete_namespace(app.settings)
         app.close()
-
-
-def _delete_keys(client: Client, namespace: str) -> None:
-    cursor = b"0"
-    with client.link() as link:
-        while True:
-            cursor, names = link.call("SCAN", cursor, "MATCH", f"*{namespace}*", "COUNT", 1000)
-            if names:
-                link.pipeline([("DEL", name) for name in names])
-            if cursor == b"0":
-                return
 
 
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rsq.app import BaseApp, shared
 from rsq.errors import SettingsError
+from rsq.settings import Settings
 from rsq.testing.eager import Eager, EagerCall
 from rsq.testing.server import TemporaryServer, delete_namespace, temporary_server
 from rsq.testing.worker import ThreadWorker
@@ -74,7 +75,8 @@ class Testing:
         """Calls of the app's tasks run inline, in whatever thread they are made, as a worker would run them.
 
         Arguments, errors and results go through the codec, retries are followed without waiting, dedupe holds within
-        the block, and no server is asked for anything. Delays and priorities mean nothing. Blocks may be nested.
+        the block, and no server is asked for anything: what is not about calls (`app.pause`, `app.schedules`) raises
+        SettingsError outside of a block of `isolated`. Delays and priorities mean nothing. Blocks may be nested.
 
         propagate  a call that fails for good raises its error where it was made; of calls that tasks make, the
                    outermost one raises. False: the error is in the result alone
@@ -122,10 +124,14 @@ class Testing:
                 worker.stop()
             worker.check()
 
+    def _is_isolated(self, settings: Settings) -> bool:
+        """Whether these are the settings of a block of `isolated`, so that nothing which they reach is in use."""
+        return self._isolations > 0 and settings == self._app.settings
+
     def _enter_eager(self, propagate: bool) -> EagerCall:
         with self._lock:
             if self._eager is None:
-                self._eager = Eager(self._app)
+                self._eager = Eager(self._app, self._is_isolated)
             mode = partial(self._eager.call, propagate)
             self._modes.append(mode)
             self._app.eager = mode

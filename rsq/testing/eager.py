@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -13,13 +14,14 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 from rsq.app import BaseApp
 from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.client import Client
+from rsq.broker.connection import Link
 from rsq.broker.listener import ResultListener
 from rsq.broker.producer import Accepted, answer
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
 from rsq.clock import ServerClock
-from rsq.errors import ResultTimeout
+from rsq.errors import ResultTimeout, SettingsError
 from rsq.remote import decode_error
 from rsq.result import AsyncResult
 from rsq.settings import Settings
@@ -53,14 +55,14 @@ _level: ContextVar[_Level | None] = ContextVar("rsq.testing.level", default=None
 class Eager:
     """What eager mode keeps from the beginning of the outermost block to its end."""
 
-    def __init__(self, app: BaseApp) -> None:
+    def __init__(self, app: BaseApp, may_ask: Callable[[Settings], bool]) -> None:
         self._app = app
         self._lock = threading.Lock()
         self._markers: dict[tuple[str, str, str], str] = {}
         self._versions: dict[tuple[str, str], int] = {}
         self._idle: list[_Runner] = []
         self._replaced = vars(app).get("client")
-        self._client = app.client = MemoryClient(app.settings)
+        self._client = app.client = MemoryClient(app.settings, may_ask)
 
     def call(self, propagate: bool, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
         """Stands in for enqueueing, as `App.eager`."""
@@ -196,13 +198,27 @@ def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
 
 
 class MemoryClient(Client):
-    """Stands in for the app's client in eager mode: results lie in memory, the clock is this host's."""
+    """Stands in for the app's client in eager mode: results lie in memory, the clock is this host's.
 
-    def __init__(self, settings: Settings) -> None:
+    may_ask  whether what is not about calls, such as a pause or a schedule, may go to the server of these settings
+    """
+
+    def __init__(self, settings: Settings, may_ask: Callable[[Settings], bool]) -> None:
         super().__init__(settings)
+        self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
+
+    @contextmanager
+    def link(self) -> Iterator[Link]:
+        if not self._may_ask(self.settings):
+            raise SettingsError(
+                "in eager mode no server is asked, and this needs one: test it inside app.testing.worker(), or put the "
+                "eager block into one of app.testing.isolated()"
+            )
+        with super().link() as link:
+            yield link
 
     def now_ms(self) -> int:
         return _now_ms()

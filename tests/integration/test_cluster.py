@@ -23,7 +23,7 @@ from tests.conftest import MakeServer, keys_without_ttl
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled
-from tests.servers import find_binary
+from tests.servers import Server, find_binary
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("RSQ_TEST_SERVER") == "redis62", reason="clusters are started with a setting that Redis 6.2 lacks"
@@ -245,6 +245,19 @@ def test_a_slot_on_the_move_takes_nothing_and_loses_nothing(app: App, cluster: C
 
 
 # -- how it is found
+
+
+def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:
+    for _ in range(4):  # of random names, so that their slots lie on several nodes
+        with app.testing.isolated(cluster.url):
+            tasks.add.apply_async((1, 2), countdown=1000)
+            app.pause("mail")
+    assert [node.port for node in cluster.nodes if masters_keys(node)] == []
+
+
+def masters_keys(node: Server) -> list[str]:
+    with node.client(decode_responses=True) as client:
+        return [str(key) for key in client.keys("*test-*")] if client.role()[0] == "master" else []
 
 
 def test_one_node_of_the_url_is_enough(app: App, cluster: Cluster) -> None:
