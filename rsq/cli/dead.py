@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
@@ -24,8 +24,6 @@ from rsq.cli.common import (
 )
 from rsq.cli.out import EXIT_NO, block, confirm, document, fail, say, shown, table
 from rsq.errors import DecodeError, DuplicateCall, SettingsError
-
-_Filter = Callable[[DeadLetter], bool]
 
 
 @click.group()
@@ -154,13 +152,16 @@ def redrive(
     client = context.app_or_plain().client
     target = client.queue(queue)
     sent = refused = 0
+    missing = dict.fromkeys(task_ids)
     with client.link() as link:
         for letter in _named(link, target, task_ids, task, reason, everything):
+            _strike(letter, missing)
             try:
                 sent += letters.redrive(link, target, letter)
             except (DecodeError, DuplicateCall) as error:
                 refused += 1
                 say(f"rsq: {error}", err=True)
+    _say_missing(missing, target)
     say(f"sent {plural(sent, 'dead letter')} of queue {target.name} again")
     sys.exit(1 if refused or (task_ids and not sent) else 0)
 
@@ -190,6 +191,10 @@ def purge(
     target = client.queue(queue)
     with client.link() as link:
         named = list(_named(link, target, task_ids, task, reason, everything))
+        missing = dict.fromkeys(task_ids)
+        for letter in named:
+            _strike(letter, missing)
+        _say_missing(missing, target)
         if named and not yes:
             confirm(f"Delete {plural(len(named), 'dead letter')} of queue {target.name}?")
         deleted = letters.delete_dead(link, target, named)
@@ -212,6 +217,17 @@ def _named(
     for letter in _chosen(link, queue, task, reason, newest_first=False):
         if not ids or letter.id in ids or letter.entry_id in ids:
             yield letter
+
+
+def _strike(letter: DeadLetter, missing: dict[str, None]) -> None:
+    """It has been found."""
+    missing.pop(letter.id, None)
+    missing.pop(letter.entry_id, None)
+
+
+def _say_missing(missing: Iterable[str], queue: Queue) -> None:
+    for task_id in missing:
+        say(f"rsq: no such dead letter: {task_id} in queue {queue.name}; see rsq dead list", err=True)
 
 
 def _plain(letter: DeadLetter) -> dict[str, Any]:

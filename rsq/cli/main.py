@@ -36,8 +36,7 @@ class _Group(click.Group):
                 if type(error).__name__ == "NoArgsIsHelpError":  # click has it from 8.2 on
                     error.show()
                     raise SystemExit(error.exit_code) from None
-                help_of = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
-                fail(f"{' '.join(error.format_message().split())}{help_of}")
+                fail(_what_is_wrong(error))
             except click.ClickException as error:
                 fail(error.format_message(), code=error.exit_code)
             except click.Abort:
@@ -55,6 +54,19 @@ class _Group(click.Group):
             interrupted()
 
 
+def _what_is_wrong(error: click.UsageError) -> str:
+    """In one line, with what to do next."""
+    text, context = " ".join(error.format_message().split()), error.ctx
+    if context is None:
+        return text
+    program = context.find_root().command_path
+    command = context.command_path.removeprefix(program).strip()
+    named = error.option_name if isinstance(error, click.NoSuchOption) else ""
+    if command and any(named in option.opts for option in main.params if option.expose_value):
+        return f"{named} goes before the command: {program} {named} ... {command}"
+    return f"{text} (see {context.command_path} --help)"
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rsq")
 @click.option("-A", "--app", "app_name", metavar="MODULE[:ATTRIBUTE]", help="Where your app is; default: RSQ_APP.")
@@ -69,7 +81,8 @@ def main(ctx: click.Context, app_name: str | None, url: str | None, namespace: s
       rsq -A shop.tasks worker -Q default
       rsq -A shop.tasks call shop.tasks.add 1 2 --wait
 
-    Exit codes: 0 done, 1 the command's own "no", 2 a mistake in the call or the settings, 4 the server, 130 Ctrl-C.
+    Exit codes: 0 done, 1 the command's own "no", 2 a mistake in the call or the settings, 3 no result yet, 4 the
+    server, 130 Ctrl-C.
     """
     given = {"url": url, "namespace": namespace}
     ctx.obj = Context(app_name, {name: value for name, value in given.items() if value is not None})

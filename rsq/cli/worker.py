@@ -43,6 +43,7 @@ _CELERYS = {
 @click.option(
     "-Q",
     "--queues",
+    multiple=True,
     help="Queues: in strict order, critical,default, or by weights, critical:6,default:3. Default: all tasks name.",
 )
 @click.option(
@@ -75,7 +76,7 @@ _CELERYS = {
 @pass_context
 def worker(
     context: Context,
-    queues: str | None,
+    queues: tuple[str, ...],
     concurrency: int | None,
     pool: str,
     loglevel: str,
@@ -103,7 +104,7 @@ def worker(
         sys.stdout.reconfigure(line_buffering=True)  # what tasks print is seen at once, in a file or a pipe, too
     given = {"shutdown_timeout_s": shutdown_timeout, "lease_s": lease, "log_arguments": log_arguments}
     overrides = context.overrides | {name: value for name, value in given.items() if value is not None}
-    weights = {} if queues is None else parse_queues(queues)
+    weights = parse_queues(",".join(queues)) if queues else {}
     options = WorkerOptions(
         app=context.app_name,
         queues=tuple(weights),

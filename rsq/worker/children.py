@@ -101,9 +101,9 @@ class Child:
         """The name under which it consumes at present."""
         return consumer_name(self.worker_id, self.index, self.incarnation, self.board.generation)
 
-    def let_go(self, lease_s: float) -> None:
-        """Its consumer is registered: it may work."""
-        self.board.lease_until = time.monotonic() + lease_s
+    def let_go(self, lease_until: float) -> None:
+        """Its consumer is registered, with a lease until then: it may work."""
+        self.board.lease_until = lease_until
         self.registered = True
         self._tell(BEGIN)
 

@@ -359,10 +359,10 @@ class Fetcher:
             delivery.lease_lost = not delivery.taken
         # On another queue the lease may still hold; there they go back at once.
         self._hand_back(dropped)
-        name = self._identity.next_name()
+        name, asked_at = self._identity.next_name(), time.monotonic()
         for queue in self._queues:
             queue.register(self._link, name, old)
-        self._identity.change(self._settings.lease_s)
+        self._identity.change(asked_at + self._settings.lease_s)
         self._begin_anew()
         log.warning(
             "lost the lease of %s: dropped %d messages that had not begun; going on as %s", old, len(dropped), name

@@ -31,10 +31,10 @@ class Identity:
         """The name to take after this one."""
         return consumer_name(*self._parts, self._board.generation + 1)
 
-    def change(self, lease_s: float) -> None:
+    def change(self, lease_until: float) -> None:
         """Take the next name, which is registered already: whoever keeps the leases renews it from now on."""
         self.consumer = self.next_name()
-        self._board.lease_until = time.monotonic() + lease_s
+        self._board.lease_until = lease_until
         self._board.generation += 1
 
     def lease_holds(self) -> bool:

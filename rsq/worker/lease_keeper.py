@@ -102,8 +102,10 @@ class LeaseKeeper(Part):
         self.soon()
 
     def leave(self) -> None:
-        """The worker ends: it is listed no more."""
-        if self._control is not None:
+        """The worker ends: it is listed no more. A server that is away is not waited for once more."""
+        if self._control is not None and not self.answers:
+            log.warning("could not sign off, for the server did not answer when it was last asked")
+        elif self._control is not None:
             try:
                 self._control.leases.leave()
             except BrokerError as error:
@@ -115,7 +117,7 @@ class LeaseKeeper(Part):
         try:
             control = self._control = self._control or self._begin(self.settings)
             self._renew(control)
-            self._let_go(control.leases, self.settings)
+            self._let_go(control.leases)
             self.answers, self._say_at = True, 0.0
         except RsqError as error:
             self.answers = False
@@ -167,12 +169,11 @@ class LeaseKeeper(Part):
         if control.news:
             self.due_at = 0.0
 
-    def _let_go(self, leases: Leases, settings: Settings) -> None:
+    def _let_go(self, leases: Leases) -> None:
         """Register the consumers of those that have said hello, and let them work."""
         for child in self._children:
             if child.hello is None and not child.registered and not child.cut_off and not self.stopping:
-                leases.register(child.consumer)
-                child.let_go(settings.lease_s)
+                child.let_go(leases.register(child.consumer))
                 self.soon()
 
 

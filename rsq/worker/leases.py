@@ -83,10 +83,12 @@ class Leases:
     def renew_every_s(self) -> float:
         return self._settings.lease_s / RENEWALS
 
-    def register(self, consumer: str) -> None:
-        """A consumer begins. Raises BrokerError."""
+    def register(self, consumer: str) -> float:
+        """A consumer begins. Gives the moment until which its leases hold, see `Renewal`. Raises BrokerError."""
+        asked_at = time.monotonic()
         for queue in self._queues:
             queue.register(self._link, consumer)
+        return asked_at + self._settings.lease_s
 
     def change(self, **constant: Argument) -> None:
         """Something has changed after all: it is told with the next renewal."""

@@ -34,7 +34,10 @@ class CodeWatch(Part):
         if find_spec("watchfiles") is None:
             raise SettingsError("--reload needs the package watchfiles: pip install 'rsq[reload]'")
         command = [sys.executable, "-m", "rsq.worker.reload", directory]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        # In a session of its own: Ctrl-C, which a terminal sends to all its processes, ends it with the worker alone.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
         assert self._process.stdout is not None
         self._selector, self._changed, self._directory = selector, changed, os.path.abspath(directory)
         selector.register(self._process.stdout, selectors.EVENT_READ, self)

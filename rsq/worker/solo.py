@@ -86,8 +86,7 @@ class SoloWorker:
     def begin(self) -> str:
         """Look at the server and take a lease; gives the line about the server. Raises BrokerError."""
         report = check_server(self._link, self._settings)
-        self._leases.register(self._identity.consumer)
-        self._board.lease_until = time.monotonic() + self._settings.lease_s
+        self._board.lease_until = self._leases.register(self._identity.consumer)
         self._renew()
         self._prompter, prompt = socket.socketpair()
         self._keeper = threading.Thread(target=self._keep_lease, args=(prompt,), name="rsq-lease", daemon=True)
@@ -175,9 +174,11 @@ class SoloWorker:
         link = Link(self._link.endpoint, LINK_TIMEOUT_S)
         try:
             leases = Leases(link, self._queues, self.worker_id)
-            for error in leases.retire(retirement).values():
+            failed = leases.retire(retirement).values()
+            for error in failed:
                 log.warning("goes to others when its lease has ended: %s", error)
-            leases.leave()
+            if not any(isinstance(error, BrokerUnavailable) for error in failed):
+                leases.leave()
         except BrokerError as error:
             log.warning("could not sign off: %s", error)
         finally:

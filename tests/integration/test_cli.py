@@ -119,6 +119,20 @@ def test_an_empty_list_of_queues_is_not_all_of_them(rsq: Rsq) -> None:
     assert "names no queue" in one_line(done)
 
 
+def test_queues_that_are_named_one_by_one_are_all_read(rsq: Rsq) -> None:
+    done = rsq("-A", "tests.integration.tasks", "worker", "-Q", "a", "-Q", "b,a")
+    assert done.returncode == 2
+    assert "-Q a,b,a: queue a is named twice" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("worker", "-A"), ("health", "--namespace"), ("dead list", "--url"), ("call x", "--app")]
+)
+def test_a_global_option_behind_the_command(rsq: Rsq, command: str, option: str) -> None:
+    line = one_line(rsq(*command.split(), option, "x"))
+    assert line.endswith(f" {option} goes before the command: python -m rsq {option} ... {command.removesuffix(' x')}")
+
+
 def test_a_wrong_password(rsq: Rsq, own_server: MakeServer) -> None:
     server = own_server(password="right")
     assert rsq("status", RSQ_URL=server.url).returncode == 0
@@ -229,7 +243,11 @@ def test_dead_letters_can_be_seen_sent_again_and_deleted(
     assert json.loads(rsq("dead", "show", handle.id, "--json").stdout)["args"] == ["key"]
     assert one_line(rsq("dead", "show", "nobody")).endswith("see rsq dead list")
     assert "say which" in one_line(rsq("dead", "redrive"))
-    again = rsq("dead", "redrive", handle.id)
+    for command in (["redrive"], ["purge", "--yes"]):
+        nobody = rsq("dead", *command, "nobody")
+        assert (nobody.returncode, nobody.stderr.endswith("see rsq dead list\n")) == (1, True)
+    again = rsq("dead", "redrive", handle.id, "nobody")
+    assert "nobody" in again.stderr
     assert again.stdout == "sent 1 dead letter of queue default again\n"
     wait_until(lambda: totals(app).counters["dead"] == 3, what="it to die again")
     refused = rsq("dead", "redrive", "--all")

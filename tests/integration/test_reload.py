@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,17 @@ app = App("live")
 @app.task(name="answer")
 def answer():
     return {answer!r}
+"""
+
+
+LEAVES_SLOWLY = """
+import time
+from rsq.signals import child_exit
+
+
+@child_exit.connect
+def wait(**rest):
+    time.sleep(1.5)
 """
 
 
@@ -50,6 +63,28 @@ def test_children_load_the_code_anew_when_it_changes(
     assert worker.stop() == 0
     assert totals(app).counters.get("crashed", 0) == 0
     assert worker.log().count("ERROR") == 1
+
+
+def test_ctrl_c_of_a_terminal_is_for_the_worker_alone(url: str, tmp_path: Path) -> None:
+    (tmp_path / "live.py").write_text(CODE.format(answer=1) + LEAVES_SLOWLY)
+    log = tmp_path / "log"
+    path = os.pathsep.join(part for part in sys.path if part)
+    with log.open("w") as stderr:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "rsq", "-A", "live", "--url", url, "worker", "-c", "1", "--reload"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "watching the code" in log.read_text(), 30, "the watching to begin")
+        os.killpg(worker.pid, signal.SIGINT)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert "ERROR" not in log.read_text()
 
 
 def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -20,6 +20,7 @@ from rsq.worker.committer import Committer
 from rsq.worker.fetcher import Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
+from rsq.worker.leases import Leases
 from rsq.worker.prefetch import BYTES_AHEAD, Prefetch
 from rsq.worker.turns import Turns
 from tests.helpers import wait_until
@@ -173,6 +174,23 @@ def test_what_was_read_without_a_lease_is_for_others_with_the_new_name(desk: Des
 
     desk.steps_until(both_ran, "whoever fetches next to find them")
     assert desk.pending() == {desk.identity.consumer: 2}
+
+
+def test_the_lease_of_a_new_name_counts_from_when_it_was_asked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    register, asked_at = WorkerQueue.register, time.monotonic()
+
+    def slow(queue: WorkerQueue, *given: Any) -> None:
+        register(queue, *given)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(WorkerQueue, "register", slow)
+    desk.fetcher.fence(desk.identity.consumer)
+    desk.fetcher.step()
+    answered_at = time.monotonic()
+    assert asked_at + 600 <= desk.board.lease_until <= answered_at + 600 - 0.2
+    name = desk.identity.next_name()
+    until = Leases(desk.link, desk.queues, "host-1").register(name)
+    assert answered_at + 600 <= until <= time.monotonic() + 600 - 0.2
 
 
 def test_what_was_fetched_on_a_queue_whose_lease_holds_goes_back_at_once(desk: Desk) -> None:

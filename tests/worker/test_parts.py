@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from rsq.calls.message import Delivery
 from rsq.worker.board import Board, Running
@@ -55,7 +56,7 @@ def test_a_child_that_has_just_died_is_told_nothing() -> None:
     read, write = os.pipe()
     child = Child(0, 2**22 + 1, "host-1", 1, 0.0, None, write, Board(1, slots=1).child(0))
     os.close(read)
-    child.let_go(10.0)
+    child.let_go(time.monotonic() + 10.0)
     child.dismiss()
     os.close(write)
 
@@ -65,7 +66,7 @@ def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
     identity = Identity("host-1", 0, 2, board)
     first = identity.consumer
     assert not identity.lease_holds()
-    identity.change(lease_s=60)
+    identity.change(time.monotonic() + 60)
     assert identity.consumer != first
     assert identity.lease_holds()
     assert board.generation == 1
@@ -81,7 +82,7 @@ def test_only_the_generation_whose_lease_is_lost_is_fenced() -> None:
 
     board.fence(0)
     assert fenced() is True
-    identity.change(lease_s=60)
+    identity.change(time.monotonic() + 60)
     assert fenced() is False
     board.fence(0)  # by one who asked before the name was changed
     assert fenced() is False
