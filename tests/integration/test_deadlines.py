@@ -425,7 +425,7 @@ def test_closed_event_loops_leave_nothing_behind(app: App, start_worker: StartWo
 
 
 def test_links_that_many_threads_needed_once_are_closed(app: App, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsq.broker.connection.IDLE_S", 0.0)
+    monkeypatch.setattr("rsq.broker.pool.IDLE_S", 0.0)
     together = threading.Barrier(30)
 
     def send() -> None:
