@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -256,6 +259,59 @@ def test_one_node_of_the_url_is_enough(app: App, cluster: Cluster) -> None:
 def test_a_password(running: Cluster) -> None:
     with Cluster(find_binary(), password="pass word") as cluster, tasks.app.configured(url=cluster.url):
         assert tasks.add.delay(1, 1).state is State.PENDING
+
+
+@pytest.mark.parametrize("credentials", ["few:word", "few:wrong"])
+def test_what_waiting_does_not_mend_is_refused_at_once(cluster: Cluster, credentials: str) -> None:
+    """One node of the URL is gone, and none of the others tells who serves."""
+    for node in cluster.nodes:
+        cluster.ask(node, "ACL", "SETUSER", "few", "on", ">word", "~*", "&*", "+@all", "-cluster")
+    url = cluster.url.replace("://", f"://{credentials}@127.0.0.1:1,")
+    words = "refused the credentials" if "wrong" in credentials else "denies a command that rsq needs"
+    began = monotonic()
+    with tasks.app.configured(url=url, broker_timeout_s=PATIENT_S), pytest.raises(BrokerRefused, match=words):
+        tasks.add.delay(1, 1)
+    assert monotonic() - began < PATIENT_S / 2
+
+
+@contextmanager
+def fleet_away(cluster: Cluster) -> Iterator[None]:
+    """All nodes hang of the shard that knows the workers and the names of the queues; the other shards go on."""
+    fleet = cluster.master("rsq")
+    shard = [fleet, cluster.replica_of(fleet)]
+    with ExitStack() as stack:
+        for node in cluster.nodes:
+            cluster.ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+            stack.callback(cluster.ask, node, "CONFIG", "SET", "cluster-require-full-coverage", "yes")
+        for node in shard:
+            os.kill(node.pid, signal.SIGSTOP)
+            stack.callback(os.kill, node.pid, signal.SIGCONT)
+        yield
+
+
+def test_a_shard_that_serves_goes_on_without_the_one_that_knows_the_workers(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal, tmp_path: Path
+) -> None:
+    fleet = cluster.master("rsq")
+    if fleet is cluster.master(TAG):
+        with cluster.moving(TAG, cluster.other_master(fleet)):
+            pass
+    start_worker(lease=4)
+    gate = tasks.gate.delay(str(tmp_path / "open"))
+    wait_until(lambda: journal.count("began gate"), PATIENT_S, "the call to begin")
+    with fleet_away(cluster):
+        for number in range(8):  # twice a lease
+            assert tasks.add.delay(1, number).get(timeout=PATIENT_S) == 1 + number
+            sleep(1)
+        fresh = App("fresh", url=cluster.url, broker_timeout_s=PATIENT_S)
+        began = monotonic()
+        fresh.send_task(tasks.add.name, (1, 2))
+        assert monotonic() - began < PATIENT_S / 2
+        fresh.close()
+        (tmp_path / "open").touch()
+        assert gate.get(timeout=PATIENT_S) == "gate"
+    assert journal.lines() == ["began gate", "ended gate"]
+    wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
 
 
 def test_a_node_of_a_cluster_behind_a_plain_url(cluster: Cluster) -> None:
