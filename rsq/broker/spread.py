@@ -21,6 +21,12 @@ Spreading: TypeAlias = "Generator[tuple[str, list[bytes], Deadline | None], list
 MOVES = 3
 """So often a command is sent to the node that another one names, in one try."""
 
+TRY = 2 / 3
+"""This share of the time that is left is given to one try: a node that hangs is replaced, and its successor asked.
+
+More than half of it, since a WAIT takes that.
+"""
+
 BESIDE_S = 1.0
 """What goes to a second node may take this long: one that is gone must not use up the time of the first."""
 
@@ -40,7 +46,7 @@ def spreading(
     replies: list[Any] = [None] * len(requests)
     faults: list[BrokerError] = []
     parts = by_tag(requests, home)
-    own = deadline
+    own = deadline and deadline.within(deadline.left_s() * TRY)
     for tag, numbers in parts.items():
         try:
             for _ in range(MOVES):

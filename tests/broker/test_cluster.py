@@ -119,7 +119,7 @@ def test_those_of_the_home_go_first_and_the_others_do_not_use_up_their_time() ->
     tag, some, deadline = next(talk)
     assert (tag, some) == ("rsq:0", [HOME])
     assert deadline is not None
-    assert deadline.seconds > 4
+    assert 3 < deadline.seconds < 4  # a node that hangs is replaced, and its successor is to be asked in time
     tag, some, deadline = talk.send([b"1-0"])
     assert (tag, some) == ("rsq", [FLEET])
     assert deadline is not None

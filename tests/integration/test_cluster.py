@@ -247,6 +247,21 @@ def test_a_slot_on_the_move_takes_nothing_and_loses_nothing(app: App, cluster: C
     assert cluster.master(TAG) is target
 
 
+def test_a_send_to_a_master_that_hangs_reaches_its_successor(app: App, cluster: Cluster) -> None:
+    """A host that is lost says nothing, not even that it is gone."""
+    old = cluster.master(TAG)
+    with app.configured(broker_timeout_s=30):
+        tasks.add.delay(1, 1)
+        os.kill(old.pid, signal.SIGSTOP)
+        try:
+            tasks.add.apply_async((1, 2), task_id="in-flight")
+            new = cluster.await_other_master(TAG, old)
+            with new.client() as client:
+                assert b"in-flight" in [fields[b"id"] for _, fields in client.xrange("{rsq:0}:default:stream")]
+        finally:
+            os.kill(old.pid, signal.SIGCONT)
+
+
 # -- how it is found
 
 
