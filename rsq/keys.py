@@ -150,5 +150,8 @@ def wish(namespace: str, worker_id: str) -> str:
 
 
 def patterns(namespace: str) -> tuple[str, str]:
-    """Which keys belong to a namespace, as shell patterns: those of its partitions, and those of its fleet."""
-    return f"{{{namespace}:*}}:*", f"{{{namespace}}}:*"
+    """Which keys belong to a namespace, as shell patterns: those of its partition, and those of its fleet.
+
+    Each holds its tag, by which a command with it finds the node of a cluster.
+    """
+    return f"{{{tag(namespace)}}}:*", f"{{{namespace}}}:*"

@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import quote
 
+from rsq import keys
 from rsq.broker.client import Client
 from rsq.broker.dead_letters import dead_letters
 from rsq.broker.embedded import EmbeddedServer
@@ -280,14 +281,14 @@ def _connected(url: str, namespace: str) -> Iterator[Client]:
 
 
 def _delete_keys(client: Client, namespace: str) -> None:
-    cursor = b"0"
     with client.link() as link:
-        while True:
-            cursor, names = link.call("SCAN", cursor, "MATCH", f"*{namespace}*", "COUNT", 1000)
-            if names:
-                link.pipeline([("DEL", name) for name in names])
-            if cursor == b"0":
-                return
+        for pattern in keys.patterns(namespace):
+            cursor, begun = b"0", False
+            while cursor != b"0" or not begun:
+                cursor, names = link.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                begun = True
+                if names:
+                    link.pipeline([("DEL", name) for name in names])
 
 
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:

@@ -21,6 +21,7 @@ from rsq import App, State, every
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.errors import BrokerRefused, QueuePaused, TaskRevoked
+from rsq.testing.server import delete_namespace
 from tests.clusters import Cluster
 from tests.conftest import MakeServer, keys_without_ttl
 from tests.helpers import wait_until
@@ -158,6 +159,15 @@ def test_schedules_are_fired(app: App, start_worker: StartWorker, journal: Journ
     wait_until(lambda: journal.count("ran beat") >= 2, PATIENT_S, "two slots")
     app.schedules.remove("often")
     assert worker.stop() == 0
+
+
+def test_a_namespace_is_deleted_on_all_its_nodes(app: App, cluster: Cluster) -> None:
+    tasks.add.delay(1, 1)
+    app.schedules.add("often", every(seconds=100), tasks.note, ("beat",))
+    sizes = [cluster.ask(node, "DBSIZE") for node in (cluster.master("rsq"), cluster.master(TAG))]
+    assert all(sizes)
+    delete_namespace(app.settings)
+    assert [cluster.ask(node, "DBSIZE") for node in (cluster.master("rsq"), cluster.master(TAG))] == [0, 0]
 
 
 # -- nothing is lost or doubled
