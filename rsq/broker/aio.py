@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from rsq.broker.channel import AsyncChannel
-from rsq.broker.cluster import loads_script
-from rsq.broker.connection import CONNECT_TIMEOUT_S, MOVES, Endpoint, keepalive_options
+from rsq.broker.connection import CONNECT_TIMEOUT_S, Endpoint, keepalive_options
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange
-from rsq.broker.faults import CLOSED, FAULTS, SILENT, SlotMoved, translated
+from rsq.broker.faults import CLOSED, FAULTS, SILENT, translated
+from rsq.broker.spread import spreading
 from rsq.broker.stragglers import Identity
 from rsq.errors import BrokerError
 
@@ -84,6 +84,7 @@ class AsyncLink:
         self._endpoint = endpoint
         self._tag = tag
         self._by_tag: dict[str, AsyncLink] = {}
+        self._scripted: set[str] = set()
         self._channel: AsyncChannel | None = None
         self._identity: Identity | None = None
         self._connecting: asyncio.Task[AsyncChannel] | None = None
@@ -106,20 +107,21 @@ class AsyncLink:
         return replies
 
     async def _spread(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
-        """See `Link`."""
-        if len(requests) > 0 and all(map(loads_script, requests)):
-            tags = list(self._by_tag or [self._endpoint.home])
-            return [await self._at(tag).pipeline_packed(requests, deadline) for tag in tags][-1]
-        replies: list[Any] = [None] * len(requests)
-        for tag, numbers in self._endpoint.by_tag(requests).items():
-            for _ in range(MOVES):
-                answers = await self._at(tag).pipeline_packed([requests[number] for number in numbers], deadline)
-                for number, answer in zip(numbers, answers, strict=True):
-                    replies[number] = answer
-                numbers = [number for number in numbers if isinstance(replies[number], SlotMoved)]
-                if not numbers:
-                    break
-        return replies
+        """See `spreading`."""
+        talk = spreading(requests, self._endpoint.home, self._scripted, deadline)
+        try:
+            step = next(talk)
+            while True:
+                tag, some, own = step
+                try:
+                    replies = await self._at(tag).pipeline_packed(some, own or deadline)
+                except BrokerError as fault:
+                    step = talk.throw(fault)
+                else:
+                    step = talk.send(replies)
+        except StopIteration as end:
+            result: list[Any] = end.value
+            return result
 
     def _at(self, tag: str) -> AsyncLink:
         link = self._by_tag.get(tag)
@@ -149,7 +151,7 @@ class AsyncLink:
 
     async def aclose(self) -> None:
         """Drop the connection; the next call makes a new one."""
-        for link in self._by_tag.values():
+        for link in list(self._by_tag.values()):
             await link.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
@@ -190,7 +192,7 @@ class AsyncLink:
     def _ended(self, channel: AsyncChannel, under_way: bool) -> None:
         if channel is self._channel:
             if under_way:
-                self._endpoint.broke(self._identity, self._tag)
+                self._endpoint.broke(self._identity)
             self._channel = self._identity = None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import re
-import threading
 from binascii import crc_hqx
 from collections.abc import Sequence
 from time import monotonic
@@ -17,10 +16,10 @@ from typing import Any, TypeAlias
 from rsq.broker.address import ClusterAddress
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Opening
-from rsq.broker.faults import FAULTS, Refusal
+from rsq.broker.faults import FAULTS, Refusal, translated
 from rsq.broker.stragglers import Identity, Stragglers, entrance
 from rsq.broker.wire import packed
-from rsq.errors import BrokerUnavailable
+from rsq.errors import BrokerRefused, BrokerUnavailable
 
 Place: TypeAlias = "tuple[str, int]"
 """Host and port of a node."""
@@ -31,7 +30,7 @@ REFRESH_EVERY_S = 0.1
 """The map is not read more often than this, whoever asks."""
 
 NODE_TIMEOUT_S = 1.0
-"""One node may take this long to tell the map: a dead one must not use up the time of a call."""
+"""One node may take this long to tell the map, or a third of the time that is left: others are to be asked, too."""
 
 _MOVED = re.compile(r"MOVED (\d+) (\S*):(\d+)")
 _TAG = re.compile(rb"\{([^{}\r\n]+)\}")
@@ -57,7 +56,7 @@ def loads_script(request: bytes) -> bool:
 
 
 class SlotMap:
-    """Masters by slots, from CLUSTER SLOTS. For any number of threads.
+    """Masters by slots, from CLUSTER SLOTS. For any number of threads, without a lock that a fork could leave locked.
 
     seeds  nodes that the URL names; they are asked as long as no other is known, and again when none of those answers
     """
@@ -68,20 +67,17 @@ class SlotMap:
         self._moved: dict[int, Place] = {}
         self._read_at = 0.0
         self._doubted = True
-        self._lock = threading.Lock()
 
     def master(self, slot: int) -> Place | None:
         """The node to ask for a slot; None where the map has to be read first, or holds nobody for it."""
         if self._doubted and monotonic() - self._read_at >= REFRESH_EVERY_S:
             return None
-        if slot in self._moved:
-            return self._moved[slot]
-        return next((place for first, last, place in self._ranges if first <= slot <= last), None)
+        ranges = self._ranges
+        return self._moved.get(slot) or next((place for first, last, place in ranges if first <= slot <= last), None)
 
     def moved(self, slot: int, place: Place) -> None:
         """A node said MOVED."""
-        with self._lock:
-            self._moved[slot] = place
+        self._moved[slot] = place
 
     def doubt(self) -> None:
         """A node did not answer, or not as a master does: the map is read anew before the next connection."""
@@ -105,9 +101,8 @@ class SlotMap:
             host = (master[0] or b"").decode()
             if host != "?":  # a node that is to go by a host name, and has none
                 ranges.append((int(first), int(last), (host or asked[0], int(master[1]))))
-        with self._lock:
-            self._ranges, self._moved = ranges, {}
-            self._read_at, self._doubted = monotonic(), not ranges
+        self._ranges, self._moved = ranges, {}
+        self._read_at, self._doubted = monotonic(), not ranges
 
 
 class Cluster:
@@ -120,7 +115,10 @@ class Cluster:
         self._stragglers: dict[Place, Stragglers] = {}
 
     def opening(self, tag: str, deadline: Deadline) -> Opening[Identity | None]:
-        """How a connection to the master of a tag is made. Raises BrokerUnavailable where nobody serves it now."""
+        """How a connection to the master of a tag is made.
+
+        Raises BrokerUnavailable where nobody serves it now, and BrokerRefused where nobody tells who does.
+        """
         place = yield from self._master(slot_of(tag), deadline)
         options = self._address.node | {"host": place[0], "port": place[1]}
         try:
@@ -133,10 +131,6 @@ class Cluster:
     def stragglers(self, place: Place) -> Stragglers:
         """Ids of connections are a node's own."""
         return self._stragglers.setdefault(place, Stragglers())
-
-    def place_of(self, tag: str) -> Place | None:
-        """The node that serves a tag, as far as it is known."""
-        return self._slots.master(slot_of(tag))
 
     def hear(self, refusal: str) -> None:
         """A node refused a command: what that tells of the map."""
@@ -155,8 +149,9 @@ class Cluster:
         if place is not None:
             return place
         faults: list[str] = []
+        refused: BrokerRefused | None = None
         for node in self._slots.nodes():
-            own = deadline.within(NODE_TIMEOUT_S)
+            own = deadline.within(min(NODE_TIMEOUT_S, deadline.left_s() / 3))
             try:
                 options = self._address.node | {"host": node[0], "port": node[1]}
                 yield Dial(self._address.kind, options, own)
@@ -166,15 +161,17 @@ class Cluster:
                         raise each
             except FAULTS as fault:
                 faults.append(f"{shown_place(node)}: {str(fault).rstrip('.') or type(fault).__name__}")
-                if isinstance(fault, Refusal) and "cluster support disabled" in str(fault):
-                    raise
+                error = translated(fault, self._shown)
+                if isinstance(error, BrokerRefused):
+                    refused = refused or error
                 continue
             self._slots.read(node, reply)
             place = self._slots.master(slot)
             if place is not None:
                 return place
             faults.append(f"{shown_place(node)}: nobody serves slot {slot}")
-        raise BrokerUnavailable(f"{self._shown} cannot serve now: {'; '.join(faults)}")
+        # What waiting does not mend: a wrong password, a right that lacks, a server that is no cluster.
+        raise refused or BrokerUnavailable(f"{self._shown} cannot serve now: {'; '.join(faults)}")
 
 
 def _judge(place: Place) -> Any:

@@ -17,12 +17,13 @@ from rsq import keys
 from rsq.broker import embedded
 from rsq.broker.address import cluster_address, plain_options, redacted, sentinel_address
 from rsq.broker.channel import Channel, OnLate
-from rsq.broker.cluster import Cluster, loads_script, tag_of
+from rsq.broker.cluster import Cluster
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange, Opening
-from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, SlotMoved, translated
+from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
 from rsq.broker.scripts import Script
 from rsq.broker.sentinel import Sentinels
+from rsq.broker.spread import spreading
 from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
@@ -37,9 +38,6 @@ CONNECT_TIMEOUT_S = 2.0
 
 LOADS = 3
 """So often a script is loaded for one call: the server may forget it again before the call (SCRIPT FLUSH, failover)."""
-
-MOVES = 3
-"""So often a command is sent to the node that another one names, in one try."""
 
 
 class Endpoint:
@@ -89,23 +87,12 @@ class Endpoint:
         yield Dial(self._kind, options, deadline)
         return (yield from self._stragglers.greeting(options, deadline, judge))
 
-    def broke(self, identity: Identity | None, tag: str | None = None) -> None:
+    def broke(self, identity: Identity | None) -> None:
         """A connection broke with a request under way."""
-        if self.cluster is None:
-            self._stragglers.add(identity)
-            return
-        if (place := self.cluster.place_of(tag or self.home)) is not None:
-            self.cluster.stragglers(place).add(identity)
-        self.cluster.doubt()
-
-    def by_tag(self, requests: Sequence[bytes]) -> dict[str, list[int]]:
-        """Which of these go where in a cluster: their numbers by tag. One without a key goes with the one before it."""
-        found: dict[str, list[int]] = {}
-        last = next((tag for request in requests if (tag := tag_of(request))), self.home)
-        for number, request in enumerate(requests):
-            last = tag_of(request) or last
-            found.setdefault(last, []).append(number)
-        return found
+        if identity is not None:
+            identity.server.add(identity)
+        if self.cluster is not None:
+            self.cluster.doubt()
 
     def open(self, deadline: Deadline, tag: str | None = None) -> tuple[Channel, Identity | None]:
         """A connection that has been greeted. Raises one of `FAULTS`, or BrokerError."""
@@ -222,7 +209,8 @@ class Link:
 
     Every method raises BrokerUnavailable after a fault of the connection (the call may or may not have been carried
     out) and BrokerRefused when the server said no. `timeout_s` bounds the write and each reply of a call that is given
-    no deadline, and the connecting before it. In a cluster a link is one connection for each tag that it is used with.
+    no deadline, and the connecting before it. In a cluster a link is one connection for each tag that it is used with,
+    and where one of several is away its commands are answered by the fault.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, tag: str | None = None) -> None:
@@ -230,6 +218,7 @@ class Link:
         self.timeout_s = timeout_s
         self._tag = tag
         self._by_tag: dict[str, Link] = {}
+        self._scripted: set[str] = set()
         self.lender: object = None
         self.idle_since = 0.0
         self._channel: Channel | None = None
@@ -277,22 +266,21 @@ class Link:
         return replies
 
     def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:
-        """`pipeline_packed` in a cluster: each command goes to the master of its tag."""
-        if len(requests) > 0 and all(map(loads_script, requests)):
-            # Each node has scripts of its own.
-            return [self._at(tag).pipeline_packed(requests, deadline) for tag in self._by_tag or [self.endpoint.home]][
-                -1
-            ]
-        replies: list[Any] = [None] * len(requests)
-        for tag, numbers in self.endpoint.by_tag(requests).items():
-            for _ in range(MOVES):
-                answers = self._at(tag).pipeline_packed([requests[number] for number in numbers], deadline, on_late)
-                for number, answer in zip(numbers, answers, strict=True):
-                    replies[number] = answer
-                numbers = [number for number in numbers if isinstance(replies[number], SlotMoved)]
-                if not numbers:
-                    break
-        return replies
+        """`pipeline_packed` in a cluster; see `spreading`."""
+        talk = spreading(requests, self.endpoint.home, self._scripted, deadline)
+        try:
+            step = next(talk)
+            while True:
+                tag, some, own = step
+                try:
+                    replies = self._at(tag).pipeline_packed(some, own, on_late)
+                except BrokerError as fault:
+                    step = talk.throw(fault)
+                else:
+                    step = talk.send(replies)
+        except StopIteration as end:
+            result: list[Any] = end.value
+            return result
 
     def _at(self, tag: str) -> Link:
         link = self._by_tag.get(tag)
@@ -354,5 +342,5 @@ class Link:
 
     def _break(self) -> None:
         """Drop the connection while a request may be under way on it."""
-        self.endpoint.broke(self._identity, self._tag)
+        self.endpoint.broke(self._identity)
         self.close()

@@ -22,7 +22,6 @@ from rsq.calls.message import Message
 from rsq.calls.placement import PLAIN, Placement
 from rsq.errors import (
     BrokerError,
-    BrokerRefused,
     BrokerUnavailable,
     DuplicateCall,
     NotReplicated,
@@ -274,14 +273,16 @@ class Sending:
 
         calls = [queue.enqueue_call(message, placement, repeated) for message, placement in by_script]
         replies = yield from running(calls, deadline, then, introduction)
+        introduced = [replies.pop(0) for _ in introduction]
         fault = next((reply for reply in replies if isinstance(reply, BrokerUnavailable)), None)
         if fault is not None:
             raise fault
-        if introduction:
-            if isinstance(replies[0], BrokerRefused):
-                log.warning("queue %s cannot be made known to rsq status: %s", queue.name, replies[0])
+        for reply in introduced:
+            if isinstance(reply, BrokerUnavailable):
+                continue  # in a cluster another node knows the queues: it is told again by a later send
+            if isinstance(reply, BrokerError):
+                log.warning("queue %s cannot be made known to rsq status: %s", queue.name, reply)
             self._introduced.add(queue.name)
-            del replies[0]
         if replicas:
             del replies[-2]  # of the key that is written before the wait
         return replies

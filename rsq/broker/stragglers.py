@@ -14,15 +14,26 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Opening
 from rsq.broker.faults import Refusal
 from rsq.broker.wire import packed
 
-Identity: TypeAlias = "tuple[int, bytes]"
-"""Id and name of a connection, as the server knows it."""
+
+@dataclass(frozen=True)
+class Identity:
+    """A connection as the server knows it.
+
+    server  the broken connections to that server: in a cluster ids are a node's own
+    """
+
+    number: int
+    name: bytes
+    server: Stragglers = field(repr=False)
+
 
 _CLIENT = re.compile(rb"^id=(\d+) .*? name=(\S*) ", re.MULTILINE)
 
@@ -44,10 +55,9 @@ class Stragglers:
     def __init__(self) -> None:
         self._broken: dict[int, bytes] = {}
 
-    def add(self, identity: Identity | None) -> None:
+    def add(self, identity: Identity) -> None:
         """A connection broke with a request under way."""
-        if identity is not None:
-            self._broken[identity[0]] = identity[1]
+        self._broken[identity.number] = identity.name
 
     def greeting(
         self, options: dict[str, Any], deadline: Deadline, judge: Callable[[Any], None] | None = None
@@ -79,4 +89,4 @@ class Stragglers:
                 yield kills, deadline
         for old in broken:
             self._broken.pop(old, None)
-        return (number, name) if named == b"OK" and isinstance(number, int) else None
+        return Identity(number, name, self) if named == b"OK" and isinstance(number, int) else None

@@ -110,7 +110,7 @@ class Leases:
         tell = self._tell_again() if again else self._tell(report)
         replies = self._link.run_many(calls, [packed(*command) for command in tell])
         self._note_refusals(replies[:renewals])
-        wish = self._heard(report, again, replies[len(calls) :])
+        wish = self._heard(report, again, replies[len(calls) :], bool(renewals))
         if looks:
             self._look_at = asked_at + self._settings.lease_s
             self._warn(replies[renewals : len(calls)])
@@ -206,13 +206,14 @@ class Leases:
     def _report_ttl_ms(self) -> int:
         return int(self._settings.lease_ms * 1.5)
 
-    def _heard(self, report: Mapping[str, Argument], again: bool, replies: Sequence[Any]) -> Wish | None:
+    def _heard(self, report: Mapping[str, Argument], again: bool, replies: Sequence[Any], renewed: bool) -> Wish | None:
         """Take in the replies to what was told, or told again."""
         for reply in replies:
-            if isinstance(reply, BrokerUnavailable):
+            if isinstance(reply, BrokerUnavailable) and not renewed:
                 raise reply
             if isinstance(reply, BrokerError):
-                # A full server takes no report, but it has renewed the leases: whoever empties it must go on.
+                # A full server takes no report, but it has renewed the leases: whoever empties it must go on. So must
+                # a worker while the node of the cluster is away that knows the workers.
                 log.warning("this worker cannot be listed: %s", reply)
                 self._forgotten()
                 return None
@@ -220,7 +221,7 @@ class Leases:
         if not kept or (self._knows_constant and new_fields):
             # It has vanished meanwhile, as with a flush: all is written anew.
             self._forgotten()
-            return self._heard(report, False, self._link.pipeline(self._tell(report)))
+            return self._heard(report, False, self._link.pipeline(self._tell(report)), renewed)
         self._knows_constant, self._told = True, dict(report)
         return unpack_wish(replies[-1])
 

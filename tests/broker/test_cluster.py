@@ -10,8 +10,12 @@ import rsq
 from rsq.broker.address import cluster_address
 from rsq.broker.cluster import Cluster, SlotMap, known_crash, loads_script, slot_of, tag_of
 from rsq.broker.connection import Endpoint
+from rsq.broker.deadline import Deadline
+from rsq.broker.faults import ScriptMissing, SlotMoved
+from rsq.broker.spread import BESIDE_S, MOVES, Spreading, by_tag, spreading
+from rsq.broker.stragglers import Identity
 from rsq.broker.wire import packed
-from rsq.errors import SettingsError
+from rsq.errors import BrokerUnavailable, SettingsError
 
 SEEDS = (("a", 1), ("b", 2))
 
@@ -56,8 +60,8 @@ def test_moved_is_a_new_entry_at_once() -> None:
     cluster = Cluster(cluster_address("redis+cluster://a:1"), "redis+cluster://a:1")
     cluster._slots.read(("a", 1), slots_reply((0, 16383, b"x", 7)))
     cluster.hear(f"MOVED {slot_of('rsq:0')} fe80::1:6381")
-    assert cluster.place_of("rsq:0") == ("fe80::1", 6381)
-    assert cluster.place_of("rsq") == ("x", 7)
+    assert cluster._slots.master(slot_of("rsq:0")) == ("fe80::1", 6381)
+    assert cluster._slots.master(slot_of("rsq")) == ("x", 7)
 
 
 def test_moved_without_a_host_makes_the_map_be_read_anew() -> None:
@@ -91,10 +95,93 @@ def test_scripts_are_for_each_node() -> None:
 
 
 def test_a_command_without_a_key_goes_with_the_one_before_it() -> None:
-    endpoint = Endpoint("redis+cluster://a:1", "rsq:0")
     requests = [packed("SADD", "{rsq}:queues", "a"), packed("WAIT", 1, 100), packed("GET", "{rsq:0}:a:x")]
-    assert endpoint.by_tag(requests) == {"rsq": [0, 1], "rsq:0": [2]}
-    assert endpoint.by_tag([packed("TIME")]) == {"rsq:0": [0]}
+    assert by_tag(requests, "rsq:0") == {"rsq:0": [2], "rsq": [0, 1]}
+    assert by_tag([packed("TIME")], "rsq:0") == {"rsq:0": [0]}
+
+
+def spread(*requests: bytes, scripted: set[str] | None = None) -> Spreading[list[object]]:
+    return spreading(requests, "rsq:0", set() if scripted is None else scripted, Deadline(5))
+
+
+def result_of(talk: Spreading[list[object]], answer: list[object]) -> list[object]:
+    with pytest.raises(StopIteration) as end:
+        talk.send(answer)
+    found: list[object] = end.value.value
+    return found
+
+
+HOME, FLEET = packed("XADD", "{rsq:0}:a:stream", "*", "id", "1"), packed("SADD", "{rsq}:queues", "a")
+
+
+def test_those_of_the_home_go_first_and_the_others_do_not_use_up_their_time() -> None:
+    talk = spread(FLEET, HOME)
+    tag, some, deadline = next(talk)
+    assert (tag, some) == ("rsq:0", [HOME])
+    assert deadline is not None
+    assert 3 < deadline.seconds < 4  # a node that hangs is replaced, and its successor is to be asked in time
+    tag, some, deadline = talk.send([b"1-0"])
+    assert (tag, some) == ("rsq", [FLEET])
+    assert deadline is not None
+    assert deadline.seconds <= BESIDE_S
+    assert result_of(talk, [1]) == [1, b"1-0"]
+
+
+def test_where_one_of_two_nodes_is_away_the_other_has_answered() -> None:
+    talk, away = spread(FLEET, HOME), BrokerUnavailable("away")
+    next(talk)
+    talk.send([b"1-0"])
+    with pytest.raises(StopIteration) as end:
+        talk.throw(away)
+    assert end.value.value == [away, b"1-0"]
+
+
+def test_where_all_nodes_are_away_it_is_raised() -> None:
+    talk = spread(FLEET, HOME)
+    next(talk)
+    talk.throw(BrokerUnavailable("the one"))
+    with pytest.raises(BrokerUnavailable, match="the one"):
+        talk.throw(BrokerUnavailable("the other"))
+
+
+def test_a_wait_goes_along_with_the_writes_before_it_when_they_are_elsewhere() -> None:
+    barrier, wait, moved = packed("SET", "{rsq:0}:a:barrier", ""), packed("WAIT", 1, 100), SlotMoved("MOVED 1 b:2")
+    talk = spread(packed("TIME"), HOME, barrier, wait)
+    assert next(talk)[1] == [packed("TIME"), HOME, barrier, wait]
+    assert talk.send([[b"1", b"2"], moved, moved, 1])[1] == [HOME, barrier, wait]
+    assert result_of(talk, [b"1-0", b"OK", 0]) == [[b"1", b"2"], b"1-0", b"OK", 0]
+
+
+def test_nobody_is_asked_for_ever() -> None:
+    talk, moved = spread(HOME), SlotMoved("MOVED 1 b:2")
+    next(talk)
+    for _ in range(MOVES - 1):
+        talk.send([moved])
+    assert result_of(talk, [moved]) == [moved]
+
+
+def test_scripts_are_loaded_where_they_are_missing_whatever_node_is_away() -> None:
+    load, scripted = packed("SCRIPT", "LOAD", "return 1"), set[str]()
+    talk = spread(FLEET, HOME, scripted=scripted)
+    next(talk)
+    talk.send([ScriptMissing("NOSCRIPT")])
+    assert next(spread(load, scripted=scripted))[0] == "rsq:0"
+    talk = spread(load, scripted={"rsq:0", "rsq"})
+    assert next(talk)[0] == "rsq:0"
+    talk.send([b"sha"])
+    with pytest.raises(StopIteration) as end:
+        talk.throw(BrokerUnavailable("away"))
+    assert end.value.value == [b"sha"]
+
+
+def test_connections_that_broke_at_a_node_are_remembered_there_though_the_map_is_in_doubt() -> None:
+    endpoint = Endpoint("redis+cluster://a:1", "rsq:0")
+    assert endpoint.cluster is not None
+    old = endpoint.cluster.stragglers(("x", 7))
+    for number in (3, 4):
+        endpoint.broke(Identity(number, b"rsq-%d" % number, old))
+    assert old._broken == {3: b"rsq-3", 4: b"rsq-4"}
+    assert endpoint.cluster._slots._doubted
 
 
 def test_nobody_ever_says_asking() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from rsq.broker import scripts
@@ -26,6 +30,14 @@ def soon(delay_ms: int) -> Placement:
 def test_ready(rig: Rig) -> None:
     assert rig.enqueue("a", attempt=2) == ("accepted", "a")
     assert rig.snapshot() == {"stream": [entry("a", meta=text(pack_meta({"attempt": 2})))]}
+
+
+def test_the_example_of_the_protocol(rig: Rig) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    lines = re.findall(r"^\$ redis-cli --eval enqueue.lua '\{rsq:0\}:default' , (.*)$", page, re.MULTILINE)
+    arguments = [shlex.split(line) for line in lines]
+    answers = [rig.redis.eval(scripts.ENQUEUE.source, 1, rig.keys.prefix, *each) for each in arguments]
+    assert answers == [[b"accepted", b"shell-7"], [b"duplicate", b"shell-7"]]
 
 
 def test_it_writes_what_the_hot_path_writes(rig: Rig) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from rsq import App, State, every
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.errors import BrokerRefused, QueuePaused, TaskRevoked
+from rsq.testing.server import delete_namespace
 from tests.clusters import Cluster
 from tests.conftest import MakeServer, keys_without_ttl
 from tests.helpers import wait_until
@@ -157,6 +161,15 @@ def test_schedules_are_fired(app: App, start_worker: StartWorker, journal: Journ
     assert worker.stop() == 0
 
 
+def test_a_namespace_is_deleted_on_all_its_nodes(app: App, cluster: Cluster) -> None:
+    tasks.add.delay(1, 1)
+    app.schedules.add("often", every(seconds=100), tasks.note, ("beat",))
+    sizes = [cluster.ask(node, "DBSIZE") for node in (cluster.master("rsq"), cluster.master(TAG))]
+    assert all(sizes)
+    delete_namespace(app.settings)
+    assert [cluster.ask(node, "DBSIZE") for node in (cluster.master("rsq"), cluster.master(TAG))] == [0, 0]
+
+
 # -- nothing is lost or doubled
 
 
@@ -244,6 +257,21 @@ def test_a_slot_on_the_move_takes_nothing_and_loses_nothing(app: App, cluster: C
     assert cluster.master(TAG) is target
 
 
+def test_a_send_to_a_master_that_hangs_reaches_its_successor(app: App, cluster: Cluster) -> None:
+    """A host that is lost says nothing, not even that it is gone."""
+    old = cluster.master(TAG)
+    with app.configured(broker_timeout_s=30):
+        tasks.add.delay(1, 1)
+        os.kill(old.pid, signal.SIGSTOP)
+        try:
+            tasks.add.apply_async((1, 2), task_id="in-flight")
+            new = cluster.await_other_master(TAG, old)
+            with new.client() as client:
+                assert b"in-flight" in [fields[b"id"] for _, fields in client.xrange("{rsq:0}:default:stream")]
+        finally:
+            os.kill(old.pid, signal.SIGCONT)
+
+
 # -- how it is found
 
 
@@ -269,6 +297,59 @@ def test_one_node_of_the_url_is_enough(app: App, cluster: Cluster) -> None:
 def test_a_password(running: Cluster) -> None:
     with Cluster(find_binary(), password="pass word") as cluster, tasks.app.configured(url=cluster.url):
         assert tasks.add.delay(1, 1).state is State.PENDING
+
+
+@pytest.mark.parametrize("credentials", ["few:word", "few:wrong"])
+def test_what_waiting_does_not_mend_is_refused_at_once(cluster: Cluster, credentials: str) -> None:
+    """One node of the URL is gone, and none of the others tells who serves."""
+    for node in cluster.nodes:
+        cluster.ask(node, "ACL", "SETUSER", "few", "on", ">word", "~*", "&*", "+@all", "-cluster")
+    url = cluster.url.replace("://", f"://{credentials}@127.0.0.1:1,")
+    words = "refused the credentials" if "wrong" in credentials else "denies a command that rsq needs"
+    began = monotonic()
+    with tasks.app.configured(url=url, broker_timeout_s=PATIENT_S), pytest.raises(BrokerRefused, match=words):
+        tasks.add.delay(1, 1)
+    assert monotonic() - began < PATIENT_S / 2
+
+
+@contextmanager
+def fleet_away(cluster: Cluster) -> Iterator[None]:
+    """All nodes hang of the shard that knows the workers and the names of the queues; the other shards go on."""
+    fleet = cluster.master("rsq")
+    shard = [fleet, cluster.replica_of(fleet)]
+    with ExitStack() as stack:
+        for node in cluster.nodes:
+            cluster.ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+            stack.callback(cluster.ask, node, "CONFIG", "SET", "cluster-require-full-coverage", "yes")
+        for node in shard:
+            os.kill(node.pid, signal.SIGSTOP)
+            stack.callback(os.kill, node.pid, signal.SIGCONT)
+        yield
+
+
+def test_a_shard_that_serves_goes_on_without_the_one_that_knows_the_workers(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal, tmp_path: Path
+) -> None:
+    fleet = cluster.master("rsq")
+    if fleet is cluster.master(TAG):
+        with cluster.moving(TAG, cluster.other_master(fleet)):
+            pass
+    start_worker(lease=4)
+    gate = tasks.gate.delay(str(tmp_path / "open"))
+    wait_until(lambda: journal.count("began gate"), PATIENT_S, "the call to begin")
+    with fleet_away(cluster):
+        for number in range(8):  # twice a lease
+            assert tasks.add.delay(1, number).get(timeout=PATIENT_S) == 1 + number
+            sleep(1)
+        fresh = App("fresh", url=cluster.url, broker_timeout_s=PATIENT_S)
+        began = monotonic()
+        fresh.send_task(tasks.add.name, (1, 2))
+        assert monotonic() - began < PATIENT_S / 2
+        fresh.close()
+        (tmp_path / "open").touch()
+        assert gate.get(timeout=PATIENT_S) == "gate"
+    assert journal.lines() == ["began gate", "ended gate"]
+    wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
 
 
 def test_a_node_of_a_cluster_behind_a_plain_url(cluster: Cluster) -> None:

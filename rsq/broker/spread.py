@@ -1,0 +1,106 @@
+"""One write of commands in a cluster: which go where, and what becomes of them when a node is gone or names another.
+
+Written once for threads and coroutines, as a talk (see `rsq.broker.exchange`) of which each step is for one tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from rsq.broker.cluster import loads_script, tag_of
+from rsq.broker.deadline import Deadline
+from rsq.broker.faults import ScriptMissing, SlotMoved
+from rsq.errors import BrokerError
+
+T = TypeVar("T")
+
+Spreading: TypeAlias = "Generator[tuple[str, list[bytes], Deadline | None], list[Any], T]"
+"""A step is a tag, packed commands for its master, and by when; it is sent their replies."""
+
+MOVES = 3
+"""So often a command is sent to the node that another one names, in one try."""
+
+TRY = 2 / 3
+"""This share of the time that is left is given to one try: a node that hangs is replaced, and its successor asked.
+
+More than half of it, since a WAIT takes that.
+"""
+
+BESIDE_S = 1.0
+"""What goes to a second node may take this long: one that is gone must not use up the time of the first."""
+
+
+def spreading(
+    requests: Sequence[bytes], home: str, scripted: set[str], deadline: Deadline | None
+) -> Spreading[list[Any]]:
+    """Send each command to the master of its tag; give the replies in order.
+
+    Where one of several masters is away its commands are answered by that fault; it is raised where all of them are.
+
+    home      tag of the partition, which comes first
+    scripted  tags whose nodes have asked for scripts; kept from one write to the next
+    """
+    if requests and all(map(loads_script, requests)):
+        return (yield from _loading(list(requests), home, scripted, deadline))
+    replies: list[Any] = [None] * len(requests)
+    faults: list[BrokerError] = []
+    parts = by_tag(requests, home)
+    own = deadline and deadline.within(deadline.left_s() * TRY)
+    for tag, numbers in parts.items():
+        try:
+            for _ in range(MOVES):
+                answers = yield tag, [requests[number] for number in numbers], own
+                for number, answer in zip(numbers, answers, strict=True):
+                    replies[number] = answer
+                    if isinstance(answer, ScriptMissing):
+                        scripted.add(tag)
+                numbers = to_repeat(requests, numbers, replies)
+                if not numbers:
+                    break
+        except BrokerError as fault:
+            faults.append(fault)
+            for number in numbers:
+                replies[number] = fault
+        own = Deadline(BESIDE_S) if deadline is None else deadline.within(BESIDE_S)
+    if faults and len(faults) == len(parts):
+        raise faults[0]
+    return replies
+
+
+def _loading(loads: list[bytes], home: str, scripted: set[str], deadline: Deadline | None) -> Spreading[list[Any]]:
+    """Each node has scripts of its own. One that is away keeps none of the others from theirs."""
+    answers: list[list[Any]] = []
+    faults: list[BrokerError] = []
+    for tag in sorted(scripted, key=lambda tag: tag != home) or [home]:
+        try:
+            answers.append((yield tag, loads, deadline))
+        except BrokerError as fault:
+            faults.append(fault)
+    if not answers:
+        raise faults[0]
+    return next((each for each in answers if any(isinstance(reply, BrokerError) for reply in each)), answers[0])
+
+
+def by_tag(requests: Sequence[bytes], home: str) -> dict[str, list[int]]:
+    """Which of these go where: their numbers by tag, those of the home first.
+
+    One without a key goes with the one before it.
+    """
+    found: dict[str, list[int]] = {home: []}
+    last = next((tag for request in requests if (tag := tag_of(request))), home)
+    for number, request in enumerate(requests):
+        last = tag_of(request) or last
+        found.setdefault(last, []).append(number)
+    return {tag: numbers for tag, numbers in found.items() if numbers}
+
+
+def to_repeat(requests: Sequence[bytes], numbers: Sequence[int], replies: Sequence[Any]) -> list[int]:
+    """Which of these commands go to the node that another one has named: those that were not done there.
+
+    What has no key is done anywhere. Behind one that was not done it goes along: WAIT is about the writes before it.
+    """
+    first = next((i for i, number in enumerate(numbers) if isinstance(replies[number], SlotMoved)), len(numbers))
+    return [
+        number for number in numbers[first:] if isinstance(replies[number], SlotMoved) or not tag_of(requests[number])
+    ]
