@@ -21,22 +21,36 @@ PAGE_BYTES, PAGE = 1024 * 1024, 16
 """What one page of what is adopted is to hold at most, in bytes (but one entry at least) and in entries."""
 
 
-def adopt(
-    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priorities: Iterable[int]
-) -> tuple[list[Delivery], list[bytes]]:
+def adopting(
+    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priority: int
+) -> Iterator[tuple[list[Delivery], list[bytes]]]:
     """What was delivered to this consumer and it never saw, as (deliveries, wakes): a reply was lost on the wire.
+
+    Page by page, each of which counts: on a bad line the whole might never come through at once.
 
     known  entry ids that the consumer holds
     """
+    for entries in _pending(link, queue.keys.stream(priority), consumer):
+        unknown = [entry for entry in entries if entry[1] and entry[0] not in known]
+        deliveries: list[Delivery] = []
+        wakes: list[bytes] = []
+        sort_entries(queue.name, priority, unknown, deliveries, wakes)
+        queue.mark_revoked(link, deliveries)
+        queue.mark_killed(link, deliveries)
+        if unknown:
+            yield deliveries, wakes
+
+
+def adopt(
+    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priorities: Iterable[int]
+) -> tuple[list[Delivery], list[bytes]]:
+    """All of `adopting`, of several priorities."""
     deliveries: list[Delivery] = []
     wakes: list[bytes] = []
     for priority in priorities:
-        stream = queue.keys.stream(priority)
-        for entries in _pending(link, stream, consumer):
-            unknown = [entry for entry in entries if entry[1] and entry[0] not in known]
-            sort_entries(queue.name, priority, unknown, deliveries, wakes)
-    queue.mark_revoked(link, deliveries)
-    queue.mark_killed(link, deliveries)
+        for some, others in adopting(link, queue, consumer, known, priority):
+            deliveries += some
+            wakes += others
     return deliveries, wakes
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rsq.broker.connection import Link
-from rsq.broker.reads import BlockingRead, adopt
+from rsq.broker.reads import BlockingRead, adopting
 from rsq.broker.replies import Fetched
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
@@ -338,10 +338,10 @@ class Fetcher:
             for priority in fetched.priorities:
                 # Two streams may use the same entry id.
                 known = {each.entry_id for each in held if (each.queue, each.priority) == (queue.name, priority)}
-                deliveries, wakes = adopt(self._link, queue, consumer, known, [priority])
-                if deliveries:
-                    log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
-                self._accept(queue, deliveries, wakes, consumer)
+                for deliveries, wakes in adopting(self._link, queue, consumer, known, priority):
+                    if deliveries:
+                        log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
+                    self._accept(queue, deliveries, wakes, consumer)
         self._lost_replies = False
 
     def _take_new_name(self) -> None:
