@@ -204,7 +204,7 @@ def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopS
     signals.install()
     while True:
         try:
-            announce(worker.begin())
+            report = worker.begin()
             break
         except BrokerUnavailable as error:
             log.warning("%s; trying again in %.1f s", error, AGAIN_S)
@@ -227,6 +227,7 @@ def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopS
 
     threading.Thread(target=obey, name="rsq-signals", daemon=True).start()
     signals.hold()
+    announce(report)  # whoever has read it may send a signal, which is heard by now
     whose = {"worker_id": worker.worker_id}
     worker_ready.send(app, **whose, queues=worker.queue_names)
     code = 0 if worker.serve() else 1
