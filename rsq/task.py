@@ -88,6 +88,7 @@ class Task(Generic[P, R]):
         self.is_plain = options.acks_late and not options.limited
         self.timelimit = options.timelimit
         self.is_timed = any(self.timelimit)
+        self.result_ttl_ms = None if options.ignore_result else options.result_ttl_ms
         self.run: Callable[..., Any] = MethodType(function, self) if options.bind else function
         self._signature = signature_of(self.run, function, options.bind)
         self._fits = arity_check(self._signature)
@@ -141,7 +142,7 @@ class Task(Generic[P, R]):
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
         defaults = self._changed(options)
-        pairs = [self._message(self._checked(args, None)[0], {}, defaults) for args in calls]
+        pairs = [self._message(self._args(args), {}, defaults) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
         if before_publish.handlers:
@@ -250,16 +251,19 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> tuple[Message, Placement]:
         """What `apply_async` would send, unsent."""
-        return self._message(*self._checked(args, kwargs), self._changed(options))
-
-    def _checked(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Arguments that were given as a sequence and a map, as such. A text is a sequence, too, but never meant so."""
-        args, kwargs = () if args is None else args, {} if kwargs is None else kwargs
-        if not isinstance(args, Sequence) or isinstance(args, (str, bytes, bytearray)):
-            raise TypeError(f"{self.__name__}() args: a tuple or a list of the arguments, such as (1, 2), not {args!r}")
+        kwargs = {} if kwargs is None else kwargs
         if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
             raise TypeError(f"{self.__name__}() kwargs: a map from names to arguments, not {kwargs!r}")
-        return args, kwargs
+        return self._message(self._args(args), kwargs, self._changed(options))
+
+    def _args(self, args: Any) -> Sequence[Any]:
+        """Arguments that were given as a sequence, as such. A text is a sequence, too, but never meant so."""
+        if type(args) is tuple:
+            return args
+        args = () if args is None else args
+        if not isinstance(args, Sequence) or isinstance(args, (str, bytes, bytearray)):
+            raise TypeError(f"{self.__name__}() args: a tuple or a list of the arguments, such as (1, 2), not {args!r}")
+        return args
 
     def _changed(self, options: Mapping[str, Any]) -> CallOptions:
         if not options:

@@ -64,7 +64,7 @@ class Channel:
             on_late[1]()
         replies: list[Any] = []
         try:
-            while len(replies) < len(requests):
+            for _ in requests:
                 reply = gets()
                 replies.append(self.read(_until(deadline)) if reply is False else reply)
         except OSError:

@@ -183,7 +183,7 @@ def running(
     Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives. Where
     something had to be loaded, `then` is asked again, and sent behind it.
     """
-    requests = [packed("EVALSHA", script.sha, 1, tag, *arguments) for script, tag, arguments in calls]
+    requests = [packed("EVALSHA", script.sha, "1", tag, *arguments) for script, tag, arguments in calls]
     replies: list[Any] = yield [*first, *requests, *then()], deadline
     head, replies = replies[: len(first)], replies[len(first) :]
     for _ in range(LOADS):
@@ -198,7 +198,7 @@ def running(
         for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
             replies[i] = reply
     forgetful = "cannot serve now: it forgets scripts as soon as they are loaded"
-    for i, reply in enumerate(replies):
+    for i, reply in enumerate(replies[: len(calls)]):
         if isinstance(reply, ScriptMissing):
             replies[i] = BrokerUnavailable(f"{str(reply).partition(' answered: ')[0]} {forgetful}")
     return head + replies
@@ -258,11 +258,8 @@ class Link:
             # Interrupted between request and reply: the next reply would answer the wrong call.
             self._break()
             raise
-        for reply in replies:
-            if isinstance(reply, Refusal):
-                if self.endpoint.translate(replies):
-                    self.close()
-                break
+        if Refusal in map(type, replies) and self.endpoint.translate(replies):
+            self.close()
         return replies
 
     def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:

@@ -14,6 +14,9 @@ class Forkable(Protocol):
         """Begin anew: this is the child. The parent's sockets are left alone, without even a goodbye."""
 
 
+generation = 0
+"""Rises with each fork on the way to this process: whoever remembers it sees whether he is a copy."""
+
 _forkable: WeakSet[Forkable] = WeakSet()
 
 
@@ -23,6 +26,8 @@ def renew_in_child(each: Forkable) -> None:
 
 
 def _after_fork() -> None:
+    global generation
+    generation += 1
     for each in list(_forkable):
         each.after_fork()
 

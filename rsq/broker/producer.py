@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rsq.broker.aio import AsyncLink, PerLoop
 from rsq.broker.connection import running
@@ -51,8 +50,7 @@ T = TypeVar("T")
 Send: TypeAlias = "tuple[Message, Placement]"
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """Answer to a send. `task_id` is the call that stands; `duplicate` tells that it is an earlier one."""
 
     task_id: str
@@ -124,25 +122,42 @@ class Sending:
 
     def talk(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
         """Send one call."""
-        return (
-            self._patient(queue, message, placement) if placement.room_wait_s else self._one(queue, message, placement)
-        )
+        deadline = Deadline(self._timeout_s)
+        fault: BrokerUnavailable | None = None
+        if placement is PLAIN and deadline.began < self._open_until.get(queue.name, 0.0) and not self._replicas:
+            try:
+                (reply,) = yield [queue.plain_enqueue(message)], deadline
+                if not isinstance(reply, BrokerError):
+                    return Accepted(message.id)
+                raise reply
+            except BrokerUnavailable as error:
+                fault = error
+        # It waits for room in a full queue.
+        for pause_s in room_pauses(placement.room_wait_s):
+            try:
+                return (yield from self._one(queue, message, placement, deadline, fault))
+            except QueueFull:
+                pass
+            yield pause_s
+            deadline = Deadline(self._timeout_s)
+        return (yield from self._one(queue, message, placement, deadline, fault))
 
     def many(self, queue: Queue, sends: Sequence[Send]) -> Exchange[list[Accepted]]:
         """Send many calls of one queue."""
         accepted: list[Accepted] = []
-        if any(placement.room_wait_s for _, placement in sends):
+        placements = {id(placement): placement for _, placement in sends}.values()
+        if any(placement.room_wait_s for placement in placements):
             for message, placement in sends:
                 accepted.append((yield from self.talk(queue, message, placement)))
             return accepted
         short: NotReplicated | None = None
         unconfirmed: list[str] = []
+        wanted = max(map(self._replicas_of, placements), default=0)
         tried = 0
         for chunk in chunks(sends):
             tried += len(chunk)
-            replicas = 0 if short else max(self._replicas_of(placement) for _, placement in chunk)
             try:
-                accepted += yield from self._insist(queue, chunk, replicas, Deadline(self._timeout_s))
+                accepted += yield from self._insist(queue, chunk, 0 if short else wanted, Deadline(self._timeout_s))
                 if short:
                     unconfirmed += [each.task_id for each in accepted[-len(chunk) :]]
             except NotReplicated as error:
@@ -156,29 +171,17 @@ class Sending:
             raise NotReplicated(str(short), unconfirmed)
         return accepted
 
-    def _patient(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
-        """`_one`, which waits for room in a full queue."""
-        for pause_s in room_pauses(placement.room_wait_s):
-            try:
-                return (yield from self._one(queue, message, placement))
-            except QueueFull:
-                pass
-            yield pause_s
-        return (yield from self._one(queue, message, placement))
-
-    def _one(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
-        deadline = Deadline(self._timeout_s)
-        sends = [(message, placement)]
-        if placement is PLAIN and deadline.began < self._open_until.get(queue.name, 0.0) and not self._replicas:
-            try:
-                (reply,) = yield [queue.plain_enqueue(message)], deadline
-                if not isinstance(reply, BrokerError):
-                    return Accepted(message.id)
-                raise reply
-            except BrokerUnavailable as error:
-                return (yield from self._insist(queue, sends, 0, deadline, fault=error))[0]
+    def _one(
+        self,
+        queue: Queue,
+        message: Message,
+        placement: Placement,
+        deadline: Deadline,
+        fault: BrokerUnavailable | None = None,
+    ) -> Exchange[Accepted]:
         first_try = self._unsure.pop(message.id) if placement.unique else None
-        return (yield from self._insist(queue, sends, self._replicas_of(placement), deadline, first_try))[0]
+        sends = [(message, placement)]
+        return (yield from self._insist(queue, sends, self._replicas_of(placement), deadline, first_try, fault))[0]
 
     def _replicas_of(self, placement: Placement) -> int:
         return self._replicas if placement.replicas is None else placement.replicas
@@ -224,10 +227,10 @@ class Sending:
         self, queue: Queue, sends: Sequence[Send], replicas: int, deadline: Deadline, first_try: float | None
     ) -> Exchange[list[Accepted]]:
         """Send, once. `first_try`: look first, and send what has not arrived since then."""
-        arrived = [False] * len(sends)
+        fresh = sends
         if first_try is not None:
             arrived = yield from self._look(queue, sends, deadline, first_try)
-        fresh = [send for send, there in zip(sends, arrived, strict=True) if not there]
+            fresh = [send for send, there in zip(sends, arrived, strict=True) if not there]
         plain = len(fresh) > 1 and all(placement is PLAIN for _, placement in fresh)
         # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
         asks = not plain or deadline.began >= self._open_until.get(queue.name, 0.0)
@@ -239,15 +242,18 @@ class Sending:
                 replies = yield from self._write(queue, fresh[:1], [], deadline)
                 answer(queue, *fresh[0], replies[0])
             replies += yield from self._write(queue, [], fresh[len(replies) :], deadline, replicas)
-        each = iter(replies)
-        accepted = [
-            Accepted(message.id) if there else answer(queue, message, placement, next(each))
-            for (message, placement), there in zip(sends, arrived, strict=True)
-        ]
+        count = replies.pop() if replicas else None
+        accepted = [answer(queue, *send, reply) for send, reply in zip(fresh, replies, strict=True)]
         if fresh and asks:
             self._open_until[queue.name] = deadline.began + OPEN_S
+        if first_try is not None:
+            each = iter(accepted)
+            accepted = [
+                Accepted(message.id) if there else next(each)
+                for (message, _), there in zip(sends, arrived, strict=True)
+            ]
         if replicas:
-            check_replicated(sends, accepted, next(each), replicas)
+            check_replicated(sends, accepted, count, replicas)
         return accepted
 
     def _write(

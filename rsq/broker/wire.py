@@ -10,8 +10,13 @@ Argument: TypeAlias = str | bytes | int | float
 Command: TypeAlias = "tuple[Argument, ...]"
 
 
+_TEXTS = frozenset({str, bytes})
+
+
 def packed(*command: Argument) -> bytes:
     """A command as it goes over the wire."""
+    if _TEXTS.issuperset(map(type, command)):
+        return packed_texts(*command)  # type: ignore[arg-type]
     # hiredis takes the process down when a signal handler raises while it writes out a number.
     return packed_texts(*[part if isinstance(part, (str, bytes)) else str(part) for part in command])
 

@@ -179,7 +179,7 @@ class WorkerQueue(Queue):
                     delivery.entry_id,
                     delivery.id,
                     verdict.result,
-                    verdict.ttl_ms,
+                    str(verdict.ttl_ms),
                 )
             elif type(verdict) is Retried:
                 batches[scripts.RETRY, delivery.priority, delivery.taken, verdict.counter] += rows.Retried(
@@ -208,11 +208,11 @@ class WorkerQueue(Queue):
                 batches[scripts.RELEASE, delivery.priority, False, ""].append(delivery.entry_id)
         calls: list[ScriptCall] = []
         for (script, priority, taken, counter), arguments in batches.items():
-            head: tuple[Argument, ...] = (consumer, priority)
+            head: tuple[Argument, ...] = (consumer, str(priority))
             if script is scripts.BURY:
                 head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms)
             elif script is not scripts.RELEASE:
-                head += (int(taken), counter)
+                head += ("1" if taken else "0", counter)
             calls.append((script, self.keys.prefix, (*head, *arguments)))
         return calls
 

@@ -162,6 +162,15 @@ def _entries(raw: bytes, without: Collection[bytes]) -> list[bytes]:
     return entries
 
 
+def _read_id(raw: bytes) -> str:
+    """What `check_id` refuses would stand for another call, in lists of ids and on a worker's board."""
+    text = raw.decode("ascii")
+    # All ids of rsq's own making are letters and digits.
+    if not 0 < len(raw) <= LONGEST_ID or not (raw.isalnum() or (text.isprintable() and " " not in text)):
+        raise DecodeError(f"the id {text[:LONGEST_ID]!r} is not 1 to {LONGEST_ID} printable characters")
+    return text
+
+
 class Delivery:
     """A message in a worker's hands.
 
@@ -211,40 +220,29 @@ class Delivery:
         self.deliveries = 1
         self.crashes = 0
         self.crash_how = ""
-        self.exhausted = False
-        self.lease_lost = False
-        self.revoked = False
-        self.taken = False
+        self.exhausted = self.lease_lost = self.revoked = self.taken = False
         self.runtime_s = self.overdue_s = 0.0
         self.timelimit = NO_LIMIT
-        self.problem = ""
+        self.problem = self.id = ""
         self.meta = NO_META
-        self.id = entry_id.decode()
-        if len(fields) == 8 and fields[::2] == _FIELDS:
+        try:
+            if fields[::2] != _FIELDS:
+                raise DecodeError("the entry does not have the fields id, task, body and meta")
+            self.id = _read_id(fields[1])
+            self.task = fields[3].decode()
             self.body: bytes = fields[5]
             self.meta_raw: bytes = fields[7]
-            try:
-                text = fields[1].decode("ascii")
-                # What `check_id` refuses would stand for another call, in lists of ids and on a worker's board.
-                if not 0 < len(text) <= LONGEST_ID or not text.isprintable() or " " in text:
-                    raise DecodeError(f"the id {text[:LONGEST_ID]!r} is not 1 to {LONGEST_ID} printable characters")
-                self.id = text
-                self.task = fields[3].decode()
-            except (UnicodeDecodeError, DecodeError) as error:
-                self.problem = str(error)
-            else:
-                if self.meta_raw:
-                    try:
-                        self.meta = unpack_meta(self.meta_raw)
-                    except DecodeError as error:
-                        self.problem = str(error)  # raw, it goes on as it came
-                return
+        except (UnicodeDecodeError, DecodeError) as error:
+            self.problem = str(error)
+            self.id = self.id or entry_id.decode()
+            # Kept whole, so that a person can see what it was.
+            self.task, self.body, self.meta_raw = "", codec.encode(fields), b""
         else:
-            self.problem = "the entry does not have the fields id, task, body and meta"
-        # Kept whole, so that a person can see what it was.
-        self.task = ""
-        self.body = codec.encode(fields)
-        self.meta_raw = b""
+            if self.meta_raw:
+                try:
+                    self.meta = unpack_meta(self.meta_raw)
+                except DecodeError as error:
+                    self.problem = str(error)  # raw, it goes on as it came
 
     @property
     def attempt(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import random
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from rsq import codec
 from rsq.app import unknown_task_text
+from rsq.broker import forks
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
@@ -112,19 +112,19 @@ class Attempts:
 
         Whatever the body raises is the body's; what this itself raises is a fault of rsq.
         """
-        if self.is_async(delivery):
-            return run_to_end(self._own_loop(), self.arun(delivery))
         run = self._begin(delivery)
         if not isinstance(run, _Run):
             return run
-        way, token, pid = self._function, current.set(delivery), os.getpid()
+        if run.task.is_async:
+            return run_to_end(self._own_loop(), self._arun(run))
+        way, token, generation = self._function, current.set(delivery), forks.generation
         run.announce()
         try:
             try:
                 way.enter(delivery)
                 value = run.task.run(*run.args, **run.kwargs)
             finally:
-                if os.getpid() != pid:
+                if forks.generation != generation:
                     end_copy(sys.exc_info()[1])
                 way.leave()
             run.end()
@@ -139,19 +139,19 @@ class Attempts:
     async def arun(self, delivery: Delivery) -> Verdict:
         """`run` for a body that is a coroutine, on the running loop, in a `LaneTask`."""
         run = self._begin(delivery)
-        if not isinstance(run, _Run):
-            return run
-        way = self._coroutine
+        return await self._arun(run) if isinstance(run, _Run) else run
+
+    async def _arun(self, run: _Run) -> Verdict:
+        way, delivery, generation = self._coroutine, run.delivery, forks.generation
         current.set(delivery)  # in this asyncio task alone
         run.announce()
-        pid = os.getpid()
         try:
             try:
                 way.enter(delivery)
                 body = run.task.run(*run.args, **run.kwargs)
                 value = await (body if run.timed is None else way.listen(body))
             finally:
-                if os.getpid() != pid:
+                if forks.generation != generation:
                     end_copy(sys.exc_info()[1])
             way.leave()
             run.end()
@@ -174,17 +174,16 @@ class Attempts:
                 return refused
             assert task is not None, "an unknown task is refused"
         timed = None
-        if self._limits is not None and (task.is_timed or delivery.meta):
+        if (task.is_timed or delivery.meta) and self._limits is not None:
             # Arguments may be made to take for ever, too.
             timed = self._limits.start(task, delivery, self._way(task.is_async).throw)
-        run = _Run(delivery, task, timed)
         try:
-            run.args, run.kwargs = codec.decode_call(delivery.body)
+            args, kwargs = codec.decode_call(delivery.body)
         except DecodeError as error:
-            refused = self._bury(delivery, "undecodable", run.meant(error), task)
+            refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)
             return refused
-        return run
+        return _Run(delivery, task, args, kwargs, timed)
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of this thread, which lives as long as its work, so that clients may be kept on it."""
@@ -299,13 +298,13 @@ class Attempts:
 
     def _result_ttl_ms(self, delivery: Delivery, task: Task[..., Any]) -> int | None:
         """How long the result is kept, or None when nobody wants it."""
-        options = task.options
-        if not delivery.meta:
-            return None if options.ignore_result else options.result_ttl_ms
-        if delivery.meta.get("ignore_result", options.ignore_result):
+        meta = delivery.meta
+        if not meta:
+            return task.result_ttl_ms
+        if meta.get("ignore_result", task.options.ignore_result):
             return None
-        expires_s = delivery.meta.get("result_expires")
-        return options.result_ttl_ms if expires_s is None else max(1, int(expires_s * 1000))
+        expires_s = meta.get("result_expires")
+        return task.options.result_ttl_ms if expires_s is None else max(1, int(expires_s * 1000))
 
 
 class _Run:
@@ -313,14 +312,14 @@ class _Run:
 
     __slots__ = ("args", "delivery", "kwargs", "started", "task", "timed")
 
-    args: list[Any]
-    kwargs: dict[str, Any]
-
-    def __init__(self, delivery: Delivery, task: Task[..., Any], timed: Timed | None) -> None:
+    def __init__(
+        self, delivery: Delivery, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], timed: Timed | None
+    ) -> None:
         self.delivery = delivery
         self.task = task
+        self.args = args
+        self.kwargs = kwargs
         self.timed = timed
-        self.started = 0.0
 
     def announce(self) -> None:
         """It begins."""
@@ -337,8 +336,7 @@ class _Run:
 
     def meant(self, error: BaseException) -> BaseException:
         """It has ended with this error: why it has failed."""
-        if self.started:
-            self.delivery.runtime_s = time.perf_counter() - self.started
+        self.delivery.runtime_s = time.perf_counter() - self.started
         return error if self.timed is None else self.timed.meant(error)
 
 

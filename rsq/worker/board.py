@@ -11,6 +11,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 
+_MOMENT = struct.Struct("<d")
 _CHILD = struct.Struct("<dIIQdd?")  # lease_until, generation, fenced, tasks done, beat, commit_beat, ended
 _SLOT = struct.Struct("<dHBB41p101p121p")  # started, queue index, priority, taken, entry id, task id, name of the task
 _LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
@@ -69,11 +70,11 @@ class ChildBoard:
     @property
     def lease_until(self) -> float:
         """When the lease ends if nobody renews it. Written by whoever keeps the leases."""
-        return self._read(0)
+        return self._moment(0)
 
     @lease_until.setter
     def lease_until(self, moment: float) -> None:
-        struct.pack_into("<d", self._memory, self._offset, moment)
+        _MOMENT.pack_into(self._memory, self._offset, moment)
 
     @property
     def generation(self) -> int:
@@ -105,11 +106,11 @@ class ChildBoard:
     @property
     def beat(self) -> float:
         """When the fetcher last took a step, as it does often, unless a body holds the GIL; 0.0 before the first."""
-        return self._read(24)
+        return self._moment(24)
 
     @beat.setter
     def beat(self, moment: float) -> None:
-        struct.pack_into("<d", self._memory, self._offset + 24, moment)
+        _MOMENT.pack_into(self._memory, self._offset + 24, moment)
 
     @property
     def commit_beat(self) -> float:
@@ -117,11 +118,11 @@ class ChildBoard:
 
         It takes one at least each few seconds, also while the server is away or refuses, unless a body holds the GIL.
         """
-        return self._read(32)
+        return self._moment(32)
 
     @commit_beat.setter
     def commit_beat(self, moment: float) -> None:
-        struct.pack_into("<d", self._memory, self._offset + 32, moment)
+        _MOMENT.pack_into(self._memory, self._offset + 32, moment)
 
     @property
     def ended(self) -> bool:
@@ -136,8 +137,9 @@ class ChildBoard:
         """The calls that run now, or ran when the child died."""
         return [entry for slot in self.slots if (entry := slot.read()) is not None]
 
-    def _read(self, at: int) -> float:
-        return float(struct.unpack_from("<d", self._memory, self._offset + at)[0])
+    def _moment(self, at: int) -> float:
+        moment: float = _MOMENT.unpack_from(self._memory, self._offset + at)[0]
+        return moment
 
 
 class Slot:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from rsq import codec
@@ -178,13 +179,14 @@ class Committer:
             self._refused = []
 
     def _commit(self, patient: bool = True) -> None:
-        batch, was_behind = self._in_flight, self.is_behind
+        batch, waiting, was_behind = self._in_flight, self._verdicts, self.is_behind
         size = 0
-        while self._verdicts and len(batch) < MOST_VERDICTS and size < MOST_BYTES:
-            verdict = self._verdicts[0]
+        for verdict in [*islice(waiting, MOST_VERDICTS - len(batch))]:
             batch.append(verdict)
-            self._verdicts.popleft()
+            waiting.popleft()
             size += len(verdict.result if type(verdict) is Completed else verdict.delivery.body)
+            if size >= MOST_BYTES:
+                break
         # Almost always one consumer: after a lost lease the old name's verdicts go under the old name, which is fenced.
         # What was acknowledged early is not: its token is its fence.
         verdicts: dict[tuple[str, bool], dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))

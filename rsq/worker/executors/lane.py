@@ -94,11 +94,7 @@ class Lane:
         """Run it in this thread, unless it may not be started here. Raises nothing, whatever becomes of it."""
         began = False
         try:
-            if not self._may_start(delivery, now):
-                return
-            if self.attempts.is_plain(delivery):
-                self._mark(delivery, now)
-            elif not self._prepare(delivery, now):
+            if not (self._starts_plainly(delivery, now) or self._prepare(delivery, now)):
                 return
             began = True
             # In a context of its own: what a body sets there is not seen by the next one.
@@ -111,12 +107,10 @@ class Lane:
         """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`. In a `LaneTask`."""
         began = False
         try:
-            if not self._may_start(delivery, now):
-                return
             loop = asyncio.get_running_loop()
-            if self.attempts.is_plain(delivery):
-                self._mark(delivery, now)
-            elif not await loop.run_in_executor(pool, self._prepare, delivery, now):
+            if not (
+                self._starts_plainly(delivery, now) or await loop.run_in_executor(pool, self._prepare, delivery, now)
+            ):
                 return
             began = True
             if self.attempts.is_async(delivery):
@@ -144,6 +138,13 @@ class Lane:
             self.done += 1
             self.busy_s += delivery.runtime_s
 
+    def _starts_plainly(self, delivery: Delivery, now: float) -> bool:
+        """Mark it, if it starts without a word to the server."""
+        if now < self._board.lease_until and self.attempts.is_plain(delivery):
+            self._mark(delivery, now)
+            return True
+        return False
+
     def _mark(self, delivery: Delivery, now: float) -> None:
         """Tell on the board what runs here from now on."""
         index, _ = self._queues[delivery.queue]
@@ -157,15 +158,12 @@ class Lane:
             delivery.task.encode(),
         )
 
-    def _may_start(self, delivery: Delivery, now: float) -> bool:
-        if now < self._board.lease_until:
-            return True
-        # Others may have it by now; the fence decides whether it is still ours to hand back.
-        self._committer.put(Released(delivery))
-        return False
-
     def _prepare(self, delivery: Delivery, now: float) -> bool:
         """Ask the server what has to be asked before the start, and mark it. False: it must not be started here."""
+        if now >= self._board.lease_until:
+            # Others may have it by now; the fence decides whether it is still ours to hand back.
+            self._committer.put(Released(delivery))
+            return False
         _, queue = self._queues[delivery.queue]
         try:
             verdict = self._permission(queue, delivery)

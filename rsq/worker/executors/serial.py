@@ -23,6 +23,7 @@ class SerialExecutor(Executor):
         super().__init__(surroundings, 1, lambda: self._way)
         self._committer = surroundings.committer
         self._identity = surroundings.identity
+        self._strays = 0
 
     def install(self) -> None:
         """Let bodies be interrupted. Called in the main thread, which is the one that will serve."""
@@ -32,14 +33,14 @@ class SerialExecutor(Executor):
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough."""
         self._committer.leave_to_me()
-        going, strays = True, 0
+        going = True
         while going:
             try:
-                going = self._serve_one()
-                strays = 0
+                self._serve()
+                going = False
             except BaseException:
-                strays += 1
-                if strays > MOST_STRAYS:
+                self._strays += 1
+                if self._strays > MOST_STRAYS:
                     raise
                 # By a signal handler that a body has left behind, such as that of an alarm.
                 log.exception("something was raised while no task ran; going on")
@@ -47,23 +48,23 @@ class SerialExecutor(Executor):
         self._lanes[0].attempts.close()
         self._links.close()
 
-    def _serve_one(self) -> bool:
-        """The next one, when it is there. False: it was the last."""
+    def _serve(self) -> None:
+        """One after the other. Raises what comes from nowhere."""
         inbox, lane, committer = self._inbox, self._lanes[0], self._committer
-        delivery = inbox.peek()
-        if delivery is None:
-            return False
-        if delivery.crashes or delivery.overdue_s:
-            # It may take this process with it: what has ended must not run again for that.
-            committer.write_all(self._identity.lease_holds)
-        # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
-        lane.running = (delivery, time.monotonic())
-        if inbox.remove(delivery):
-            lane.run(delivery, lane.running[1])
-        lane.running = None
-        if committer.left:
-            committer.write_left(idle=not inbox)
-        return not (self._wear.limited and self._wear.is_reached(lane.done))
+        wear = self._wear if self._wear.limited else None
+        while (wear is None or not wear.is_reached(lane.done)) and (delivery := inbox.peek()) is not None:
+            if delivery.crashes or delivery.overdue_s:
+                # It may take this process with it: what has ended must not run again for that.
+                committer.write_all(self._identity.lease_holds)
+            # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
+            now = time.monotonic()
+            lane.running = (delivery, now)
+            if inbox.remove(delivery):
+                lane.run(delivery, now)
+            lane.running = None
+            self._strays = 0
+            if committer.left:
+                committer.write_left(idle=not inbox)
 
     def _hand_back_taken(self) -> None:
         """What has left the inbox and has no outcome is in nobody's hands."""
