@@ -15,7 +15,7 @@ from redis.connection import AbstractConnection, Connection, SSLConnection, Unix
 
 from rsq import keys
 from rsq.broker import embedded
-from rsq.broker.address import cluster_address, plain_options, redacted, sentinel_address
+from rsq.broker.address import cluster_address, plain_options, sentinel_address
 from rsq.broker.channel import Channel, OnLate
 from rsq.broker.cluster import Cluster
 from rsq.broker.deadline import Deadline
@@ -28,6 +28,7 @@ from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.settings import Settings
+from rsq.url import redacted
 
 T = TypeVar("T")
 
