@@ -220,7 +220,7 @@ def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopS
             pass
         grace_s = app.settings.shutdown_timeout_s
         log.info("%s: stopping; the running task has %.0f s to end", signals.why, grace_s)
-        until = time.monotonic() + grace_s
+        until = signals.since + grace_s
         worker.stop()
         while not signals.second and (left_s := until - time.monotonic()) > 0:
             signals.wait(left_s)
