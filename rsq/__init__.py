@@ -12,7 +12,7 @@ Where things are, in the order in which a call meets them; each module says at i
     result                           what the caller gets back
     beat/                            schedules
     cli/                             the commands
-    settings, errors, signals, logs  what all of them share
+    settings, url, errors, signals, logs  what all of them share
     hints, celery_names              what to write instead of a name of Celery's
     naming, functions, pickling      what can be a task, its name, and how tasks and handles are pickled
     testing/, contrib/, bench/       for tests of yours, for databases of yours, and measuring

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from rsq import settings as settings_module
 from rsq.broker import queue_control as control
@@ -111,7 +111,8 @@ class BaseApp:
     @cached_property
     def client(self) -> Client:
         """The producer's side of the broker."""
-        return self._client_for(self.settings)
+        client = self._client_for(self.settings)
+        return cast("Client", self.__dict__.setdefault("client", client))  # another thread may have been quicker
 
     def _client_for(self, settings: Settings) -> Client:
         # Late, as redis takes most of the time: a module that only declares tasks imports nothing of it.

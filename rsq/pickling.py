@@ -10,6 +10,7 @@ from rsq.app import BaseApp, shared
 from rsq.errors import SettingsError, UnknownTask
 from rsq.result import AsyncResult
 from rsq.task import AsyncTask, Task
+from rsq.url import redacted
 
 
 def _reduced_task(task: Task[..., Any]) -> tuple[Any, ...]:
@@ -35,8 +36,6 @@ def _reduced_result(result: AsyncResult[Any]) -> tuple[Any, ...]:
 
 def _place_of(result: AsyncResult[Any]) -> tuple[str, str]:
     """Server, without its password, and namespace."""
-    from rsq.broker.address import redacted  # late: it imports redis
-
     settings = result._client.settings
     return redacted(settings.url), settings.namespace
 

@@ -13,6 +13,7 @@ from rsq import keys
 from rsq.clock import zone_of
 from rsq.errors import LONGEST_S, SettingsError
 from rsq.hints import unknown_text
+from rsq.url import check_kind
 
 ENVIRONMENT_PREFIX = "RSQ_"
 
@@ -70,6 +71,7 @@ class Settings:
     """Write the arguments of calls into the log."""
 
     def __post_init__(self) -> None:
+        check_kind(self.url)
         keys.check_namespace(self.namespace)
         keys.check_queue(self.default_queue)
         zone_of(self.timezone)

@@ -24,7 +24,7 @@ from rsq.broker.queue import Queue
 from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
-from rsq.calls.placement import Placement
+from rsq.calls.placement import Placement, marker_key
 from rsq.calls.progress import Progress, pack_progress
 from rsq.calls.request import Request, current
 from rsq.calls.retry import asked_for
@@ -287,12 +287,10 @@ class Task(Generic[P, R]):
         if defaults.dedupe_key is not None:
             key = self.key_of("dedupe_key", defaults.dedupe_key, args, kwargs)
             if defaults.version is not None:
-                # Each version is a call of its own: what makes older ones harmless is asked when they start.
                 meta = {**meta, "version": [key, defaults.version, placement.dedupe_ttl_ms]}
-                key = f"{key}@{defaults.version}"
             elif placement.replaces or placement.dedupe_until != "ttl":
                 meta = {**meta, "begin": True}
-            placement = replace(placement, dedupe_key=key)
+            placement = replace(placement, dedupe_key=marker_key(key, defaults.version))
         if defaults.expires is not None:
             meta = {**meta, "expires": self._expires_ms(defaults.expires)}
         if (parent := current.get()) is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rsq import App
-from rsq.broker.address import plain_options, redacted, sentinel_address
+from rsq.broker.address import plain_options, sentinel_address
 from rsq.broker.connection import Endpoint
 from rsq.errors import SettingsError
+from rsq.url import redacted
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,6 @@ def test_a_good_url_is_taken(url: str) -> None:
         "redis+sentinel://:secret@one,/shop",
         "redis+sentinel://:secret@one/shop/zero",
         "redis+sentinel://:secret@one:1;two:2:3/shop",
-        "unix+sentinel://:secret@one/shop",
     ],
 )
 def test_a_malformed_sentinel_url_is_refused(url: str) -> None:

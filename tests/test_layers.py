@@ -20,7 +20,8 @@ ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
     {"errors", "states", "keys", "clock", "signals", "logs", "naming", "functions", "hints", "celery_names"},
-    {"codec", "settings"},
+    {"codec", "url"},
+    {"settings"},
     {"remote"},
     {"calls"},
     {"broker"},

@@ -33,6 +33,9 @@ def test_code_wins_over_environment_wins_over_defaults() -> None:
         ({"default_queue": "a:b"}, "queue name"),
         ({"timezone": "Europe/Atlantis"}, "no time zone 'Europe/Atlantis'"),
         ({"timezone": "/etc/passwd"}, "no time zone '/etc/passwd'"),
+        ({"url": "amqp://guest@broker"}, r"URL 'amqp://\*\*\*@broker' cannot be used: it starts with redis://"),
+        ({"url": "unix+sentinel://:secret@one/shop"}, "cannot be used: it starts with redis://"),
+        ({"url": "localhost:6379"}, r"URL '\*\*\*' cannot be used: it starts with redis://"),
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, object], text: str) -> None:

@@ -10,8 +10,11 @@ import pickle
 import runpy
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial, wraps
 from pathlib import Path
@@ -24,9 +27,11 @@ import rsq
 from rsq import App, MaxRetriesExceededError, RsqError, SettingsError, Task, codec
 from rsq.app import shared
 from rsq.calls.options import TaskOptions
+from rsq.calls.placement import marker_key
 from rsq.calls.retry import RetryPolicy
 from rsq.errors import DuplicateTask, InvalidTask, Retry, UnknownTask
 from rsq.loader import load_app
+from rsq.settings import Settings
 
 app = App("unit", url="redis://localhost:1")
 
@@ -319,6 +324,21 @@ def test_time_limits_of_a_task_and_of_a_call() -> None:
             task.message((1, 2), **changed)
 
 
+def test_threads_that_meet_at_the_first_call_get_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = App("fresh", url="redis://localhost:1")
+    make, meet = fresh._client_for, threading.Barrier(2)
+
+    def slowly(settings: Settings) -> Any:
+        with suppress(threading.BrokenBarrierError):  # up to Python 3.11 one waits for the other
+            meet.wait(0.2)
+        return make(settings)
+
+    monkeypatch.setattr(fresh, "_client_for", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        got = [future.result() for future in [pool.submit(lambda: fresh.client) for _ in range(2)]]
+    assert got[0] is got[1] is fresh.client
+
+
 def test_app_wide_defaults() -> None:
     careful = App("careful", task_defaults={"autoretry_for": (), "queue": "slow"})
     task = careful.task(name="t", queue="fast")(test_names)
@@ -374,6 +394,13 @@ def test_options_of_a_call_that_do_not_fit(options: dict[str, Any], text: str) -
 )
 def test_rates(rate: str, microseconds: int) -> None:
     assert TaskOptions(rate_limit=rate, rate_burst=3).rate == (microseconds, 3)
+
+
+def test_a_version_of_a_key_meets_no_key_without_one() -> None:
+    keys = ("tea", "tea@3", "@3:tea", "@@3:tea", "3:tea", "@")
+    made = [marker_key(key, version) for key in keys for version in (None, 3)]
+    assert len(set(made)) == len(made)
+    assert marker_key("tea", None) == "tea"
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "x" * 101, "é", "a\n"])

@@ -1,4 +1,4 @@
-"""URLs of the server: checked, taken apart, and shown without their passwords."""
+"""URLs of the server, taken apart and checked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from redis.connection import Connection, parse_url
 from redis.exceptions import RedisError
 
 from rsq.errors import SettingsError
+from rsq.url import check_kind, redacted
 
 SENTINEL_PORT = 26379
 PORT = 6379
-
-_KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "embedded")
 
 _FORMS = {
     "redis": "redis://[user:password@]host[:port][/number of the database]",
@@ -34,33 +33,10 @@ _CLUSTER = re.compile(
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?")
 
 
-# What may be shown. Whatever does not look like this might be a password that was not quoted.
-_HOST_SHOWN = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
-_HARMLESS = re.compile(
-    r"(?P<scheme>[a-z+]{1,20}://)(?:[^?#]*(?P<at>@))?"
-    rf"(?P<place>{_HOST_SHOWN}(?:,{_HOST_SHOWN})*(?:/[\w.%-]*)*|/[^?#@]*)?"
-    r"(?P<query>[?#][^@]*)?"
-)
-
-
-def redacted(url: str) -> str:
-    """The URL as logs and errors may show it: scheme, host, port, database or path, and nothing else."""
-    found = _HARMLESS.fullmatch(url)
-    if not found:
-        scheme, mark, _ = url.partition("://")
-        return f"{scheme}://***" if mark and scheme in _KINDS else "***"
-    return f"{found['scheme']}{'***@' if found['at'] else ''}{found['place'] or ''}{'?***' if found['query'] else ''}"
-
-
 def plain_options(url: str) -> dict[str, Any]:
     """Arguments of a connection to the server of this URL. Raises SettingsError."""
-    kind, mark, _ = url.partition("://")
-    form = _FORMS.get(kind) if mark else None
-    if form is None:
-        raise SettingsError(
-            f"URL {redacted(url)!r} cannot be used: it starts with redis://, rediss://, unix://, redis+sentinel://, "
-            "rediss+sentinel://, redis+cluster://, rediss+cluster:// or embedded://"
-        )
+    check_kind(url)
+    kind = url.partition("://")[0]
     try:
         # What it says of a part that is wrong could be a part of the password.
         place, options = urlsplit(url), parse_url(url)
@@ -68,8 +44,8 @@ def plain_options(url: str) -> dict[str, Any]:
         place, options = None, {}
     if place is None or not (place.path if kind == "unix" else re.fullmatch(r"(/\d*)?", place.path)):
         raise SettingsError(
-            f"URL {redacted(url)!r} cannot be used: its form is {form}, and :, /, ?, # or @ in a password are written "
-            "as %3A, %2F, %3F, %23 or %40"
+            f"URL {redacted(url)!r} cannot be used: its form is {_FORMS[kind]}, and :, /, ?, # or @ in a password are "
+            "written as %3A, %2F, %3F, %23 or %40"
         )
     kind_of_connection: Any = options.pop("connection_class", Connection)
     if kind == "rediss":

@@ -21,6 +21,7 @@ from redis.connection import AbstractConnection
 
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import CLOSED, SILENT, Refusal
+from rsq.broker.forks import renew_in_child
 
 TICK_S = 1.0
 """Timeout that sockets have. It is only changed where less than that is left: setting it is a call to the system."""
@@ -41,6 +42,11 @@ class Channel:
         self.socket.settimeout(TICK_S)
         self._reader = Reader(replyError=Refusal)
         self._buffer = bytearray(AT_ONCE)
+        renew_in_child(self)
+
+    def after_fork(self) -> None:
+        """The server is to see the end of the connection when its owner ends, however long a fork of it lives."""
+        self.socket.close()  # the copy alone: nothing is shut down
 
     def ask(self, requests: Sequence[bytes], deadline: Deadline | float, on_late: OnLate | None = None) -> list[Any]:
         """Send requests in one write; give their replies, a refusal as the `Refusal` that it is.

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -44,7 +45,7 @@ class Client:
         self.settings = settings
         self.endpoint = Endpoint.of(settings)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
-        self._sending = Sending(settings.broker_timeout_s, settings.wait_replicas)
+        self._sending = Sending(settings.broker_timeout_s, settings.wait_replicas, self.endpoint.answer_s)
         self._links = PerLoop(lambda: AsyncLink(self.endpoint))
         self.producer = Producer(self.pool, self._sending)
         self.aproducer = AsyncProducer(self._links, self._sending)
@@ -77,12 +78,11 @@ class Client:
         A borrowed connection may have died since it was used last: they are asked again until `broker_timeout_s` is
         over. Raises BrokerUnavailable then, and BrokerRefused.
         """
-        return self._follow(asking([packed(*command) for command in commands], self._deadline()))
+        return self._follow(asking([packed(*each) for each in commands], self._deadline(), self.endpoint.answer_s))
 
     def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """`ask` for calls of scripts."""
-        deadline = self._deadline()
-        return self._follow(repeating(lambda: running(calls, deadline), deadline))
+        return self._follow(repeating(partial(running, calls), self._deadline(), self.endpoint.answer_s))
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.broker_timeout_s)

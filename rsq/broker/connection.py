@@ -6,6 +6,7 @@ twice, so each caller repeats what it knows to be safe.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from time import sleep
@@ -15,7 +16,7 @@ from redis.connection import AbstractConnection, Connection, SSLConnection, Unix
 
 from rsq import keys
 from rsq.broker import embedded
-from rsq.broker.address import cluster_address, plain_options, redacted, sentinel_address
+from rsq.broker.address import cluster_address, plain_options, sentinel_address
 from rsq.broker.channel import Channel, OnLate
 from rsq.broker.cluster import Cluster
 from rsq.broker.deadline import Deadline
@@ -28,6 +29,7 @@ from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.settings import Settings
+from rsq.url import redacted
 
 T = TypeVar("T")
 
@@ -36,6 +38,10 @@ ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
 
 CONNECT_TIMEOUT_S = 2.0
 
+ANSWER_S = 2.0
+"""Where another node may take the server's place one try waits so long: what was under way when the server hung, or
+vanished without a word, goes to its successor soon after there is one."""
+
 LOADS = 3
 """So often a script is loaded for one call: the server may forget it again before the call (SCRIPT FLUSH, failover)."""
 
@@ -43,7 +49,8 @@ LOADS = 3
 class Endpoint:
     """Where the server is, or the cluster. Makes connections; knows nothing of queues.
 
-    home  tag of the partition: on a cluster, where commands without a key go
+    home      tag of the partition: on a cluster, where commands without a key go
+    answer_s  how long one try of what has a deadline waits for its answer; see `ANSWER_S`
     """
 
     def __init__(self, url: str, home: str = "rsq:0") -> None:
@@ -63,6 +70,7 @@ class Endpoint:
             self._kind, self._options = url.partition("://")[0], plain_options(url)
         else:
             self._options = {"path": str(self.embedded.socket_path)}
+        self.answer_s = math.inf if self._sentinels is None and self.cluster is None else ANSWER_S
 
     @classmethod
     def of(cls, settings: Settings) -> Endpoint:

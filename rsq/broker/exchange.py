@@ -11,6 +11,7 @@ A talk is a generator. It yields a step, and is sent what came of it; an error i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -46,22 +47,27 @@ def pauses(deadline: Deadline) -> Iterator[float]:
         pause_s *= 2
 
 
-def asking(requests: list[bytes], deadline: Deadline) -> Exchange[list[Any]]:
+def asking(requests: list[bytes], deadline: Deadline, answer_s: float = math.inf) -> Exchange[list[Any]]:
     """Put questions, which may safely be repeated, until the deadline. Raises what they were refused with."""
 
-    def ask() -> Exchange[list[Any]]:
-        replies: list[Any] = yield requests, deadline
+    def ask(own: Deadline) -> Exchange[list[Any]]:
+        replies: list[Any] = yield requests, own
         return replies
 
-    return repeating(ask, deadline)
+    return repeating(ask, deadline, answer_s)
 
 
-def repeating(ask: Callable[[], Exchange[list[Any]]], deadline: Deadline) -> Exchange[list[Any]]:
-    """Carry on a talk that may safely be repeated, until it brings answers or the deadline is over."""
+def repeating(
+    ask: Callable[[Deadline], Exchange[list[Any]]], deadline: Deadline, answer_s: float = math.inf
+) -> Exchange[list[Any]]:
+    """Carry on a talk that may safely be repeated, until it brings answers or the deadline is over.
+
+    answer_s  how long one try waits
+    """
     fault: BrokerError | None = None
     for pause_s in pauses(deadline):
         try:
-            replies = yield from ask()
+            replies = yield from ask(deadline.within(answer_s))
             refusal = next((reply for reply in replies if isinstance(reply, BrokerError)), None)
             if refusal is None:
                 return replies

@@ -7,8 +7,8 @@ import asyncio
 import hiredis
 from redis.exceptions import RedisError
 
-from rsq.broker.address import redacted
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from rsq.url import redacted
 
 CLOSED = "Connection closed by server."
 SILENT = "Timeout reading from socket"

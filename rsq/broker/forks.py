@@ -11,7 +11,7 @@ class Forkable(Protocol):
     """Something with sockets, locks or threads of its own."""
 
     def after_fork(self) -> None:
-        """Begin anew: this is the child. The parent's sockets are left alone, without even a goodbye."""
+        """Begin anew: this is the child. To the parent's peers nothing is said, not even a goodbye."""
 
 
 generation = 0

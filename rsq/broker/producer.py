@@ -6,6 +6,7 @@ Written once for threads and coroutines, as talks (see `rsq.broker.exchange`).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -42,8 +43,10 @@ CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_S = 1.0
 """For so long after a queue took a call, others are sent to it without asking whether it has been closed since."""
 
-CLOCK_STEP_MS = 50
-"""So far the server's clock may have been set forward between a send and the look for it."""
+CLOCK_STEP_MS, CLOCKS_APART_MS = 50, 1000
+"""So far the server's clock may have been set forward between a send and the look for it; and so far the clock of a
+server that took over may be ahead, since what it has was stamped by its predecessor. Behind is no matter: the look goes
+further back then."""
 
 T = TypeVar("T")
 
@@ -111,11 +114,14 @@ class Sending:
 
     timeout_s  total deadline of one send
     replicas   how many must have a call before a send is over, where its placement does not say otherwise
+    answer_s   how long one try waits for its answer, and longer in proportion for what is large; infinite where no
+               other node can take the server's place
     """
 
-    def __init__(self, timeout_s: float, replicas: int = 0) -> None:
+    def __init__(self, timeout_s: float, replicas: int = 0, answer_s: float = math.inf) -> None:
         self._timeout_s = timeout_s
         self._replicas = replicas
+        self._answer_s = answer_s
         self._introduced: set[str] = set()
         self._open_until: dict[str, float] = {}
         self._unsure = Unsure()
@@ -126,7 +132,7 @@ class Sending:
         fault: BrokerUnavailable | None = None
         if placement is PLAIN and deadline.began < self._open_until.get(queue.name, 0.0) and not self._replicas:
             try:
-                (reply,) = yield [queue.plain_enqueue(message)], deadline
+                (reply,) = yield [queue.plain_enqueue(message)], self._of_one_try(deadline, [(message, placement)])
                 if not isinstance(reply, BrokerError):
                     return Accepted(message.id)
                 raise reply
@@ -139,7 +145,7 @@ class Sending:
             except QueueFull:
                 pass
             yield pause_s
-            deadline = Deadline(self._timeout_s)
+            deadline, fault = Deadline(self._timeout_s), None
         return (yield from self._one(queue, message, placement, deadline, fault))
 
     def many(self, queue: Queue, sends: Sequence[Send]) -> Exchange[list[Accepted]]:
@@ -208,7 +214,9 @@ class Sending:
                     self._introduced.clear()
                     self._open_until.clear()
                 try:
-                    return (yield from self._try(queue, sends, replicas, deadline, began if repeated else None))
+                    # The server waits for its replicas by itself, and may take its time for that.
+                    own = deadline if replicas else self._of_one_try(deadline, sends)
+                    return (yield from self._try(queue, sends, replicas, own, began if repeated else None))
                 except BrokerUnavailable as error:
                     repeated = True
                     if fault is None or deadline.left_s() > 0:  # else it only says that the time was over
@@ -222,6 +230,12 @@ class Sending:
         except (NotReplicated, BrokerUnavailable):
             self._unsure.add(sends, began)
             raise
+
+    def _of_one_try(self, deadline: Deadline, sends: Sequence[Send]) -> Deadline:
+        if self._answer_s == math.inf:
+            return deadline
+        size = sum([len(message.body) for message, _ in sends])
+        return deadline.within(self._answer_s + self._timeout_s * size / CHUNK_BYTES)
 
     def _try(
         self, queue: Queue, sends: Sequence[Send], replicas: int, deadline: Deadline, first_try: float | None
@@ -299,7 +313,8 @@ class Sending:
         if isinstance(clock, BrokerError):
             raise clock
         passed_ms = int((monotonic() - first_try) * 1000)
-        from_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000 - passed_ms - CLOCK_STEP_MS
+        step_ms = CLOCK_STEP_MS if self._answer_s == math.inf else CLOCKS_APART_MS
+        from_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000 - passed_ms - step_ms
         (found,) = yield from running([queue.arrived_call(sends, from_ms)], deadline)
         if isinstance(found, BrokerError):
             raise found

@@ -38,3 +38,13 @@ class Placement:
 
 
 PLAIN = Placement()
+
+
+def marker_key(key: str, version: int | None) -> str:
+    """A dedupe key as its marker has it. Each version of a key is a call of its own, and meets no key without one.
+
+    What makes older versions harmless is asked when they start.
+    """
+    if version is not None:
+        return f"@{version}:{key}"
+    return f"@{key}" if key.startswith("@") else key

@@ -349,7 +349,8 @@ class Fetcher:
         old = self._identity.consumer
         dropped = self._inbox.drain()
         # What was acknowledged early has its token, and runs on: nobody else will run it.
-        for delivery in [delivery for delivery, _ in self._workload.running() if not delivery.taken]:
+        # And who has been told already is not told again when the next name is lost, too.
+        for delivery in [each for each, _ in self._workload.running() if not (each.taken or each.lease_lost)]:
             delivery.lease_lost = True
             text = (
                 f"{delivery.task}[{delivery.id}] belongs to another worker now: nothing of this run will be committed"

@@ -83,15 +83,16 @@ class Health:
             return "it is stopping"
         if now - self.renewed > self.lease_s:
             return f"the server has not answered for {now - self.renewed:.0f} s"
-        for child in self.children:
-            if not child.registered or not child.beat:
-                return f"child {child.pid} is still starting"
+        working = [child for child in self.children if child.registered and child.beat]
+        for child in working:
             if not child.running and now - child.beat > STANDSTILL_S:
                 return f"child {child.pid} has fetched nothing for {now - child.beat:.0f} s"
             # While a body runs it may hold the interpreter; but not when the fetcher steps on.
             if child.commit_beat and (child.beat if child.running else now) - child.commit_beat > STANDSTILL_S:
                 return f"child {child.pid} has committed nothing for {now - child.commit_beat:.0f} s"
-        return "" if self.children else "it has no children"
+        if working:
+            return ""  # one that starts beside them, or is replaced, keeps nothing waiting
+        return f"child {self.children[0].pid} is still starting" if self.children else "it has no children"
 
     def is_of(self, target: str | None, namespace: str | None) -> bool:
         """Whether it is what these name, as -A and --namespace do; None: whatever it is."""

@@ -18,9 +18,10 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
+from rsq.broker.channel import Channel
 from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded
 from rsq.worker.loops import LaneTask
@@ -34,9 +35,7 @@ _GUARDED = ("logging", "threading", "queue", "importlib", "concurrent.futures", 
 _BODIES = ("rsq.task", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
 """Parts of rsq that bodies consist of, or that call them."""
 
-_WAITS: frozenset[CodeType | tuple[str, str]] = frozenset(
-    {threading.Condition.wait.__code__, ("rsq.broker.channel", "readable")}
-)
+_WAITS = (threading.Condition.wait.__code__, Channel.readable.__code__)
 """Where a thread waits, for as long as it takes, and cleans up when the wait is interrupted."""
 
 
@@ -54,7 +53,7 @@ def may_strike(frame: FrameType | None) -> bool:
         name, code = frame.f_globals.get("__name__", ""), frame.f_code
         if name.startswith("rsq.worker.") or code in _BEGINS:
             return inside
-        if not waits and (code in _WAITS or (name, code.co_name) in _WAITS):
+        if not waits and code in _WAITS:
             # From here on out all stand ready for it. A Condition waits once it has let go of its lock.
             waits = code is not threading.Condition.wait.__code__ or "gotit" in frame.f_locals
         hurt = _is_of(name, _GUARDED) and not _is_of(name, _BODIES) and not (waits and _is_of(name, _WAITING))

@@ -78,6 +78,7 @@ class Leases:
         self._told: Mapping[str, Argument] = {}
         self._look_at = 0.0
         self._refused: set[str] = set()
+        self._unlisted: set[str] = set()
 
     @property
     def renew_every_s(self) -> float:
@@ -137,6 +138,8 @@ class Leases:
                 raise error
             if name not in self._refused:
                 log.error("the leases on queue %s cannot be renewed: %s", name, error)
+        for name in self._refused - set(errors):
+            log.info("the leases on queue %s are renewed again", name)
         self._refused = set(errors)
 
     def retire(self, retirement: Retirement, only: Collection[str] = ()) -> dict[str, BrokerError]:
@@ -214,7 +217,9 @@ class Leases:
             if isinstance(reply, BrokerError):
                 # A full server takes no report, but it has renewed the leases: whoever empties it must go on. So must
                 # a worker while the node of the cluster is away that knows the workers.
-                log.warning("this worker cannot be listed: %s", reply)
+                if str(reply) not in self._unlisted:
+                    log.warning("this worker cannot be listed: %s", reply)
+                    self._unlisted.add(str(reply))
                 self._forgotten()
                 return None
         new_fields, kept = 0 if again else replies[0], replies[-2]
@@ -222,6 +227,9 @@ class Leases:
             # It has vanished meanwhile, as with a flush: all is written anew.
             self._forgotten()
             return self._heard(report, False, self._link.pipeline(self._tell(report)), renewed)
+        if self._unlisted:
+            log.info("this worker is listed again")
+            self._unlisted.clear()
         self._knows_constant, self._told = True, dict(report)
         return unpack_wish(replies[-1])
 

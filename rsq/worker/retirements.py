@@ -24,6 +24,11 @@ class Retirements(Part):
         """Whether there is any."""
         return bool(self._left)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether others wait for it: of one that left in good order nothing but its name is left."""
+        return any(each.how or each.running or each.overdue for each, _ in self._left)
+
     def add(self, retirement: Retirement) -> None:
         """A child is dead, or has left."""
         self._left.append((retirement, set()))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.forks import renew_in_child
 from rsq.broker.server_check import check_server
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
@@ -76,7 +77,8 @@ class SoloWorker:
             main_thread=main_thread,
         )
         self._selector = selectors.DefaultSelector()
-        self._prompter: socket.socket | None = None
+        self._prompter, self._prompt = socket.socketpair()
+        renew_in_child(self)
         self._contact = RemoteControl(self._link, self._queues, self.worker_id, portrait, self._selector, self._rung)
         self._leases = self._contact.leases
         self._pause_s = 0.0
@@ -88,8 +90,7 @@ class SoloWorker:
         report = check_server(self._link, self._settings)
         self._board.lease_until = self._leases.register(self._identity.consumer)
         self._renew()
-        self._prompter, prompt = socket.socketpair()
-        self._keeper = threading.Thread(target=self._keep_lease, args=(prompt,), name="rsq-lease", daemon=True)
+        self._keeper = threading.Thread(target=self._keep_lease, name="rsq-lease", daemon=True)
         self._keeper.start()
         queues = queues_line(self.queue_names, self._app.unread(self.queue_names))
         return what_runs(self.worker_id, self._app.name, sorted(self._app.tasks), queues, "none (solo)", report)
@@ -100,7 +101,6 @@ class SoloWorker:
 
     def serve(self) -> bool:
         """Work in this thread until `stop`. False when outcomes could not be committed any more."""
-        assert self._prompter is not None, "it has begun"
         assert self._keeper is not None, "it has begun"
         try:
             return self._crew.serve()
@@ -112,9 +112,8 @@ class SoloWorker:
     def stop(self) -> None:
         """From any thread: hand back what has not begun, and let the running body end."""
         self._stopping = True
-        if self._prompter is not None:
-            with contextlib.suppress(OSError):  # it has ended already
-                self._prompter.send(b"s")  # for a report that tells it
+        with contextlib.suppress(OSError):  # it has ended already
+            self._prompter.send(b"s")  # for a report that tells it
         self._crew.stop()
 
     def abandon(self) -> None:
@@ -131,15 +130,20 @@ class SoloWorker:
         """Deliveries that run, or whose verdict is not known to be written."""
         return self._crew.unsettled()
 
-    def _keep_lease(self, prompt: socket.socket) -> None:
-        self._selector.register(prompt, selectors.EVENT_READ)
+    def after_fork(self) -> None:
+        """A fork of a body that lives on must not hold up the end."""
+        self._prompter.close()
+        self._prompt.close()
+
+    def _keep_lease(self) -> None:
+        self._selector.register(self._prompt, selectors.EVENT_READ)
         self._pause_s = self._leases.renew_every_s
         while True:
             if ready := self._selector.select(self._pause_s):
                 bell = ready[0][0].data
                 if bell is not None:
                     bell.on_readable(ready[0][0].fd)
-                elif prompt.recv(64):
+                elif self._prompt.recv(64):
                     self._pause_s = 0.0
                 else:
                     break
@@ -151,7 +155,7 @@ class SoloWorker:
                 self._pause_s = AGAIN_S
         self._contact.end()
         self._selector.close()
-        prompt.close()
+        self._prompt.close()
 
     def _rung(self, connected: bool) -> None:
         self._pause_s = 0.0 if connected else AGAIN_S
@@ -216,7 +220,7 @@ def _run(options: WorkerOptions, announce: Callable[[str], None], signals: StopS
             pass
         grace_s = app.settings.shutdown_timeout_s
         log.info("%s: stopping; the running task has %.0f s to end", signals.why, grace_s)
-        until = time.monotonic() + grace_s
+        until = signals.since + grace_s
         worker.stop()
         while not signals.second and (left_s := until - time.monotonic()) > 0:
             signals.wait(left_s)

@@ -161,6 +161,8 @@ class Supervisor(Part):
         self._places.reap()
         self._beat.reap()
         self._health.soon()
+        if self._stopping and not self._children and not self._retirements.urgent:
+            self._give_up_soon()
 
     def tend(self, now: float) -> None:
         """The time for the end is up."""
@@ -169,7 +171,7 @@ class Supervisor(Part):
     def _stop(self, why: str) -> None:
         grace_s = self._keeper.settings.shutdown_timeout_s if self._keeper.settings else 0.0
         log.info("%s: stopping; running tasks have %.0f s to end", why, grace_s)
-        self.due_at = time.monotonic() + grace_s
+        self.due_at = self._signals.since + grace_s
         self._close()
         self._beat.stop()
         for child in self._children:
@@ -180,11 +182,14 @@ class Supervisor(Part):
         self.due_at = math.inf
         if self._give_up_at < math.inf:
             return
-        # What is left to do is handing back; it gets a few tries and no more.
-        self._give_up_at = time.monotonic() + LINK_TIMEOUT_S
+        self._give_up_soon()
         if self._children:
             log.warning("%s: handing back what still runs", why)
         self._end_all()
+
+    def _give_up_soon(self) -> None:
+        """What is left to do is handing back; it gets a few tries and no more."""
+        self._give_up_at = min(self._give_up_at, time.monotonic() + LINK_TIMEOUT_S)
 
     def _fail(self, error: Exception) -> None:
         """It cannot begin: end the children, then raise."""

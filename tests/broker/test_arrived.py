@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from time import monotonic
+
 import pytest
 
 from rsq.broker import scripts
 from rsq.broker.connection import Link
+from rsq.broker.deadline import Deadline
+from rsq.broker.producer import Sending
 from rsq.broker.queue import Queue
 from rsq.calls.outcome import Buried
 from rsq.calls.placement import Placement
@@ -32,6 +37,17 @@ def test_a_chunk_is_looked_for_at_once(rig: Rig) -> None:
     known = ["done", "failed", "quiet", "running", "ready", "delayed"]
     assert look(rig, "one", *known, "urgent", "two") == [0, *[1] * len(known), 0, 0]
     assert look(rig, "urgent", "ready", priority=9) == [1, 0]
+
+
+@pytest.mark.parametrize(("answer_s", "ahead_ms"), [(math.inf, 0), (1.0, 900)])
+def test_the_clock_of_a_server_that_took_over_may_be_ahead(rig: Rig, answer_s: float, ahead_ms: int) -> None:
+    """What it has was stamped by its predecessor."""
+    began, at_ms = monotonic(), rig.now_ms()
+    entry = ("id", "a", "task", "t", "body", "", "meta", "")
+    rig.redis.xadd(rig.keys.stream(), dict(zip(entry[::2], entry[1::2], strict=True)), id=f"{at_ms - ahead_ms}-0")
+    sending = Sending(5.0, answer_s=answer_s)
+    talk = sending._look(rig.queue, [(rig.message("a"), Placement())], Deadline(60.0), began)
+    assert rig.link.follow(talk) == [True]
 
 
 def test_what_was_there_before_is_no_answer(rig: Rig) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -192,12 +194,29 @@ def test_a_master_that_hangs_is_replaced(service: Service, start_worker: StartWo
         old = service.master()
         old.freeze()
         service.await_failover(old)
-        try:
-            handle = tasks.note.apply_async(("after",), task_id="after")
-        except BrokerUnavailable as error:  # the connection from before led to the old master, and used up the time
-            handle = tasks.note.apply_async(("after",), task_id=error.task_id)
+        handle = tasks.note.apply_async(("after",), task_id="after")
         assert handle.get(timeout=60) == "after"
     assert journal.count("ran after") == 1
+
+
+async def test_a_send_that_is_under_way_when_the_master_hangs_goes_to_its_successor(service: Service) -> None:
+    """However long its deadline is."""
+    with tasks.app.configured(url=service.url, broker_timeout_s=600.0):
+        tasks.note.delay("before")
+        await tasks.aadd.adelay(1, 2)
+        old = service.master()
+        old.freeze()
+        with ThreadPoolExecutor() as pool:
+            sent = pool.submit(tasks.note.delay, "sync")
+            bulk = pool.submit(tasks.note.map_async, [("one",), ("two",)])
+            asent = asyncio.create_task(tasks.aadd.adelay(3, 4))
+            ids = [(await asyncio.wait_for(asyncio.wrap_future(sent), 120)).id, (await asyncio.wait_for(asent, 120)).id]
+            ids += [each.id for each in await asyncio.wait_for(asyncio.wrap_future(bulk), 120)]
+        new = service.await_failover(old)
+        with new.client() as client:
+            found = [fields[b"id"].decode() for _, fields in client.xrange(tasks.app.client.queue(None).keys.stream())]
+        await tasks.app.aclose()
+    assert [found.count(task_id) for task_id in ids] == [1] * 4
 
 
 def test_a_replica_that_takes_over_without_the_group_is_set_up_anew(

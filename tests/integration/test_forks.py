@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,10 +65,42 @@ def test_nor_does_a_copy_of_a_coroutine(app: App, start_worker: StartWorker, poo
     assert worker.stop() == 0
 
 
-def test_what_a_task_forks_has_no_pipe_of_rsq(app: App, start_worker: StartWorker) -> None:
-    start_worker("-B", concurrency=3, name=NAME)
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_what_a_task_forks_has_no_pipe_and_no_connection_of_rsq(app: App, start_worker: StartWorker, pool: str) -> None:
+    start_worker("-P", pool, *(["-B"] if pool == "prefork" else []), concurrency=3, name=NAME)
+    assert does.add.delay(1, 2).get(timeout=60) == 3  # all connections are made by now
     found = does.own_descriptors.delay().get(timeout=60)
-    assert [each for each in found if each.startswith(("pipe:", "anon_inode:"))] == []
+    kinds = ("pipe:", "socket:", "anon_inode:") if pool == "prefork" else ("pipe:", "socket:")
+    assert [each for each in found if each.startswith(kinds)] == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_fork_that_lives_on_keeps_no_connection_of_its_worker(
+    app: App, start_worker: StartWorker, redis: Any, pool: str
+) -> None:
+    """Else what its blocked read is given would go to nobody."""
+    before = {client["id"] for client in redis.client_list()}
+    worker = start_worker("-P", pool, concurrency=1, name=NAME)
+    helper = does.leave_helper.delay().get(timeout=60)
+    try:
+        app.close()
+        for pid in {worker.pid, *worker.children()} - {helper}:
+            kill(pid)
+        wait_until(lambda: {client["id"] for client in redis.client_list()} <= before, 30, "the connections to end")
+        assert is_alive(helper)
+    finally:
+        kill(helper)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_stop_waits_for_no_fork_that_lives_on(app: App, start_worker: StartWorker, pool: str) -> None:
+    worker = start_worker("-P", pool, "--shutdown-timeout", "500", concurrency=1, name=NAME)
+    helper = does.leave_helper.delay().get(timeout=60)
+    try:
+        assert worker.stop() == 0
+        assert is_alive(helper)
+    finally:
+        kill(helper)
 
 
 def test_a_child_has_nothing_of_its_supervisors(start_worker: StartWorker) -> None:

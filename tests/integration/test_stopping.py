@@ -259,17 +259,32 @@ if is_beat:
 
 @pytest.mark.parametrize("again", [False, True])
 def test_what_cannot_be_handed_on_holds_up_no_stop(
-    own_server: MakeServer, start_worker: StartWorker, again: bool
+    own_server: MakeServer, start_worker: StartWorker, journal: Journal, tmp_path: Path, again: bool
 ) -> None:
     server = own_server()
     grace_s = "500" if again else "0.5"
     worker = start_worker("--shutdown-timeout", grace_s, concurrency=2, worker_url=server.url, lease=60)
+    with tasks.app.configured(url=server.url):
+        tasks.gate.delay(str(tmp_path / "never there"))
+    wait_until(lambda: journal.count("began gate") == 1, what="the body to begin")
     server.kill()
     worker.signal(signal.SIGTERM)
     if again:
         wait_until(lambda: "stopping" in worker.log(), 30, "the stop to begin")
         wait_until(lambda: ended_by_another(worker, signal.SIGTERM), 60, "it to end")
     assert worker.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_who_holds_nothing_waits_for_no_server_at_its_end(
+    own_server: MakeServer, start_worker: StartWorker, pool: str, how: str
+) -> None:
+    server = own_server()
+    worker = start_worker("-P", pool, "--shutdown-timeout", "500", concurrency=2, worker_url=server.url)
+    getattr(server, how)()
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(120) == 0
 
 
 def test_a_queue_that_refuses_costs_itself_alone(

@@ -193,6 +193,23 @@ def test_the_lease_of_a_new_name_counts_from_when_it_was_asked_for(desk: Desk, m
     assert answered_at + 600 <= until <= time.monotonic() + 600 - 0.2
 
 
+def test_a_body_is_told_once_that_its_lease_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it goes on, and the next name is lost, too."""
+    desk.add(b"")
+    desk.steps_until(desk.inbox.held, "the delivery")
+    body = desk.inbox.peek()
+    assert body is not None
+    assert desk.inbox.remove(body)
+    told: list[BaseException] = []
+    monkeypatch.setattr(desk.body, "running", lambda: [(body, time.monotonic())])
+    monkeypatch.setattr(desk.body, "interrupt", lambda delivery, error: told.append(error))
+    for _ in range(2):
+        desk.fetcher.fence(desk.identity.consumer)
+        desk.fetcher.step()
+    assert [type(error) for error in told] == [LeaseLost]
+    assert desk.identity.consumer.endswith(".2")
+
+
 def test_what_was_fetched_on_a_queue_whose_lease_holds_goes_back_at_once(desk: Desk) -> None:
     old = desk.identity.consumer
     desk.add(b"", queue="other")

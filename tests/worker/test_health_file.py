@@ -143,3 +143,19 @@ def test_whose_health_it_is(target: str | None, namespace: str | None, is_it: bo
 def test_readiness_of_a_child(child: ChildHealth, why: str) -> None:
     problem = replace(WELL, children=[child]).why_not_ready(100.0)
     assert why in problem if why else problem == ""
+
+
+@pytest.mark.parametrize(
+    ("children", "why"),
+    [
+        ([], "it has no children"),
+        ([replace(CHILD, registered=False)], "child 7 is still starting"),
+        ([replace(CHILD, beat=0.0)] * 2, "child 7 is still starting"),
+        ([CHILD, replace(CHILD, pid=8, registered=False)], ""),
+        ([replace(CHILD, pid=8, beat=0.0), CHILD], ""),
+        ([replace(CHILD, beat=80.0), replace(CHILD, pid=8, registered=False)], "child 7 has fetched nothing for 20 s"),
+        ([CHILD, replace(CHILD, pid=8, commit_beat=80.0)], "child 8 has committed nothing for 20 s"),
+    ],
+)
+def test_who_starts_beside_others_that_work_keeps_nobody_unready(children: list[ChildHealth], why: str) -> None:
+    assert replace(WELL, children=children).why_not_ready(100.0) == why

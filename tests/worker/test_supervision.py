@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from rsq.errors import BrokerRefused, BrokerUnavailable
-from rsq.worker import logs
+from rsq.worker import logs, stop
 from rsq.worker.board import Board
 from rsq.worker.children import Child, Children, WorkerOptions
 from rsq.worker.lease_keeper import LeaseKeeper
@@ -26,7 +26,7 @@ from rsq.worker.part import Backoff, Part
 from rsq.worker.portrait import Portrait
 from rsq.worker.processors import processors
 from rsq.worker.retirements import Retirements
-from rsq.worker.stop import STOPS
+from rsq.worker.stop import STOPS, StopSignals
 from rsq.worker.supervisor import Supervisor, need_descriptors
 from rsq.worker.watchdog import Watchdog
 
@@ -234,6 +234,47 @@ def test_waits_double_up_to_the_longest() -> None:
     assert [backoff.next_s() for _ in range(4)] == [1.0, 2.0, 4.0, 5.0]
     backoff.reset()
     assert backoff.next_s() == 1.0
+
+
+def test_a_signal_counts_from_when_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is to read it may wait for the server meanwhile."""
+    clock = [1000.0]
+    before = signal.getsignal(signal.SIGUSR2)
+    signals = StopSignals(signal.SIGUSR2)
+    try:
+        signals.hold()
+        monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        os.kill(os.getpid(), signal.SIGUSR2)
+        clock[0] += stop.TWIN_S / 2
+        signals.read()
+        assert (signals.why, signals.since, signals.second) == ("SIGUSR2", 1000.0, False)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        clock[0] += 2.0
+        signals.read()
+        assert not signals.second, "a twin, though it was read late"
+        os.kill(os.getpid(), signal.SIGUSR2)
+        signals.read()
+        assert signals.second
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_two_signals_that_are_read_at_once_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    before = signal.getsignal(signal.SIGUSR2)
+    signals = StopSignals(signal.SIGUSR2)
+    try:
+        signals.hold()
+        monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        for clock[0] in (1000.0, 1001.0):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        clock[0] = 1002.0
+        signals.read()
+        assert signals.second
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR2, before)
 
 
 # -- the log
