@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 
 import redis
 
-from tests.helpers import free_port, wait_until
-from tests.servers import Server
+from tests.cluster_client import SLOTS, ClusterClient, Ranges, slot_of
+from tests.helpers import wait_until
+from tests.servers import READY_S, Server
 
 MASTERS = 3
-SLOTS = 16384
+
+HOME = "rsq:0"
+"""The tag of what most tests look at."""
 
 NODE_TIMEOUT_MS = 1500
 
@@ -23,22 +25,59 @@ SETTLE_S = 60
 """Nodes meet, elect and follow within seconds; a slow machine gets this long."""
 
 
-def slot_of(tag: str) -> int:
-    """The hash slot of a hash tag, written without its braces."""
-    return crc_hqx(tag.encode(), 0) % SLOTS
+class Node(Server):
+    """A server that can be a node of a cluster."""
+
+    def __init__(self, binary: Path, *, config: Mapping[str, str] | None = None, **options: Any) -> None:
+        password = options.get("password")
+        config = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+            "cluster-announce-ip": "127.0.0.1",
+            "repl-diskless-sync-delay": "0",
+            **({"masterauth": f'"{password}"'} if password else {}),
+            **(config or {}),
+        }
+        super().__init__(binary, tcp=True, config=config, **options)
+
+
+class WholeNode(Node):
+    """A cluster of this one node, for tests that stop, kill and freeze their server."""
+
+    @property
+    def url(self) -> str:
+        return self.address.replace("redis://", "redis+cluster://").removesuffix("/0")
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait until it serves its slots, too: a master that comes again lets others go first."""
+        super().wait_ready(timeout_s)
+        with self.client(decode_responses=True, socket_timeout=timeout_s) as client:
+            client.response_callbacks.clear()
+            if "cluster_slots_assigned:0" in client.execute_command("CLUSTER", "INFO"):
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
+            wait_until(lambda: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), timeout_s, "its slots")
 
 
 class Cluster:
-    """Three masters and three replicas, settled when it is entered. Each node keeps an append-only file.
+    """Three masters and three replicas, settled when it is entered.
 
-    binary    a Redis 7.0 or Valkey server
-    password  of every node
-    config    further settings of every node, written as in redis.conf
+    binary      of the server
+    password    of every node
+    config      further settings of every node, written as in redis.conf
+    appendonly  each node keeps an append-only file
     """
 
-    def __init__(self, binary: Path, password: str | None = None, config: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        password: str | None = None,
+        config: Mapping[str, str] | None = None,
+        appendonly: bool = True,
+    ) -> None:
         self._binary = binary
         self.password = password
+        self._appendonly = appendonly
         self._config = dict(config or {})
         self.nodes: list[Server] = []
         self._names: dict[Server, str] = {}
@@ -58,18 +97,7 @@ class Cluster:
 
     def _start(self) -> None:
         for _ in range(2 * MASTERS):
-            bus = free_port()
-            config = {
-                "cluster-enabled": "yes",
-                "cluster-config-file": "nodes.conf",
-                "cluster-node-timeout": str(NODE_TIMEOUT_MS),
-                "cluster-port": str(bus),
-                "cluster-announce-ip": "127.0.0.1",
-                "repl-diskless-sync-delay": "0",
-                **({"masterauth": f'"{self.password}"'} if self.password else {}),
-                **self._config,
-            }
-            node = Server(self._binary, tcp=True, appendonly=True, password=self.password, config=config)
+            node: Server = Node(self._binary, appendonly=self._appendonly, password=self.password, config=self._config)
             self.nodes.append(node)
             node.start()
             self._names[node] = str(self.ask(node, "CLUSTER", "MYID"))
@@ -77,10 +105,10 @@ class Cluster:
         share = SLOTS // MASTERS
         for number, node in enumerate(masters):
             last = SLOTS - 1 if number == MASTERS - 1 else (number + 1) * share - 1
-            self.ask(node, "CLUSTER", "ADDSLOTSRANGE", number * share, last)
+            self.ask(node, "CLUSTER", "ADDSLOTS", *range(number * share, last + 1))
             self.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
-            self.ask(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port, node.config["cluster-port"])
+            self.ask(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port)
         wait_until(
             lambda: all(len(self.rows(node)) == 2 * MASTERS for node in self.nodes), SETTLE_S, "the nodes to meet"
         )
@@ -95,6 +123,11 @@ class Cluster:
         credentials = f":{self.password}@" if self.password else ""
         places = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         return f"redis+cluster://{credentials}{places}"
+
+    def client(self, **options: Any) -> Any:
+        """`Server.client` for all masters; see `ClusterClient`."""
+        ranges = self.ranges()
+        return ClusterClient(_owner(ranges, slot_of(HOME)), ranges, **options)
 
     def ask(self, node: Server, *command: Any) -> Any:
         """What one node answers, in text; a refusal is raised."""
@@ -116,19 +149,16 @@ class Cluster:
         return [line.split() for line in text.splitlines() if "handshake" not in line and "noaddr" not in line]
 
     def master(self, tag: str) -> Server:
-        """The node that holds the slot of a hash tag, as most nodes see it."""
-        slot = slot_of(tag)
+        """The node that holds the slot of a hash tag, as the first that runs sees it."""
+        return _owner(self.ranges(), slot_of(tag))
+
+    def ranges(self) -> Ranges:
+        """First slot, last slot, and the master of these."""
         for node in self.nodes:
-            if not node.running:
-                continue
-            for row in self.rows(node):
-                if (
-                    "master" in row[2]
-                    and "fail" not in row[2].split(",")
-                    and any(_holds(part, slot) for part in row[8:])
-                ):
-                    return self._named(row[0])
-        raise LookupError(f"no master holds slot {slot}")
+            rows = self.rows(node) if node.running else []
+            if found := [(*_ends(part), self._named(row[0])) for row in rows if _is_master(row) for part in _held(row)]:
+                return found
+        raise LookupError("no master holds any slot")
 
     def replica_of(self, master: Server) -> Server:
         name = self.id_of(master)
@@ -184,7 +214,7 @@ class Cluster:
                 for node in self.nodes
                 if node.running and node is not old
                 for row in self.rows(node)
-                if "master" in row[2] and any(_holds(part, slot) for part in row[8:])
+                if "master" in row[2] and any(first <= slot <= last for first, last in map(_ends, _held(row)))
             }
 
         def settled() -> bool:
@@ -238,7 +268,18 @@ def _is_master(row: list[str]) -> bool:
     return "master" in flags and "fail" not in flags
 
 
-def _holds(part: str, slot: int) -> bool:
-    """Whether a range of slots in a line of CLUSTER NODES holds this one."""
+def _held(row: list[str]) -> list[str]:
+    """The ranges of slots in a line of CLUSTER NODES, without those on the move."""
+    return [part for part in row[8:] if not part.startswith("[")]
+
+
+def _ends(part: str) -> tuple[int, int]:
     first, _, last = part.partition("-")
-    return not part.startswith("[") and int(first) <= slot <= int(last or first)
+    return int(first), int(last or first)
+
+
+def _owner(ranges: Ranges, slot: int) -> Server:
+    for first, last, node in ranges:
+        if first <= slot <= last:
+            return node
+    raise LookupError(f"no master holds slot {slot}")

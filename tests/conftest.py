@@ -6,6 +6,8 @@ Fixtures, from the whole run down to one test:
     redis       a client on it
     url         its URL
     own_server  makes servers for one test alone, for those that kill, freeze or reconfigure theirs
+
+On a cluster the first is three masters and their replicas, and those for one test are clusters of one node each.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from typing import Any, TypeAlias
 import hypothesis
 import pytest
 
-from tests.servers import Server, ServerMissing, find_binary
+from tests.cluster_client import ClusterClient
+from tests.clusters import Cluster, WholeNode
+from tests.servers import Server, ServerMissing, find_binary, on_cluster
 
 MakeServer: TypeAlias = Callable[..., Server]
 
@@ -58,7 +62,7 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     binary = find_binary()
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    return f"server: {version.split(' sha=')[0]} ({binary})"
+    return f"server: {'a cluster of ' * on_cluster()}{version.split(' sha=')[0]} ({binary})"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,19 +76,19 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    with Server(find_binary()) as running:
+def server() -> Iterator[Server | Cluster]:
+    with Cluster(find_binary(), appendonly=False) if on_cluster() else Server(find_binary()) as running:
         yield running
 
 
 @pytest.fixture
-def redis(server: Server) -> Iterator[Any]:
+def redis(server: Server | Cluster) -> Iterator[Any]:
     with server.client() as client:
         yield client
 
 
 @pytest.fixture
-def url(server: Server) -> str:
+def url(server: Server | Cluster) -> str:
     return server.url
 
 
@@ -94,7 +98,9 @@ def own_server() -> Iterator[MakeServer]:
     made: list[Server] = []
 
     def make(**options: Any) -> Server:
-        made.append(Server(find_binary(), **options))
+        if on_cluster():
+            options.pop("tcp", None)
+        made.append(WholeNode(find_binary(), **options) if on_cluster() else Server(find_binary(), **options))
         made[-1].start()
         return made[-1]
 
@@ -110,7 +116,7 @@ def clean_server(request: pytest.FixtureRequest) -> Iterator[None]:
     A test that leaves others on purpose says so: ``@pytest.mark.leaves("rsq:mine:*")``.
     """
     running = request.getfixturevalue("server") if "server" in request.fixturenames else None
-    if not isinstance(running, Server):  # a test module may call something else `server`
+    if not isinstance(running, (Server, Cluster)):  # a test module may call something else `server`
         yield
         return
     with running.client(decode_responses=True, encoding_errors="replace") as client:
@@ -126,6 +132,9 @@ def clean_server(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def keys_without_ttl(client: Any) -> list[str]:
+    """Of all masters, where it is a client of several."""
+    if isinstance(client, ClusterClient):
+        return [key for each in client.masters() for key in keys_without_ttl(each)]
     keys = [key for key in client.scan_iter(count=1000) if not PERSISTENT.fullmatch(key)]
     with client.pipeline(transaction=False) as pipe:
         for key in keys:

@@ -35,9 +35,14 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = "t
     return answer
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(above: int = 0) -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now, nor on the one that is so far above it."""
+    while True:
+        with socket.socket() as probe, socket.socket() as other:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + above if above else 0))
+            except (OSError, OverflowError):
+                continue
+            return port

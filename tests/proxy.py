@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import selectors
 import socket
 import tempfile
@@ -11,12 +12,23 @@ import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from tests.clusters import Cluster
+from tests.servers import Server
 
 REQUEST, REPLY = "request", "reply"
+
+# What a node tells of others: rows of CLUSTER SLOTS, and the ends of MOVED.
+_PLACE = re.compile(
+    rb"(?P<before>\$9\r\n127\.0\.0\.1\r\n:|^-MOVED \d+ 127\.0\.0\.1:)(?P<port>\d+)(?=\r\n)", re.MULTILINE
+)
 
 
 class Proxy:
     """Listens on a unix socket of its own and forwards to the server's.
+
+    Of a cluster it stands before each node, on a port of its own, and puts these ports into what nodes tell of others.
 
     Faults wait in a queue and strike one after the other, each at the next chunk of data of its direction:
 
@@ -29,11 +41,24 @@ class Proxy:
     The line itself may be slow: `delay_s` before each reply, `bytes_per_s` of requests (0 = as fast as it can).
     """
 
-    def __init__(self, server_socket: str) -> None:
-        self._server_socket = server_socket
+    def __init__(self, server: Server | Cluster) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="rsq-proxy-", dir="/tmp")
-        self.socket = str(Path(self._directory.name) / "s")
-        self.url = f"unix://{self.socket}?db=0"
+        self._targets: dict[socket.socket, Any] = {}
+        self._ports: dict[int, int] = {}
+        if isinstance(server, Cluster):
+            for node in server.nodes:
+                listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+                self._targets[listener] = ("127.0.0.1", node.port)
+                self._ports[node.port] = listener.getsockname()[1]
+            places = ",".join(f"127.0.0.1:{port}" for port in self._ports.values())
+            self.url = f"redis+cluster://{places}"
+        else:
+            path = str(Path(self._directory.name) / "s")
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(path)
+            listener.listen(100)
+            self._targets[listener] = str(server.socket)
+            self.url = f"unix://{path}?db=0"
         self._faults: deque[tuple[str, bytes]] = deque()
         self._rate = 0.0
         self.delay_s = 0.0
@@ -47,10 +72,8 @@ class Proxy:
         self._held: list[tuple[socket.socket, socket.socket, bytes]] = []
         self._selector = selectors.DefaultSelector()
         self._stop_read, self._stop_write = socket.socketpair()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.socket)
-        self._listener.listen(100)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        for listener in self._targets:
+            self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._stop_read, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -98,7 +121,7 @@ class Proxy:
         self._stop_write.send(b"x")
         self._thread.join(10)
         held = [each for client, server, _ in self._held for each in (client, server)]
-        for each in [self._listener, self._stop_read, self._stop_write, *self._peers, *held]:
+        for each in [*self._targets, self._stop_read, self._stop_write, *self._peers, *held]:
             each.close()
         self._selector.close()
         self._directory.cleanup()
@@ -110,16 +133,16 @@ class Proxy:
                 assert isinstance(sock, socket.socket)
                 if sock is self._stop_read:
                     return
-                if sock is self._listener:
-                    self._accept()
+                if sock in self._targets:
+                    self._accept(sock)
                 elif sock in self._peers:
                     self._forward(sock)
 
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
-        server = socket.socket(socket.AF_UNIX)
+    def _accept(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        server = socket.socket(listener.family)
         try:
-            server.connect(self._server_socket)
+            server.connect(self._targets[listener])
         except OSError:
             client.close()
             server.close()
@@ -140,6 +163,7 @@ class Proxy:
                 return
             direction = REQUEST if source in self._client_sides else REPLY
             if direction == REPLY:
+                data = _PLACE.sub(self._own_port, data) if self._ports else data
                 time.sleep(self.delay_s)
             elif self.bytes_per_s:
                 time.sleep(len(data) / self.bytes_per_s)
@@ -158,6 +182,10 @@ class Proxy:
                 target.sendall(data)
         except OSError:
             self._drop(source)
+
+    def _own_port(self, place: re.Match[bytes]) -> bytes:
+        port = int(place["port"])
+        return b"%s%d" % (place["before"], self._ports.get(port, port))
 
     def _fault(self, direction: str, source: socket.socket, data: bytes) -> str | None:
         if self._faults:

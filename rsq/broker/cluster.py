@@ -149,6 +149,7 @@ class Cluster:
         if place is not None:
             return place
         faults: list[str] = []
+        answered = False
         refused: BrokerRefused | None = None
         for node in self._slots.nodes():
             own = deadline.within(min(NODE_TIMEOUT_S, deadline.left_s() / 3))
@@ -170,8 +171,14 @@ class Cluster:
             if place is not None:
                 return place
             faults.append(f"{shown_place(node)}: nobody serves slot {slot}")
+            answered = True
         # What waiting does not mend: a wrong password, a right that lacks, a server that is no cluster.
-        raise refused or BrokerUnavailable(f"{self._shown} cannot serve now: {'; '.join(faults)}")
+        if refused:
+            raise refused
+        told = "; ".join(faults)
+        if answered:
+            raise BrokerUnavailable(f"{self._shown} cannot serve now: {told}")
+        raise BrokerUnavailable(f"{self._shown} cannot be reached ({told}): check that it runs, and its URL")
 
 
 def _judge(place: Place) -> Any:

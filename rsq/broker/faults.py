@@ -47,7 +47,7 @@ _AWAY = (
     "NOREPLICAS",
     "UNKILLABLE",
     "WAIT cannot be used with replica",
-    "max number of clients reached",
+    "max number of clients",
 )
 
 

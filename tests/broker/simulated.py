@@ -11,7 +11,7 @@ import pytest
 from rsq.broker import scripts
 
 _NOW_MS = re.compile(r"local function now_ms\(\)\n.*?\nend\n", re.DOTALL)
-_KEY = "simulated-clock"
+_KEY = "{rsq:0}:simulated-clock"
 
 
 class SimulatedClock:

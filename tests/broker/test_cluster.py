@@ -9,9 +9,9 @@ import pytest
 import rsq
 from rsq.broker.address import cluster_address
 from rsq.broker.cluster import Cluster, SlotMap, known_crash, loads_script, slot_of, tag_of
-from rsq.broker.connection import Endpoint
+from rsq.broker.connection import Endpoint, Link
 from rsq.broker.deadline import Deadline
-from rsq.broker.faults import ScriptMissing, SlotMoved
+from rsq.broker.faults import Refusal, ScriptMissing, SlotMoved, translated
 from rsq.broker.spread import BESIDE_S, MOVES, Spreading, by_tag, spreading
 from rsq.broker.stragglers import Identity
 from rsq.broker.wire import packed
@@ -182,6 +182,18 @@ def test_connections_that_broke_at_a_node_are_remembered_there_though_the_map_is
         endpoint.broke(Identity(number, b"rsq-%d" % number, old))
     assert old._broken == {3: b"rsq-3", 4: b"rsq-4"}
     assert endpoint.cluster._slots._doubted
+
+
+def test_a_node_without_a_free_place_is_waited_for() -> None:
+    full = Refusal("ERR max number of clients + cluster connections reached")
+    assert isinstance(translated(full, "redis+cluster://a"), BrokerUnavailable)
+
+
+def test_a_cluster_that_is_gone_is_told_as_any_server() -> None:
+    with pytest.raises(
+        BrokerUnavailable, match=r"cannot be reached \(127\.0\.0\.1:1: .*\): check that it runs, and its"
+    ):
+        Link(Endpoint("redis+cluster://127.0.0.1:1"), 5).call("PING")
 
 
 def test_nobody_ever_says_asking() -> None:

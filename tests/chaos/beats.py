@@ -33,7 +33,7 @@ class Beats:
         self._directory = directory
         self._started: list[Worker] = []
         self._since: dict[str, int] = {}
-        self.wire = Wire(str(server.socket))
+        self.wire = Wire(server)
         self.now = [self._start() for _ in range(BEATS)]
 
     def _start(self) -> Worker:

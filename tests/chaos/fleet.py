@@ -57,7 +57,7 @@ class Fleet:
         }
         self.places: list[Place] = []
         for number in range(places):
-            wire = Wire(str(server.socket))
+            wire = Wire(server)
             self.places.append(Place(number, wire, self._start(number, wire)))
 
     def all_ready(self) -> bool:

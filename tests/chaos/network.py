@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 
+from tests.clusters import Cluster
 from tests.proxy import Proxy
+from tests.servers import Server
 
 
 class Wire(Proxy):
     """A proxy whose connections can be cut, and that can be taken off the network and put back."""
 
-    def __init__(self, server_socket: str) -> None:
+    def __init__(self, server: Server | Cluster) -> None:
         self._away = ""
         self._goes_away = False
-        super().__init__(server_socket)
+        super().__init__(server)
 
     def cut(self) -> None:
         """Close every connection that there is now."""
@@ -46,12 +48,12 @@ class Wire(Proxy):
             self.isolate(silent=False)
         return fault
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         if self._away == "refused":
-            client, _ = self._listener.accept()
+            client, _ = listener.accept()
             client.close()
         else:
-            super()._accept()
+            super()._accept(listener)
 
     def _forward(self, source: socket.socket) -> None:
         if self._away == "silent":

@@ -23,7 +23,7 @@ from rsq.broker.queue_control import purge
 from rsq.errors import BrokerRefused, QueuePaused, TaskRevoked
 from rsq.testing.server import delete_namespace
 from tests.clusters import Cluster
-from tests.conftest import MakeServer, keys_without_ttl
+from tests.conftest import keys_without_ttl
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled
@@ -370,8 +370,11 @@ def test_a_node_of_a_cluster_behind_a_plain_url(cluster: Cluster) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_plain_server_behind_the_url_of_a_cluster(own_server: MakeServer) -> None:
-    plain = own_server(tcp=True)
+def test_a_plain_server_behind_the_url_of_a_cluster() -> None:
     refused = pytest.raises(BrokerRefused, match="is no cluster: its URL begins with redis://")
-    with tasks.app.configured(url=f"redis+cluster://127.0.0.1:{plain.port}"), refused:
+    with (
+        Server(find_binary(), tcp=True) as plain,
+        tasks.app.configured(url=f"redis+cluster://127.0.0.1:{plain.port}"),
+        refused,
+    ):
         tasks.add.delay(1, 1)

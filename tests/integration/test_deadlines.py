@@ -33,7 +33,7 @@ MUCH_S = 20
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(str(server.socket)) as running:
+    with Proxy(server) as running:
         yield running
 
 
@@ -140,11 +140,11 @@ def test_where_nobody_can_tell_nothing_is_sent_again(
 
 
 def test_a_repeat_that_comes_late_does_not_run_twice(
-    app: App, url: str, start_worker: StartWorker, journal: Journal
+    app: App, server: Server, start_worker: StartWorker, journal: Journal
 ) -> None:
     """Its producer is patient: for so long its workers remember what left no trace."""
     start_worker(concurrency=1)
-    with Proxy(str(Path(url.removeprefix("unix://").partition("?")[0]))) as proxy:
+    with Proxy(server) as proxy:
         app.configure(url=proxy.url, broker_timeout_s=1.0)
         tasks.quiet.apply_async(("warm-up",))
         proxy.plan(*["cut_reply"] * 1000)
@@ -232,7 +232,7 @@ async def test_a_server_that_hangs_costs_each_coroutine_one_deadline(standing: S
 
 def test_the_deadline_is_of_the_whole_send(server: Server, app: App) -> None:
     """A line on which each answer takes a second: to connect alone takes several."""
-    with Proxy(str(server.socket)) as proxy, app.configured(url=proxy.url, broker_timeout_s=1.5):
+    with Proxy(server) as proxy, app.configured(url=proxy.url, broker_timeout_s=1.5):
         proxy.delay_s = 1.0
         for send in SENDS:
             began = time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 from rsq import App, State
 from rsq.errors import BrokerRefused, BrokerUnavailable, NotReplicated
 from tests.conftest import MakeServer
-from tests.helpers import wait_until
+from tests.helpers import patience, wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled
 from tests.sentinels import SERVICE, SETTLE_S, Sentinel, Service, role
@@ -39,7 +39,7 @@ def app(service: Service) -> Iterator[App]:
 def alone(own_server: MakeServer) -> Iterator[tuple[App, Server]]:
     """An app on a master that has no replica, and waits for none as long as nobody says so."""
     server = own_server(tcp=True)
-    with tasks.app.configured(url=server.url, broker_timeout_s=1.0):
+    with tasks.app.configured(url=server.url, broker_timeout_s=patience(1.0)):
         yield tasks.app, server
 
 

@@ -23,7 +23,7 @@ NOTICED_S = 15
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(str(server.socket)) as running:
+    with Proxy(server) as running:
         yield running
 
 

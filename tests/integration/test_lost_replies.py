@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -15,14 +16,14 @@ from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, ended, settled, totals
 from tests.proxy import Proxy
-from tests.servers import Server
+from tests.servers import Server, on_cluster
 
 FAULTS = ["cut_request", "cut_reply", "truncate_reply"]
 
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(str(server.socket)) as running:
+    with Proxy(server) as running:
         yield running
 
 
@@ -56,11 +57,16 @@ def test_a_send_arrives_once(producer: App, proxy: Proxy, fault: str, options: d
     assert held(producer) == 1
 
 
+def gives_up() -> AbstractContextManager[Any]:
+    """A producer whose try hangs. In a cluster it tries again in time, since another node may have taken over."""
+    return nullcontext() if on_cluster() else pytest.raises(BrokerUnavailable)
+
+
 def test_a_send_that_is_held_up_does_not_arrive_after_its_repeat(producer: App, proxy: Proxy) -> None:
     producer.configure(broker_timeout_s=2)
     tasks.add.apply_async((0, 0), queue="warm-up")
     proxy.plan("hold_request")
-    with pytest.raises(BrokerUnavailable):
+    with gives_up():
         tasks.add.apply_async((1, 1), task_id="held-up")
     assert tasks.add.apply_async((1, 1), task_id="held-up").id == "held-up"
     assert proxy.release() == 0
@@ -71,7 +77,7 @@ async def test_an_async_send_that_is_held_up_does_not_arrive_after_its_repeat(pr
     producer.configure(broker_timeout_s=2)
     await tasks.add.aapply_async((0, 0), queue="warm-up")
     proxy.plan("hold_request")
-    with pytest.raises(BrokerUnavailable):
+    with gives_up():
         await tasks.add.aapply_async((1, 1), task_id="held-up")
     assert (await tasks.add.aapply_async((1, 1), task_id="held-up")).id == "held-up"
     assert proxy.release() == 0
@@ -141,7 +147,7 @@ def test_a_send_that_gave_up_may_be_sent_again_under_its_id(producer: App, proxy
 def test_a_silent_server_is_given_up_at_the_deadline(producer: App, proxy: Proxy) -> None:
     producer.configure(broker_timeout_s=1.0)
     tasks.add.apply_async((0, 0), queue="warm-up")
-    proxy.plan("stall_reply")
+    proxy.plan(*["stall_reply"] * 10)
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable):
         tasks.add.delay(1, 1)
@@ -178,7 +184,7 @@ def test_a_worker_gets_over_one_fault_at_any_step(
     app: App, server: Server, start_worker: StartWorker, fault: str, journal: Journal
 ) -> None:
     """One fault after the other, each when the worker is at work: whatever step it hits, the outcome is the same."""
-    with Proxy(str(server.socket)) as proxy:
+    with Proxy(server) as proxy:
         start_worker(concurrency=1, worker_url=proxy.url, lease=3)
         for number in range(6):
             handles = tasks.add.map_async([(n, 0) for n in range(100)])
@@ -204,7 +210,7 @@ BATCH = [(number, 0.4 if number == 150 else 0.0) for number in range(200)]
 def test_a_worker_gets_over_a_fault_at_each_step(
     app: App, server: Server, start_worker: StartWorker, fault: str, journal: Journal
 ) -> None:
-    with Proxy(str(server.socket)) as proxy:
+    with Proxy(server) as proxy:
         worker = start_worker(concurrency=1, worker_url=proxy.url, lease=3)
         batches = 0
         for step in STEPS:
@@ -239,7 +245,7 @@ def test_a_worker_gets_over_a_fault_at_each_step(
 def test_a_worker_gets_over_many_faults(
     app: App, server: Server, start_worker: StartWorker, seed: int, journal: Journal
 ) -> None:
-    with Proxy(str(server.socket)) as proxy:
+    with Proxy(server) as proxy:
         start_worker(concurrency=2, worker_url=proxy.url, lease=3)
         proxy.at_random(0.05, seed)
         handles = [tasks.add.delay(number, 0) for number in range(1500)]

@@ -17,7 +17,7 @@ from tests.conftest import MakeServer
 from tests.helpers import free_port, wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, settled, totals
-from tests.servers import Server
+from tests.servers import Server, not_on_cluster
 
 MANY = 2000
 PAYLOAD = "x" * 50_000
@@ -125,7 +125,7 @@ def test_a_loading_server_is_waited_for(own_server: MakeServer, patient: App, st
     assert [handle.get(timeout=30) for handle in handles] == list(range(100))
     waiting = tasks.add.apply_async((1, 2), countdown=0.5)
     with server.client() as client:
-        client.mset({f"ballast:{number}": PAYLOAD[:6000] for number in range(3000)})
+        client.mset({f"{{ballast}}:{number}": PAYLOAD[:6000] for number in range(3000)})
         client.save()
     server.kill()
     starting = threading.Thread(target=server.start)
@@ -202,6 +202,7 @@ def test_a_flush_under_load_is_told_and_survived(
     assert worker.stop() == 0
 
 
+@not_on_cluster("a node becomes a replica by a failover, for which test_cluster.py has tests")
 def test_a_server_that_became_a_replica_is_waited_for(
     own_server: MakeServer, patient: App, start_worker: StartWorker, beside: ThreadPoolExecutor
 ) -> None:

@@ -11,6 +11,7 @@ from rsq import App, AsyncResult, BrokerUnavailable, Task
 from tests.chaos import tasks
 from tests.chaos.network import Wire
 from tests.chaos.senders.sender import Sender
+from tests.servers import Server
 
 AWAY_S = (1.0, 40.0)
 """How long the server is out of its reach: shorter and longer than any window in which a repeat is known."""
@@ -19,10 +20,10 @@ AWAY_S = (1.0, 40.0)
 class LateRepeats:
     """An app of its own, on a wire of its own."""
 
-    def __init__(self, sender: Sender, server_socket: str) -> None:
+    def __init__(self, sender: Sender, server: Server) -> None:
         self._sender = sender
         self._stop = threading.Event()
-        self.wire = Wire(server_socket)
+        self.wire = Wire(server)
         self._app = App("chaos", url=self.wire.url)
         self._quiet: Task[[int], None] = self._app.task(name=tasks.quiet.name, ignore_result=True)(quiet)
 
