@@ -2,8 +2,8 @@
 
 What starts, carries on and ends a flow is in `rsq.broker`; a plan knows no server.
 
-Runs are lists of numbers in which a negative one repeats: ``[7, 20, -3]`` is 7, 20, 21, 22, 23. The shape of what a node
-takes is the number of one node, whose value it takes, or a list of shapes in which runs stand for their numbers:
+Runs are lists of numbers in which a negative one repeats: ``[7, 20, -3]`` is 7, 20, 21, 22, 23. The shape of what a
+node takes is the number of one node, whose value it takes, or a list of shapes in which runs stand for their numbers:
 ``[0, -99999]`` is the list of the values of nodes 0 to 99,999, ``[0, [1, -1], 3]`` has a list inside.
 """
 
@@ -21,9 +21,6 @@ FAIL, SKIP, CONTINUE = "fail", "skip", "continue"
 the same, with a `Failed` for each value that there is not."""
 
 POLICIES = (FAIL, SKIP, CONTINUE)
-
-MOST_NODES = 1_000_000
-"""Nodes of one flow."""
 
 MOST_DEEP = 100
 """Lists inside each other, in a shape."""
@@ -61,6 +58,7 @@ class Node:
     errbacks  (node, task id) for each errback that is released when this one dies, or is lost: once, whichever node
               releases it first. It is told that the call with this id has failed, with the error of this node
     errback   it is one: in no `outs`, and 0 `waits`
+    fails     the sink that can never run once this one has failed: it hears of that first. None = no single one
     sink      its result belongs to the flow: nobody waits for it, and where it can never run it ends, with the error of
               the one that failed, before all others
     name      of a node of a graph, or ''
@@ -73,6 +71,7 @@ class Node:
     policy: str = FAIL
     errbacks: Sequence[tuple[int, str]] = ()
     errback: bool = False
+    fails: int | None = None
     sink: bool = False
     name: str = ""
 
