@@ -58,5 +58,6 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "flow": ("", "ready or delayed"),
     "go_on": ("", "ready or delayed"),
     "flow_cancel": ("", ""),
+    "flow_revoke": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -157,12 +157,22 @@ class Flows:
         return found
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:
-        """End a flow: what waits in it never starts, nor what is on its way. False: it has ended, or is gone.
+        """End a flow: what waits in it never starts, nor what is on its way. False: it had ended, or is gone.
 
         terminate  what runs is interrupted
         """
         call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), FORGET_MS, CANCELLED)
         return bool(self._follow(self._running(call)))
+
+    def revoke(self, flow_id: str, number: int) -> bool:
+        """Have a call that waits not run: it ends at once. False: it does not wait, so it is revoked like any other."""
+        return bool(self._follow(self._running(self._script(scripts.FLOW_REVOKE, flow_id, number))))
+
+    def drop(self, flow_id: str) -> None:
+        """Forget a flow: nobody hears of it any more, and what its members report goes nowhere."""
+        flow = self._keys(flow_id)
+        keys_of = (flow.head, flow.calls, flow.values, flow.succeeded, flow.failed)
+        self._ask(("UNLINK", *keys_of), ("ZREM", flow.listed, flow_id))
 
     # -- talks
 

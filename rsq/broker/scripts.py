@@ -62,6 +62,7 @@ ADVANCE = Script("advance")
 FLOW = Script("flow")
 GO_ON = Script("go_on")
 FLOW_CANCEL = Script("flow_cancel")
+FLOW_REVOKE = Script("flow_revoke")
 
 ALL = (
     ENQUEUE,
@@ -88,4 +89,5 @@ ALL = (
     FLOW,
     GO_ON,
     FLOW_CANCEL,
+    FLOW_REVOKE,
 )

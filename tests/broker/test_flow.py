@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from rsq.broker.client import Client
 from rsq.calls.plan import Node
-from tests.broker.conftest import Rig
-from tests.broker.flows import Flowing, call, chain, chord, group
+from tests.broker.flowing import Flowing, call, chain, chord, flowing, group
 
-
-@pytest.fixture
-def flowing(rig: Rig) -> Iterator[Flowing]:
-    client = Client(rig.queue.settings)
-    rig.hire("alice")
-    yield Flowing(rig, client)
-    client.close()
+__all__ = ["flowing"]
 
 
 def test_a_chain(flowing: Flowing) -> None:

@@ -108,6 +108,7 @@ local function finish(ids, way, now)
   end
   if told then
     if told.write() > 0 then wake() end
+    count('strayed', told.strayed)
     told = nil
   end
   count(way, #ids)

@@ -15,7 +15,8 @@ local function flows(now)
   local FLOWS, TODO = P .. '::flows', P .. '::todo'
   local NUMBERS = { 'size', 'open', 'ok', 'bad', 'sunk', 'failed', 'ttl_ms', 'kept_ms', 'life_ms', 'touched', 'far' }
   local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
-  local self, known, order = {}, {}, {}
+  local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
+  local self, known, order = { strayed = 0 }, {}, {}
   local work, first, nodes_left, bytes_left = {}, 1, MOST_NODES, MOST_BYTES
   local claimed = {}
 
@@ -270,6 +271,9 @@ local function flows(now)
     elseif node.kind == ERRBACK then
       f.open = f.open + 1
     end
+    if revoked_until(call.id, call.queue) then
+      return settle_node(f, n, false, FAILED .. REVOKED_RESULT, call.id, false, true)
+    end
     if call.key ~= '' then
       local marker = marker_of(call.key, call.queue)
       local winner = claimed[marker] or stands(call.key, call.queue)
@@ -378,9 +382,22 @@ local function flows(now)
   -- A member has ended, and its outcome is ours to write.
   function self.report(id, n, ok, value, task_id, loud, unheard)
     local f = self.flow(id)
+    if not f then self.strayed = self.strayed + 1 end
     if f and n >= 0 and n < f.size and n % 1 == 0 and f.state ~= 'starting' and f.state ~= 'succeeded' then
       guarded(f, settle_node, f, n, ok, value, task_id, loud and is_live(f), unheard)
     end
+  end
+
+  -- A call that waits is not to run. False where it waits no more.
+  function self.revoke(id, n)
+    local f = self.flow(id)
+    if not f or not is_live(f) or n < 0 or n >= f.size then return false end
+    return guarded(f, function()
+      if not waiting_call(f, n) or bit_of(f, n) ~= 'open' then return false end
+      f.waiting[n] = false
+      settle_node(f, n, false, FAILED .. REVOKED_RESULT, node_of(f, n).id, false, true)
+      return true
+    end)
   end
 
   -- A dead letter is to run again. False where its flow does not wait for it any more.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgpack
+import pytest
 
 from rsq import codec
 from rsq.broker.client import Client
@@ -129,3 +130,11 @@ class Flowing:
     def values(self, flow_id: str = "f") -> dict[int, Any]:
         found = self.rig.redis.hgetall(f"{{rsq:0}}::flow-values:{flow_id}")
         return {int(number): msgpack.unpackb(packed) for number, packed in found.items()}
+
+
+@pytest.fixture
+def flowing(rig: Rig) -> Iterator[Flowing]:
+    client = Client(rig.queue.settings)
+    rig.hire("alice")
+    yield Flowing(rig, client)
+    client.close()
