@@ -151,6 +151,10 @@ class DuplicateCall(TaskError):
         self.task_id = task_id
 
 
+class FlowGone(TaskError, LookupError):
+    """A flow is not on the server any more: it has ended, or nothing was heard of it for too long."""
+
+
 class LeaseLost(RsqError):
     """The lease ran out while the task ran: another worker owns the message, nothing was committed here."""
 
@@ -169,6 +173,10 @@ class ResultIgnored(ResultError):
 
 class TaskRevoked(ResultError):
     """The call was revoked, superseded or expired before it started."""
+
+
+class FlowExpired(ResultError):
+    """The call waited in a flow that made no progress for `flow_expires`, and was ended with it."""
 
 
 class WorkerLost(ResultError):

@@ -115,6 +115,25 @@ class QueueKeys:
         return f"{self.prefix}:fired:{schedule}"
 
 
+class FlowKeys:
+    """The keys of one flow, and those that all flows of a partition share. The queue's name in them is empty.
+
+    prefix  of any queue of the partition
+    """
+
+    __slots__ = ("calls", "failed", "head", "listed", "succeeded", "unfinished", "values")
+
+    def __init__(self, prefix: str, flow_id: str) -> None:
+        partition = prefix[: prefix.index("}") + 1]
+        self.listed = f"{partition}::flows"
+        self.unfinished = f"{partition}::todo"
+        self.head = f"{partition}::flow:{flow_id}"
+        self.calls = f"{partition}::flow-calls:{flow_id}"
+        self.values = f"{partition}::flow-values:{flow_id}"
+        self.succeeded = f"{partition}::flow-ok:{flow_id}"
+        self.failed = f"{partition}::flow-bad:{flow_id}"
+
+
 class BeatKeys:
     """The keys of the schedules, which belong to the fleet."""
 

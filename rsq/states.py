@@ -55,5 +55,9 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "hand_over": ("", ""),
     "define": ("", ""),
     "advance": ("", ""),
+    "flow": ("", "ready or delayed"),
+    "go_on": ("", "ready or delayed"),
+    "flow_cancel": ("", ""),
+    "flow_revoke": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -91,7 +91,7 @@ class Task(Generic[P, R]):
         self.result_ttl_ms = None if options.ignore_result else options.result_ttl_ms
         self.run: Callable[..., Any] = MethodType(function, self) if options.bind else function
         self._signature = signature_of(self.run, function, options.bind)
-        self._fits = arity_check(self._signature)
+        self.fits = arity_check(self._signature)
         self._defaults = CallOptions.of(options)
 
     def __repr__(self) -> str:
@@ -276,7 +276,7 @@ class Task(Generic[P, R]):
     def _message(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions
     ) -> tuple[Message, Placement]:
-        if kwargs or not self._fits(len(args)):
+        if kwargs or not self.fits(len(args)):
             try:
                 self._signature.bind(*args, **kwargs)
             except TypeError as error:

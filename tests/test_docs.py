@@ -330,7 +330,7 @@ def test_each_extension_type_has_its_line() -> None:
 def test_each_key_has_its_line() -> None:
     table = {re.sub(r"<[^>]*>", "", name).rstrip(":") for name in rows("protocol.md", "key") if ":" in name}
     lua = "".join(path.read_text() for path in (ROOT / "rsq" / "broker" / "lua").glob("*.lua"))
-    in_lua = {f"T:{suffix.rstrip(':')}" for suffix in re.findall(r"T \.\. ':([a-z:]+)'", lua)}
+    in_lua = {f"T:{suffix.rstrip(':')}" for suffix in re.findall(r"T\)? \.\. ':([a-z:]+)'", lua)}
     at = keys.QueueKeys("n", "q")
     in_python = {
         value.replace(at.prefix, "T")
@@ -338,7 +338,9 @@ def test_each_key_has_its_line() -> None:
         if value.startswith(f"{at.prefix}:")
     }
     shared = {"{}:queues", "{}:workers", "{}:worker", "{}:wish"}
-    assert table == in_lua | in_python | shared
+    flow = keys.FlowKeys(at.prefix, "")
+    of_flows = {getattr(flow, name).replace("{n:0}", "{:}").rstrip(":") for name in keys.FlowKeys.__slots__}
+    assert table == in_lua | in_python | shared | of_flows
 
 
 def test_each_key_of_the_beat_has_its_line() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -17,6 +17,7 @@ from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.connection import Endpoint, Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, repeating
+from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
 from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
@@ -28,6 +29,8 @@ from rsq.calls.message import check_id, unpack_meta
 from rsq.clock import ServerClock
 from rsq.settings import Settings
 from rsq.states import State
+
+T = TypeVar("T")
 
 REVOKE_STEP = 500
 """Calls that one script revokes, so that it does not hold the server up."""
@@ -52,6 +55,7 @@ class Client:
         self.listener = ResultListener(self.endpoint, self.pool)
         self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
+        self.flows = Flows(settings, self._follow, self._afollow, self.queue)
         self._queues: dict[str, Queue] = {}
         self._clock = ServerClock()
 
@@ -87,9 +91,12 @@ class Client:
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.broker_timeout_s)
 
-    def _follow(self, talk: Exchange[list[Any]]) -> list[Any]:
+    def _follow(self, talk: Exchange[T]) -> T:
         with self.link() as link:
             return link.follow(talk)
+
+    async def _afollow(self, talk: Exchange[T]) -> T:
+        return await self._links.here().follow(talk)
 
     def queue_names(self) -> list[str]:
         """Every queue that a producer or a worker has used, and the default one; what can be no name is passed over."""

@@ -11,7 +11,7 @@ from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.queue import Queue
 from rsq.calls.message import pack_meta, unpack_meta
-from rsq.errors import DecodeError, DuplicateCall
+from rsq.errors import DecodeError, DuplicateCall, FlowGone
 
 PAGE = 500
 """Letters in one step, so that no call holds the server up."""
@@ -67,22 +67,31 @@ def dead_letter(link: Link, queue: Queue, name: str) -> DeadLetter | None:
     return next((letter for letter in dead_letters(link, queue) if name in (letter.entry_id, letter.id)), None)
 
 
-def redrive(link: Link, queue: Queue, letter: DeadLetter) -> bool:
+def redrive(link: Link, queue: Queue, letter: DeadLetter, alone: bool = False) -> bool:
     """Send a dead letter again, as a first attempt, with its dedupe key if it had one. False: somebody was quicker.
 
-    Raises  DecodeError for a letter that was no message to begin with, DuplicateCall where another call has its key
+    One that was part of a flow carries that on when it succeeds; `alone` it is a call like any other.
+
+    Raises  DecodeError for a letter that was no message to begin with, DuplicateCall where another call has its key,
+            FlowGone where its flow does not wait for it any more
     """
     if not letter.task:
         raise DecodeError(
             f"dead letter {letter.entry_id} cannot be sent again: it was never a message ({letter.reason})"
         )
-    meta = {k: v for k, v in unpack_meta(letter.meta).items() if k not in ("attempt", "deferred_since", "expires")}
+    left = {"attempt", "deferred_since", "expires", *(("flow",) if alone else ())}
+    meta = {k: v for k, v in unpack_meta(letter.meta).items() if k not in left}
     word, winner = link.run(scripts.REDRIVE, queue.keys.prefix, letter.entry_id, pack_meta(meta))
     if word == b"duplicate":
         raise DuplicateCall(
             f"dead letter {letter.id} was not sent again: {winner.decode()} stands under its dedupe key or id; "
             "send it when that has ended",
             winner.decode(),
+        )
+    if word == b"ended":
+        raise FlowGone(
+            f"dead letter {letter.id} was not sent again: its flow {winner.decode()} does not wait for it any more; "
+            "alone it can be sent all the same"
         )
     return bool(word == b"sent")
 

@@ -20,6 +20,7 @@ class Fetched:
     deliveries  the messages, now in this consumer's pending list
     wakes       entries without a call, by priority, to be settled silently
     cut         there was room for more, which a bound of one call forbade
+    unfinished  something is left of flows, to be carried on
     """
 
     now_ms: int
@@ -29,6 +30,7 @@ class Fetched:
     deliveries: list[Delivery] = field(default_factory=list)
     wakes: list[bytes] = field(default_factory=list)
     cut: bool = False
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Begin:
 
 def parse_fetched(queue: str, reply: Any) -> Fetched:
     """The reply of `fetch`."""
-    now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked, cut = reply
-    fetched = Fetched(now_ms, None if next_due_ms < 0 else next_due_ms, bool(paused), priorities, cut=bool(cut))
+    now_ms, next_due_ms, paused, priorities, claimed, fresh, revoked, cut, unfinished = reply
+    due_ms = None if next_due_ms < 0 else next_due_ms
+    fetched = Fetched(now_ms, due_ms, bool(paused), priorities, cut=bool(cut), unfinished=bool(unfinished))
     for priority, entry_id, fields, deliveries, crashes, overdue in claimed:
         if fields[0] == WAKE:
             fetched.wakes.append(entry_id)

@@ -1,7 +1,8 @@
 """What scripts are told of each call of a batch: declared once, written here, and read by these names in Lua.
 
 A script that takes rows names their kind in a line ``-- rows: <kind>``; `rsq.broker.scripts` puts the offset of each
-field in its place, so ``ENTRY_ID`` there is `entry_id` here, and ``WIDTH`` is the number of fields.
+field in its place, so ``ENTRY_ID`` there is `entry_id` here, and ``WIDTH`` is the number of fields. Of a second kind
+that follows the first they stand in a table with the kind's name.
 """
 
 from __future__ import annotations
@@ -62,11 +63,36 @@ class CutShort(NamedTuple):
     result: bytes
 
 
-FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort)}
+class Reported(NamedTuple):
+    """A call of these was part of a flow.
+
+    row    which of them, from 0
+    node   its number in the flow
+    skip   its value, or after a failure its packed result, is the result in that row without so many bytes at its head
+    value  or this, where it is not b''
+    """
+
+    row: int
+    flow: str
+    node: int
+    skip: int
+    value: bytes
 
 
-def as_lua(kind: str) -> str:
+class Stored(NamedTuple):
+    """A node of a flow that is started: what is known of it, and its call, both packed. `waiting` is b'' for a join."""
+
+    number: int
+    edges: bytes
+    waiting: bytes
+
+
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Stored)}
+
+
+def as_lua(kind: str, further: bool = False) -> str:
     """The offsets of the fields of a row, as constants in Lua."""
-    fields = FIELDS[kind]
-    names = ", ".join([*(name.upper() for name in fields), "WIDTH"])
-    return f"local {names} = {', '.join(map(str, range(len(fields) + 1)))}"
+    names = [*(name.upper() for name in FIELDS[kind]), "WIDTH"]
+    if further:
+        return f"local {kind.upper()} = {{ {', '.join(f'{name} = {i}' for i, name in enumerate(names))} }}"
+    return f"local {', '.join(names)} = {', '.join(map(str, range(len(names))))}"

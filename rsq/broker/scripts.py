@@ -24,7 +24,9 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        text = _ROWS.sub(lambda match: rows.as_lua(match[1]), _read(name))
+        text = _read(name)
+        first = _ROWS.search(text)
+        text = _ROWS.sub(lambda match: rows.as_lua(match[1], first is not None and match.start() > first.start()), text)
         self.source = _INCLUDE.sub(lambda match: _read(match[1]), text)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
@@ -57,6 +59,10 @@ FIRE = Script("fire")
 HAND_OVER = Script("hand_over")
 DEFINE = Script("define")
 ADVANCE = Script("advance")
+FLOW = Script("flow")
+GO_ON = Script("go_on")
+FLOW_CANCEL = Script("flow_cancel")
+FLOW_REVOKE = Script("flow_revoke")
 
 ALL = (
     ENQUEUE,
@@ -80,4 +86,8 @@ ALL = (
     HAND_OVER,
     DEFINE,
     ADVANCE,
+    FLOW,
+    GO_ON,
+    FLOW_CANCEL,
+    FLOW_REVOKE,
 )

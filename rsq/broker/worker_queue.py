@@ -13,9 +13,10 @@ from rsq.broker.queue import Queue
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
+from rsq.calls.inputs import FAILED, origin_of, wanted_by
 from rsq.calls.message import Delivery, changed_meta
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure
-from rsq.errors import BrokerError, LeaseLost, WorkerLost
+from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure, report_of
+from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, MessageTooLarge, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
 
@@ -32,6 +33,20 @@ LOST = pack_failure(
 
 LOST_TTL_MS = 86_400_000
 """How long that is readable."""
+
+
+EXPIRED = pack_failure(
+    State.FAILURE, 1, 0.0, encode_error(FlowExpired("its flow made no progress for too long, and was ended"))
+)
+"""What the caller gets of a call that ended with its flow (flow-expired)."""
+
+SKIPPED = pack_failure(State.REVOKED, 1, 0.0, "upstream")
+
+MEMBERS_PAGE = 200
+"""Calls of flows that one script settles."""
+
+VALUES_PAGE = 1000
+"""Values of a flow in one read."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +151,56 @@ class WorkerQueue(Queue):
             delivery.revoked = revoked
 
     def revocations(self, link: Link, deliveries: Sequence[Delivery]) -> list[tuple[bool, bool]]:
-        """Whether each is revoked, and whether it is to be interrupted where it runs."""
+        """Whether each is revoked, or its flow is, and whether it is to be interrupted where it runs."""
         ids = [delivery.id for delivery in deliveries]
         if not ids or not link.call("EXISTS", self.keys.revoked):
             return [(False, False)] * len(ids)
-        marks = link.call("ZMSCORE", self.keys.revoked, *ids)
-        return [(mark is not None, mark is not None and float(mark) % 1 > 0) for mark in marks]
+        flows = [f"flow {delivery.meta['flow'][0]}" if "flow" in delivery.meta else "" for delivery in deliveries]
+        marks = link.call("ZMSCORE", self.keys.revoked, *ids, *flows)
+        pairs = zip(marks[: len(ids)], marks[len(ids) :], strict=True)
+        found = [[float(mark) for mark in pair if mark is not None] for pair in pairs]
+        return [(bool(each), any(mark % 1 > 0 for mark in each)) for each in found]
+
+    def flow_values(self, link: Link, delivery: Delivery) -> dict[int, bytes]:
+        """The packed values that a call takes by reference, by the number of the node, see `rsq.calls.inputs`.
+
+        Raises  FlowGone; MessageTooLarge where they are more together than a message may hold; DecodeError
+        """
+        flow_id = delivery.meta["flow"][0]
+        flow = keys.FlowKeys(self.keys.prefix, flow_id)
+        numbers, values, size = sorted({*wanted_by(delivery)}), dict[int, bytes](), 0
+        for first in range(0, len(numbers), VALUES_PAGE):
+            some = numbers[first : first + VALUES_PAGE]
+            for number, packed in zip(some, link.call("HMGET", flow.values, *some), strict=True):
+                if packed is None:
+                    raise FlowGone(
+                        f"{delivery.task}[{delivery.id}] takes the value of node {number} of flow {flow_id}, which is "
+                        "not kept any more: the flow has ended, or was dropped"
+                    )
+                size += len(packed)
+                if size > self.settings.max_message_bytes:
+                    raise MessageTooLarge(
+                        f"{delivery.task}[{delivery.id}] takes {len(numbers)} values of flow {flow_id}, which are more "
+                        f"than {self.settings.max_message_bytes} bytes together: let its members store what they make, "
+                        "and return where that is"
+                    )
+                values[number] = packed
+        origins = {number: origin for number, packed in values.items() if (origin := origin_of(packed)) is not None}
+        if origins:
+            others = sorted({*origins.values()})
+            found = dict(zip(others, link.call("HMGET", flow.values, *others), strict=True))
+            values |= {number: found[other] or FAILED + SKIPPED for number, other in origins.items()}
+        return values
+
+    def go_on_call(self) -> ScriptCall:
+        """Carry on what is left of flows; answers how much still is."""
+        return scripts.GO_ON, self.keys.prefix, (EXPIRED,)
 
     def take(self, link: Link, consumer: str, delivery: Delivery) -> bool:
         """Acknowledge before the body starts. False: somebody else ended it, do not run it. Raises LeaseLost."""
         entry = (delivery.priority, delivery.entry_id, delivery.id)
-        reply = link.run(scripts.TAKE, self.keys.prefix, consumer, *entry, LOST, LOST_TTL_MS)
+        place = delivery.meta.get("flow", ("", 0))[:2]
+        reply = link.run(scripts.TAKE, self.keys.prefix, consumer, *entry, LOST, LOST_TTL_MS, *place)
         if reply == -1:
             raise self._lost(consumer)
         return bool(reply)
@@ -169,16 +223,32 @@ class WorkerQueue(Queue):
         return scripts.DROP_WAKES, self.keys.prefix, (consumer, *entry_ids)
 
     def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
-        """The script calls that settle these verdicts: one for each kind, stream and way of acknowledgement."""
+        """The script calls that settle these verdicts: one for each kind, stream and way of acknowledgement; and for so
+        many of flows, which are told of theirs.
+        """
+        verdicts = list(verdicts)
+        members = [verdict for verdict in verdicts if "flow" in verdict.delivery.meta]
+        if not members:
+            return self._commit_calls(consumer, verdicts)
+        calls = self._commit_calls(consumer, [each for each in verdicts if "flow" not in each.delivery.meta])
+        for first in range(0, len(members), MEMBERS_PAGE):
+            calls += self._commit_calls(consumer, members[first : first + MEMBERS_PAGE], True)
+        return calls
+
+    def _commit_calls(self, consumer: str, verdicts: Iterable[Verdict], of_flows: bool = False) -> list[ScriptCall]:
         batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
+        reports: dict[tuple[Script, int, bool, str], list[rows.Reported]] = defaultdict(list)
         for verdict in verdicts:
             delivery = verdict.delivery
             if type(verdict) is Completed:
+                kind = (scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter)
+                if of_flows:
+                    reports[kind].append(_report(verdict, len(batches[kind]) // len(rows.Completed._fields)))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
-                batches[scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter] += (
+                batches[kind] += (
                     delivery.entry_id,
                     delivery.id,
-                    verdict.result,
+                    verdict.result if verdict.ttl_ms else b"",
                     str(verdict.ttl_ms),
                 )
             elif type(verdict) is Retried:
@@ -192,7 +262,10 @@ class WorkerQueue(Queue):
                     *verdict.slot,
                 )
             elif type(verdict) is Buried:
-                batches[scripts.BURY, delivery.priority, delivery.taken, ""] += rows.Buried(
+                kind = (scripts.BURY, delivery.priority, delivery.taken, "")
+                if of_flows:
+                    reports[kind].append(_report(verdict, len(batches[kind]) // len(rows.Buried._fields)))
+                batches[kind] += rows.Buried(
                     delivery.entry_id,
                     delivery.id,
                     delivery.task,
@@ -207,14 +280,23 @@ class WorkerQueue(Queue):
             elif type(verdict) is Released:
                 batches[scripts.RELEASE, delivery.priority, False, ""].append(delivery.entry_id)
         calls: list[ScriptCall] = []
-        for (script, priority, taken, counter), arguments in batches.items():
+        for kind, arguments in batches.items():
+            script, priority, taken, counter = kind
+            told = reports.get(kind, ())
             head: tuple[Argument, ...] = (consumer, str(priority))
             if script is scripts.BURY:
-                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms)
-            elif script is not scripts.RELEASE:
-                head += ("1" if taken else "0", counter)
-            calls.append((script, self.keys.prefix, (*head, *arguments)))
+                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, len(told))
+            elif script is scripts.COMPLETE:
+                head += ("1" if taken else "0", counter, str(len(told)))
+            elif script is scripts.RETRY:
+                head += (int(taken), counter)
+            calls.append((script, self.keys.prefix, (*head, *arguments, *(part for row in told for part in row))))
         return calls
 
     def _lost(self, consumer: str) -> LeaseLost:
         return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+
+
+def _report(verdict: Completed | Buried, row: int) -> rows.Reported:
+    flow_id, number = verdict.delivery.meta["flow"][:2]
+    return rows.Reported(row, flow_id, number, *report_of(verdict))

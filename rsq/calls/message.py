@@ -28,6 +28,9 @@ LONGEST_ID = 100
 MOST_ATTEMPTS = 2**31
 """No message is tried more often, so that the next attempt can be told, too."""
 
+MOST_NODES = 1_000_000
+"""Nodes of one flow."""
+
 NO_META: Mapping[str, Any] = {}
 
 # What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
@@ -43,6 +46,7 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "root": (str,),
     "version": (list,),
     "begin": (bool,),
+    "flow": (list,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -91,7 +95,8 @@ class Message:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
-              remembered), begin (True: ask the server before each start)
+              remembered), begin (True: ask the server before each start), flow (id of its flow, its number there, and
+              the values that it takes by reference, if any)
     """
 
     id: str
@@ -126,6 +131,10 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
         parts = meta["version"]
         if [type(part) for part in parts] != [str, int, int] or not 0 < parts[2] <= LONGEST_S * 1000:
             raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
+    if "flow" in meta:
+        place = meta["flow"]
+        if [type(part) for part in place[:2]] != [str, int] or len(place) > 3 or not 0 <= place[1] < MOST_NODES:
+            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, a number and what is taken")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
@@ -176,6 +185,8 @@ class Delivery:
 
     entry_id    of the stream entry
     consumer    the name under which it was fetched, and under which alone its outcome can be committed
+    inputs      packed values that it takes by reference, by the number of the node; set once they were read, see
+                `rsq.calls.inputs`
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
@@ -198,6 +209,7 @@ class Delivery:
         "entry_id",
         "exhausted",
         "id",
+        "inputs",
         "lease_lost",
         "meta",
         "meta_raw",
@@ -211,6 +223,8 @@ class Delivery:
         "task",
         "timelimit",
     )
+
+    inputs: Mapping[int, bytes]
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
         self.queue = queue

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from rsq import codec
 from rsq.calls.message import Delivery
-from rsq.errors import DecodeError, EncodeError, MessageTooLarge
+from rsq.errors import DecodeError, EncodeError, MessageTooLarge, TaskRevoked
+from rsq.remote import decode_error
 from rsq.states import State
 
 _SUCCESS_HEAD = b"\x94" + codec.encode(State.SUCCESS.value)
@@ -21,7 +22,10 @@ _NONE = codec.encode(None)
 
 
 class Completed:
-    """Done: succeeded, ignored or revoked. `counter` is the name under which it is counted."""
+    """Done: succeeded, ignored or revoked. `counter` is the name under which it is counted.
+
+    result, ttl_ms  b"" and 0: none is kept. A result with 0 is for the flow of the call alone
+    """
 
     __slots__ = ("counter", "delivery", "result", "ttl_ms")
 
@@ -126,6 +130,33 @@ def unpack_result(data: bytes) -> Result:
         return Result(state, attempt, runtime_s, value=value)
     except (TypeError, ValueError) as error:
         raise DecodeError(f"these bytes are not a result: {error}") from None
+
+
+def failure_of(result: Result, name: str = "the call") -> Exception:
+    """What a call raises for whoever waits for it, where it did not succeed. `name` is what an error calls it."""
+    if result.error is not None:
+        return decode_error(dict(result.error))
+    return TaskRevoked(f"{name} was not run: {result.reason or 'revoked'}")
+
+
+def report_of(verdict: Completed | Buried) -> tuple[int, bytes]:
+    """What the flow of a call is told of its end, as `rsq.broker.rows.Reported` has it: (skip, value)."""
+    result = verdict.result
+    if isinstance(verdict, Buried):
+        error = dict(verdict.error)
+        return 0, b"" if result else pack_failure(State.FAILURE, verdict.delivery.attempt, 0.0, error)
+    if verdict.counter not in ("succeeded", "ignored"):
+        return 0, b"" if result else pack_failure(State.REVOKED, verdict.delivery.attempt, 0.0, verdict.counter)
+    if not result:
+        return 0, _NONE
+    head = _head_of(result)
+    return (head, b"") if verdict.ttl_ms else (0, result[head:])
+
+
+def _head_of(result: bytes) -> int:
+    """Where the value begins in what `pack_success` made."""
+    number = len(_SUCCESS_HEAD)
+    return number + {0xCC: 2, 0xCD: 3, 0xCE: 5}.get(result[number], 1) + 9
 
 
 RESULT_ERRORS = (EncodeError, MessageTooLarge)

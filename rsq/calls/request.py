@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from rsq import codec
+from rsq.calls.inputs import arguments_of
 from rsq.calls.message import NO_META, Delivery
 from rsq.hints import hinted
 
@@ -100,11 +100,11 @@ class Request:
 
     @property
     def args(self) -> list[Any]:
-        return [] if self.called_directly else codec.decode_call(self._delivery.body)[0]
+        return [] if self.called_directly else arguments_of(self._delivery)[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        return {} if self.called_directly else codec.decode_call(self._delivery.body)[1]
+        return {} if self.called_directly else arguments_of(self._delivery)[1]
 
     @property
     def hostname(self) -> str:

@@ -16,6 +16,8 @@ from rsq.app import unknown_task_text
 from rsq.broker import forks
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
+from rsq.calls.errbacks import errback_arguments
+from rsq.calls.inputs import arguments_of, takes_of
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.calls.request import current
@@ -92,6 +94,13 @@ class Attempts:
             signalling.refused(task, delivery, superseded)
             return superseded
         return None
+
+    def unbound(self, delivery: Delivery, error: Exception) -> Verdict:
+        """What becomes of a call that takes values which cannot be brought."""
+        task = self._tasks.get(delivery.task)
+        refused = self._bury(delivery, "arguments", error, task)
+        signalling.refused(task, delivery, refused)
+        return refused
 
     def is_early(self, delivery: Delivery) -> bool:
         """Whether the delivery must be acknowledged before its body starts."""
@@ -178,7 +187,12 @@ class Attempts:
             # Arguments may be made to take for ever, too.
             timed = self._limits.start(task, delivery, self._way(task.is_async).throw)
         try:
-            args, kwargs = codec.decode_call(delivery.body)
+            if delivery.meta and (takes := takes_of(delivery)) is not None:
+                args, kwargs = (
+                    errback_arguments(delivery, task.fits) if isinstance(takes, str) else arguments_of(delivery)
+                )
+            else:
+                args, kwargs = codec.decode_call(delivery.body)
         except DecodeError as error:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)
@@ -208,13 +222,13 @@ class Attempts:
         ttl_ms = self._result_ttl_ms(delivery, task)
         if delivery.revoked:
             verdict = revoked(delivery)  # whatever the body made of it
-        elif ttl_ms is None:
+        elif ttl_ms is None and "flow" not in delivery.meta:
             verdict = Completed(delivery, "succeeded", b"", 0)
         else:
             attempt = delivery.attempt if delivery.meta else 1
             try:
                 result = pack_success(attempt, delivery.runtime_s, value, self._settings.max_message_bytes)
-                verdict = Completed(delivery, "succeeded", result, ttl_ms)
+                verdict = Completed(delivery, "succeeded", result, ttl_ms or 0)
             except RESULT_ERRORS as error:
                 # Running it again would not help: the same value would come out.
                 verdict = self._bury(delivery, "result", error.with_traceback(None), task)

@@ -203,6 +203,8 @@ class Fetcher:
             self._turns.gave(len(fetched.deliveries), fetched.cut)
             paused += fetched.paused
             cut = cut or fetched.cut
+            if fetched.unfinished:
+                cut = self._link.run_one(queue.go_on_call()) > 0 or cut
             room -= len(fetched.deliveries)
         plain = all(self._outlook.in_use.get(queue.name) == [0] for queue in self._turns.first)
         self._outlook.fetched(time.monotonic(), room <= 0 or cut, paused == len(self._queues), plain)

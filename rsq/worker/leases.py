@@ -107,6 +107,10 @@ class Leases:
         renewals = len(calls)
         if looks:
             calls += [queue.reconcile_call() for queue in self._queues]
+        looked = len(calls)
+        if consumers:
+            # Where all workers are busy or paused, nobody fetches; flows go on all the same.
+            calls.append(self._queues[0].go_on_call())
         again = dict(report) == self._told and not looks
         tell = self._tell_again() if again else self._tell(report)
         replies = self._link.run_many(calls, [packed(*command) for command in tell])
@@ -114,7 +118,7 @@ class Leases:
         wish = self._heard(report, again, replies[len(calls) :], bool(renewals))
         if looks:
             self._look_at = asked_at + self._settings.lease_s
-            self._warn(replies[renewals : len(calls)])
+            self._warn(replies[renewals:looked])
         lost = {name.decode() for reply in replies[:renewals] if not isinstance(reply, Exception) for name in reply}
         return Renewal(asked_at + self._settings.lease_s, lost, wish)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rsq import codec
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
+from rsq.calls.inputs import arguments_of
 from rsq.calls.message import Delivery, unpack_meta
 from rsq.calls.outcome import Retried
 from rsq.errors import DecodeError
@@ -38,7 +38,7 @@ def _namer(task: Task[..., Any], delivery: Delivery) -> Callable[[str, str | Cal
     first = task.name.replace("%", "%25").replace(":", "%3A")
 
     def name(option: str, key: str | Callable[..., str] | None) -> str:
-        return first if key is None else f"{first}:{task.key_of(option, key, *codec.decode_call(delivery.body))}"
+        return first if key is None else f"{first}:{task.key_of(option, key, *arguments_of(delivery))}"
 
     return name
 

@@ -9,6 +9,7 @@
 --   turn, asked           its turn under a rate limit (us), and by which delivery it asked
 --   versioned, version, version_ttl_ms   the version that it brings
 --   taken                 acknowledged early: {consumer that answers for it, token, result if it is lost, its ttl_ms}
+--   flow, node            and its place in a flow, which hears of its end
 local CALLS = T .. ':calls'
 -- Records that this script has read, by task id: whoever changes one changes it for all. With `none_known` there are none.
 local records, none_known = {}, false
@@ -28,7 +29,7 @@ local function read_record(packed)
   local kinds = {
     key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', newer = 'table', revision = 'number',
     begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
-    versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table',
+    versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number',
   }
   for name, kind in pairs(kinds) do
     if type(record[name]) ~= kind then record[name] = nil end
@@ -38,35 +39,37 @@ local function read_record(packed)
   return record
 end
 
-local function record_of(id)
+local function record_of(id, queue)
+  if queue and queue ~= T then return read_record(redis.call('HGET', queue .. ':calls', id)) end
   if not records[id] then records[id] = none_known and {} or read_record(redis.call('HGET', CALLS, id)) end
   return records[id]
 end
 
-local function save(id, record)
-  if next(record) then redis.call('HSET', CALLS, id, cmsgpack.pack(record)) else redis.call('HDEL', CALLS, id) end
+local function save(id, record, queue)
+  local calls = queue and queue .. ':calls' or CALLS
+  if next(record) then redis.call('HSET', calls, id, cmsgpack.pack(record)) else redis.call('HDEL', calls, id) end
 end
 
 -- The token of an early acknowledgement belongs to one consumer and one delivery: a commit that is repeated late must not
 -- spend the token of the call's next attempt.
 local function token_of(consumer, entry_id) return consumer .. ' ' .. entry_id end
 
-local function marker_of(key) return T .. ':dedupe:key:' .. key end
+local function marker_of(key, queue) return (queue or T) .. ':dedupe:key:' .. key end
 
 -- From now on a call with this key is a duplicate of this one.
-local function mark(key, id, ttl_ms, ends, replace, record)
-  redis.call('SET', marker_of(key), id, 'PX', ttl_ms)
+local function mark(key, id, ttl_ms, ends, replace, record, queue)
+  redis.call('SET', marker_of(key, queue), id, 'PX', ttl_ms)
   if ends ~= '' or replace then
     record.key, record.ends, record.ttl_ms, record.replaceable = key, ends, ttl_ms, replace and 1 or nil
-    save(id, record)
+    save(id, record, queue)
   end
 end
 
 -- Who has this key, or nil. One that was revoked before it began will never run; unless its key has its time anyway.
-local function stands(key)
-  local winner = redis.call('GET', marker_of(key))
-  if not winner or not revoked_until(winner) then return winner or nil end
-  local record = record_of(winner)
+local function stands(key, queue)
+  local winner = redis.call('GET', marker_of(key, queue))
+  if not winner or not revoked_until(winner, queue) then return winner or nil end
+  local record = record_of(winner, queue)
   if record.key == key and record.ends ~= '' and not record.begun then return nil end
   return winner
 end

@@ -23,9 +23,10 @@ local function repeat_window()
   return window_ms
 end
 
-local function stream_of(priority)
-  if tonumber(priority) == 0 then return T .. ':stream' end
-  return T .. ':stream:' .. priority
+-- Here and below `queue` is the prefix of another queue of the partition, where it is not this one.
+local function stream_of(priority, queue)
+  if tonumber(priority) == 0 then return (queue or T) .. ':stream' end
+  return (queue or T) .. ':stream:' .. priority
 end
 
 -- The last entry that the group was given, or nil where there is no group.
@@ -47,7 +48,7 @@ end
 local function taken_by(consumer) return T .. ':taken:' .. consumer end
 
 -- Raises where one of these keys holds something else: asked before the first write, since a script is not undone.
-local SIZE = { hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', stream = 'XLEN', string = 'STRLEN' }
+local SIZE = { hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', stream = 'XLEN', string = 'STRLEN', list = 'LLEN' }
 local expected = {}
 local function expect(kind, ...)
   for _, key in ipairs({ ... }) do
@@ -66,8 +67,8 @@ end
 -- Ids that are not to start, with the time when that is forgotten. Half a millisecond more: it is to be interrupted, too.
 local REVOKED = T .. ':revoked'
 
-local function revoked_until(id)
-  return redis.call('ZSCORE', REVOKED, id)
+local function revoked_until(id, queue)
+  return redis.call('ZSCORE', queue and queue .. ':revoked' or REVOKED, id)
 end
 
 -- A server at maxmemory refuses a script whose first write needs memory, and lets later ones pass. What keeps workers

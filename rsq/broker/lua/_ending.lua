@@ -1,5 +1,5 @@
--- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls and
--- _slots.
+-- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls,
+-- _slots and _flow.
 -- First `look_up`, which reads and checks; then the script's own writes; then `finish`, which raises nothing any more.
 
 -- Each way in which a call ends; they are counted by these names.
@@ -8,9 +8,39 @@ local WAYS = {
 }
 local CRASHES, OVERDUE, ENDED = T .. ':crashes', T .. ':overdue', T .. ':ended'
 
--- Reads all that is known of these calls, at most 1,000. True when there is something.
-local function look_up(ids, way)
+-- The ways of which a flow's errbacks hear, and those in which a call has succeeded.
+local LOUD, WELL = { dead = 1, lost = 1 }, { succeeded = 1, ignored = 1 }
+local told, any_flows
+
+-- Adds a delayed call that is to end with this packed result to `members`, where it is part of a flow.
+local function note_delayed(members, id, result)
+  if any_flows == nil then any_flows = redis.call('EXISTS', string.match(T, '^{[^}]*}') .. '::flows') == 1 end
+  if not any_flows then return end
+  local readable, message = pcall(cmsgpack.unpack, redis.call('HGET', T .. ':messages', id) or '')
+  local flow, number = flow_in(readable and type(message) == 'table' and message[4])
+  if flow then members[id] = { flow, number, result } end
+end
+
+-- What follows from the end of these calls in their flows.
+-- members  task id -> { flow id, number, value where it went well, else packed result }, of those that are ours to end
+local function tell_flows(ids, way, members)
+  told = flows(now_ms())
+  told.check()
+  for _, id in ipairs(ids) do
+    local member = members[id]
+    if member then
+      local value = WELL[way] and member[3] or FAILED .. member[3]
+      told.report(member[1], member[2], WELL[way], value, id, LOUD[way], way == 'purged')
+      members[id] = nil
+    end
+  end
+  told.go_on()
+end
+
+-- Reads all that is known of these calls, at most 1,000. True when there is something. `members` as above, nil = none.
+local function look_up(ids, way, members)
   if way and not WAYS[way] then error('ERR a call cannot end as ' .. way, 0) end
+  if members and next(members) then tell_flows(ids, way, members) end
   none_known = #ids == 0 or redis.call('EXISTS', CALLS, CRASHES, OVERDUE, REVOKED) == 0
   if none_known then return false end
   expect('hash', CRASHES, OVERDUE)
@@ -76,17 +106,27 @@ local function finish(ids, way, now)
     for i, id in ipairs(ids) do ended[i], records[id] = record_of(id), {} end
     for i, id in ipairs(ids) do give_up(id, ended[i], now, way) end
   end
+  if told then
+    if told.write() > 0 then wake() end
+    count('strayed', told.strayed)
+    told = nil
+  end
   count(way, #ids)
 end
 
 -- What a consumer acknowledged early is lost with it: nobody will run it again, so its caller hears of it. At most 500;
 -- gives how many there were.
 local function end_taken(consumer, now)
-  local ids = {}
+  local ids, members = {}, {}
   for i, id in ipairs(redis.call('SMEMBERS', taken_by(consumer))) do
     if i <= 500 then ids[i] = id end
   end
-  look_up(ids, 'lost')
+  for _, id in ipairs(ids) do
+    local record = record_of(id)
+    local taken = record.taken
+    if record.flow and taken and taken[1] == consumer then members[id] = { record.flow, record.node, taken[3] } end
+  end
+  look_up(ids, 'lost', members)
   expect('stream', ENDED)
   local lost = {}
   for _, id in ipairs(ids) do

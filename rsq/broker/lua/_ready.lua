@@ -4,28 +4,29 @@
 local WAKES, DAY_MS = T .. ':wakes', 86400000
 
 -- What the functions below write is what they take it for.
-local function expect_ready(priority)
-  expect('stream', T .. ':stream', stream_of(priority))
-  expect('zset', T .. ':consumers')
+local function expect_ready(priority, queue)
+  expect('stream', stream_of(0, queue), stream_of(priority, queue))
+  expect('zset', (queue or T) .. ':consumers')
 end
 
-local function expect_delayed(priority)
-  expect_ready(priority)
-  expect('zset', T .. ':delayed')
-  expect('hash', T .. ':messages')
+local function expect_delayed(priority, queue)
+  expect_ready(priority, queue)
+  expect('zset', (queue or T) .. ':delayed')
+  expect('hash', (queue or T) .. ':messages')
 end
 
 -- True when the stream is new: nobody blocks on it yet, so somebody has to be woken.
-local function add_ready(priority, id, task, body, meta)
-  local stream = stream_of(priority)
+local function add_ready(priority, id, task, body, meta, queue)
+  local stream = stream_of(priority, queue)
   local new = tonumber(priority) ~= 0 and redis.call('EXISTS', stream) == 0
   redis.call('XADD', stream, '*', 'id', id, 'task', task, 'body', body, 'meta', meta)
   return new
 end
 
 -- The first entry of the plain stream that nobody was given yet, or nil.
-local function unread()
-  return redis.call('XRANGE', T .. ':stream', '(' .. (last_delivered(T .. ':stream') or '0-0'), '+', 'COUNT', 1)[1]
+local function unread(queue)
+  local stream = stream_of(0, queue)
+  return redis.call('XRANGE', stream, '(' .. (last_delivered(stream) or '0-0'), '+', 'COUNT', 1)[1]
 end
 
 -- An entry without a call, which only lets somebody read it. True when one waits.
@@ -35,10 +36,11 @@ local function wake_waits()
 end
 
 -- Lets one worker that is blocked in its read return and look at the queue again. Nobody is while something is unread.
-local function wake()
-  if redis.call('ZCARD', T .. ':consumers') == 0 or unread() then return end
-  redis.pcall('SADD', WAKES, redis.call('XADD', T .. ':stream', '*', 'wake', ''))
-  redis.pcall('PEXPIRE', WAKES, DAY_MS)
+local function wake(queue)
+  if redis.call('ZCARD', (queue or T) .. ':consumers') == 0 or unread(queue) then return end
+  local wakes = queue and queue .. ':wakes' or WAKES
+  redis.pcall('SADD', wakes, redis.call('XADD', stream_of(0, queue), '*', 'wake', ''))
+  redis.pcall('PEXPIRE', wakes, DAY_MS)
 end
 
 -- Gives how many there were.
@@ -56,9 +58,18 @@ end
 -- A blocked worker looks again after at most this long (ms), so only what is due sooner has to wake it.
 local LONGEST_BLOCK_MS = 1000
 
-local function add_delayed(now, due, priority, id, task, body, meta)
-  local head = redis.call('ZRANGE', T .. ':delayed', 0, 0, 'WITHSCORES')[2]
-  redis.call('HSET', T .. ':messages', id, cmsgpack.pack({ priority, task, body, meta }))
-  redis.call('ZADD', T .. ':delayed', due, id)
-  if due - now < LONGEST_BLOCK_MS and (not head or due < tonumber(head)) then wake() end
+local function add_delayed(now, due, priority, id, task, body, meta, queue)
+  local delayed = (queue or T) .. ':delayed'
+  local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  redis.call('HSET', (queue or T) .. ':messages', id, cmsgpack.pack({ priority, task, body, meta }))
+  redis.call('ZADD', delayed, due, id)
+  if due - now < LONGEST_BLOCK_MS and (not head or due < tonumber(head)) then wake(queue) end
+end
+
+local function place(now, due, priority, id, task, body, meta, queue)
+  if due > now then
+    add_delayed(now, due, priority, id, task, body, meta, queue)
+  elseif add_ready(priority, id, task, body, meta, queue) then
+    wake(queue)
+  end
 end

@@ -1,5 +1,14 @@
 -- How an entry leaves its stream, or a token is spent. Needs _common and _calls.
 
+-- Whether `settle` would say so. Changes nothing.
+local function is_ours(consumer, stream, entry_id, id, taken)
+  if taken then
+    local known = record_of(id).taken
+    return known ~= nil and known[2] == token_of(consumer, entry_id)
+  end
+  return #redis.call('XRANGE', stream, entry_id, entry_id) == 1
+end
+
 -- True when the outcome is ours to write: the entry left the stream by this call, or the call was acknowledged early and
 -- its token is still there. False for what was settled before: a commit that is repeated after a lost reply.
 local function settle(consumer, stream, entry_id, id, taken)
@@ -8,7 +17,7 @@ local function settle(consumer, stream, entry_id, id, taken)
     local known = record.taken
     if not known or known[2] ~= token_of(consumer, entry_id) then return false end
     redis.call('SREM', taken_by(known[1]), id)
-    record.taken = nil
+    record.taken, record.flow, record.node = nil, nil, nil
     return true
   end
   redis.call('XACK', stream, GROUP, entry_id)

@@ -1,13 +1,18 @@
--- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000
+-- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000; of flows, at most 200
 -- KEYS  T
--- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, then rows
+-- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, number of reports, then
+--       rows, then the reports
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Buried
+-- rows: Reported
 -- include: _common
 -- include: _ready
 -- include: _calls
 -- include: _slots
 -- include: _settle
+-- include: _reports
+-- include: _member
+-- include: _flow
 -- include: _ending
 local consumer, priority, taken = ARGV[1], ARGV[2], ARGV[3] == '1'
 if not taken and not holds_lease(consumer) then return -1 end
@@ -15,11 +20,12 @@ local now, dead, max_length = now_ms(), T .. ':dead', string.format('%.0f', tonu
 -- Redis takes no time before its epoch.
 local max_age_ms = math.min(tonumber(ARGV[5]), now)
 local ids, settled, untraced = {}, {}, {}
-for i = 6, #ARGV, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
-look_up(ids, 'dead')
+local members, last = members_in(7, tonumber(ARGV[6]), consumer, stream_of(priority), taken)
+for i = 7, last, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
+look_up(ids, 'dead', members)
 expect('stream', dead, ENDED)
 
-for i = 6, #ARGV, WIDTH do
+for i = 7, last, WIDTH do
   local entry_id, id, result, ttl_ms = ARGV[i + ENTRY_ID], ARGV[i + ID], ARGV[i + RESULT], ARGV[i + TTL_MS]
   if settle(consumer, stream_of(priority), entry_id, id, taken) then
     local record = record_of(id)

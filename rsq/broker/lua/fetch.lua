@@ -7,7 +7,8 @@
 --         overdue ('' = no, else the time limit in s for which it was killed)},
 --       fresh: list of {priority, entries},
 --       revoked: the task ids among all these that are revoked,
---       cut (1 = there was room for more, which a bound of this call forbade)
+--       cut (1 = there was room for more, which a bound of this call forbade),
+--       unfinished (1 = something is left of flows, see go_on)
 -- work  LATE consumers and ORPHANS, after a silence all consumers; PROMOTE messages that are due; `count` entries that are
 --       handed out, CLAIM of them from orphans; each within the bytes of _budget
 -- Afterwards every stream in use has its group, also when there was no room or the queue is paused.
@@ -16,6 +17,7 @@
 -- include: _orphans
 -- include: _ready
 -- include: _budget
+-- include: _member
 local consumer, room = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
 local PROMOTE, CLAIM = 200, 1000
@@ -51,6 +53,7 @@ if #promoted > 0 then
 end
 local next_due = tonumber(redis.call('ZRANGE', T .. ':delayed', 0, 0, 'WITHSCORES')[2] or -1)
 
+local unfinished = redis.call('EXISTS', string.match(T, '^{[^}]*}') .. '::todo')
 local priorities = {}
 local urgent = {}
 for p = 9, 1, -1 do urgent[#urgent + 1] = stream_of(p) end
@@ -81,7 +84,7 @@ end
 local claimed, fresh = {}, {}
 if redis.call('EXISTS', T .. ':paused') == 1 then
   for _, priority in ipairs(priorities) do make_group(stream_of(priority)) end
-  return { now, next_due, 1, priorities, claimed, fresh, {}, 0 }
+  return { now, next_due, 1, priorities, claimed, fresh, {}, 0, unfinished }
 end
 
 local to_hand_out = budget(room)
@@ -148,7 +151,9 @@ more = more or #orphans == ORPHANS
 
 local revoked = {}
 local function look_at(fields)
-  if fields[1] == 'id' and redis.call('ZSCORE', T .. ':revoked', fields[2]) then revoked[#revoked + 1] = fields[2] end
+  if fields[1] ~= 'id' then return end
+  local flow = flow_in(fields[8])
+  if revoked_until(fields[2]) or flow and revoked_until('flow ' .. flow) then revoked[#revoked + 1] = fields[2] end
 end
 if redis.call('EXISTS', T .. ':revoked') == 1 then
   for _, row in ipairs(claimed) do look_at(row[3]) end
@@ -157,4 +162,4 @@ if redis.call('EXISTS', T .. ':revoked') == 1 then
   end
 end
 if more then wake() end
-return { now, next_due, 0, priorities, claimed, fresh, revoked, to_hand_out.used_up() and 1 or 0 }
+return { now, next_due, 0, priorities, claimed, fresh, revoked, to_hand_out.used_up() and 1 or 0, unfinished }

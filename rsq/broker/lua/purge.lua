@@ -6,9 +6,12 @@
 -- include: _ready
 -- include: _calls
 -- include: _slots
+-- include: _member
+-- include: _flow
 -- include: _ending
 local limit, now = tonumber(ARGV[1]), now_ms()
-local entries, ids, wakes = {}, {}, {}
+local entries, ids, wakes, members = {}, {}, {}, {}
+local PURGED = cmsgpack.pack({ 'REVOKED', 1, 0, 'purged' })
 local found = 0
 
 local function note(stream, entry_id, fields)
@@ -17,7 +20,11 @@ local function note(stream, entry_id, fields)
     return
   end
   entries[#entries + 1] = { stream, entry_id }
-  if fields and fields[1] == 'id' then ids[#ids + 1] = fields[2] end
+  if fields and fields[1] == 'id' then
+    ids[#ids + 1] = fields[2]
+    local flow, number = flow_in(fields[8])
+    if flow then members[fields[2]] = { flow, number, PURGED } end
+  end
   -- One that was deleted by hand is pending, and no message.
   if fields then found = found + 1 end
 end
@@ -54,8 +61,11 @@ for p = 0, 9 do
 end
 local delayed = {}
 if #entries < limit then delayed = redis.call('ZRANGE', T .. ':delayed', 0, limit - #entries - 1) end
-for _, id in ipairs(delayed) do ids[#ids + 1] = id end
-look_up(ids, 'purged')
+for _, id in ipairs(delayed) do
+  ids[#ids + 1] = id
+  note_delayed(members, id, PURGED)
+end
+look_up(ids, 'purged', members)
 expect('hash', T .. ':messages')
 
 for _, entry in ipairs(entries) do

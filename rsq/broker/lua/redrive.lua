@@ -2,10 +2,13 @@
 -- KEYS  T
 -- ARGV  dead letter's entry id, meta of the fresh call
 -- out   'sent', id | 'gone', '' (the dead letter is not there any more) | 'duplicate', id that stands under its dedupe key,
---       or its own id where a call with that is delayed: nothing was written
+--       or its own id where a call with that is delayed | 'ended', id of the flow, which does not wait for it any more:
+--       with these two nothing was written
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _member
+-- include: _flow
 local dead = T .. ':dead'
 local entry = redis.call('XRANGE', dead, ARGV[1], ARGV[1])[1]
 if not entry then return { 'gone', '' } end
@@ -20,6 +23,12 @@ if has_key then
   if winner and winner ~= id then return { 'duplicate', winner } end
   expect('hash', CALLS)
 end
+local flow, number = flow_in(ARGV[2])
+local told = flow and flows(now_ms())
+if told then
+  told.check()
+  if not told.rerun(flow, number) then return { 'ended', flow } end
+end
 expect('zset', REVOKED)
 expect_ready(priority)
 
@@ -29,4 +38,5 @@ redis.call('DEL', T .. ':result:' .. id)
 redis.call('ZREM', REVOKED, id)
 if has_key then mark(rule[1], id, rule[3], rule[2], rule[4] == 1, {}) end
 if add_ready(priority, id, letter.task or '', letter.body or '', ARGV[2]) then wake() end
+if told then told.write() end
 return { 'sent', id }

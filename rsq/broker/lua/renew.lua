@@ -11,6 +11,8 @@
 -- include: _ready
 -- include: _calls
 -- include: _slots
+-- include: _member
+-- include: _flow
 -- include: _ending
 local now, lease_ms, lost = now_ms(), tonumber(ARGV[1]), {}
 go_on_when_full()

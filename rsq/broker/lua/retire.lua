@@ -14,6 +14,8 @@
 -- include: _calls
 -- include: _slots
 -- include: _settle
+-- include: _member
+-- include: _flow
 -- include: _ending
 local consumer, how, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 -- A child holds fewer; what is beyond is for whoever claims it, and its delivery counts.
@@ -48,11 +50,18 @@ local function mark(stream, entry_id, id, limit_s)
   return as
 end
 
-local ids = {}
+local ids, members = {}, {}
 for i = 4, #ARGV, WIDTH do
-  if ARGV[i + TAKEN] == '1' then ids[#ids + 1] = ARGV[i + ID] end
+  if ARGV[i + TAKEN] == '1' then
+    local id = ARGV[i + ID]
+    local record = record_of(id)
+    ids[#ids + 1] = id
+    if record.flow and is_ours(consumer, '', ARGV[i + ENTRY_ID], id, true) then
+      members[id] = { record.flow, record.node, ARGV[i + RESULT] }
+    end
+  end
 end
-look_up(ids, 'lost')
+look_up(ids, 'lost', members)
 expect('hash', CRASHES, OVERDUE)
 expect('set', taken_by(consumer), T .. ':orphans')
 expect('zset', MISSING)

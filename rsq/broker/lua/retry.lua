@@ -9,6 +9,8 @@
 -- include: _calls
 -- include: _slots
 -- include: _settle
+-- include: _member
+-- include: _flow
 -- include: _ending
 local consumer, priority, taken, counter = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
 if not taken and not holds_lease(consumer) then return -1 end

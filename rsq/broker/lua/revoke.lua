@@ -8,11 +8,16 @@
 -- include: _ready
 -- include: _calls
 -- include: _slots
+-- include: _member
+-- include: _flow
 -- include: _ending
 local terminate, forget_ms, result, ttl_ms = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local now, ids, answers, revoked, marks = now_ms(), {}, {}, {}, {}
-for i = 5, #ARGV do ids[#ids + 1] = ARGV[i] end
-look_up(ids, 'revoked')
+local now, ids, answers, revoked, marks, members = now_ms(), {}, {}, {}, {}, {}
+for i = 5, #ARGV do
+  ids[#ids + 1] = ARGV[i]
+  note_delayed(members, ARGV[i], result)
+end
+look_up(ids, 'revoked', members)
 expect('zset', REVOKED, T .. ':delayed')
 for i, id in ipairs(ids) do
   local before = redis.call('GET', T .. ':result:' .. id)

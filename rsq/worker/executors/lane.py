@@ -16,10 +16,11 @@ from typing import TypeVar
 from rsq.broker.connection import Link
 from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import Rules, WorkerQueue
+from rsq.calls.inputs import takes_of
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Released, Retried, Verdict
 from rsq.calls.retry import bury_unusable
-from rsq.errors import BrokerError, BrokerRefused, LeaseLost
+from rsq.errors import BrokerError, BrokerRefused, DecodeError, FlowGone, LeaseLost, MessageTooLarge
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
@@ -166,7 +167,7 @@ class Lane:
             return False
         _, queue = self._queues[delivery.queue]
         try:
-            verdict = self._permission(queue, delivery)
+            verdict = self._bring_inputs(queue, delivery) or self._permission(queue, delivery)
             if verdict is None:
                 # Marked first: of a call that is taken and on no board nobody could tell that it is lost.
                 self._mark(delivery, now)
@@ -197,6 +198,16 @@ class Lane:
             # Other arguments, other rules: what has the old ones asks for nothing.
             revision = bring_newer(delivery, answer.newer)
         return rules
+
+    def _bring_inputs(self, queue: WorkerQueue, delivery: Delivery) -> Verdict | None:
+        """Read the values that it takes from others of its flow. A verdict where it cannot be given them."""
+        if takes_of(delivery) is None or delivery.revoked:
+            return None
+        try:
+            delivery.inputs = self._insist(delivery, lambda link: queue.flow_values(link, delivery))
+        except (FlowGone, DecodeError, MessageTooLarge) as error:
+            return self.attempts.unbound(delivery, error)
+        return None
 
     def _take(self, queue: WorkerQueue, delivery: Delivery) -> bool:
         """Acknowledge before the start (`acks_late=False`). False: it has ended. Raises LeaseLost and BrokerRefused."""

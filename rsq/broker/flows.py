@@ -1,0 +1,310 @@
+"""Flows as their producer and people see them: starting, looking, cancelling. What workers do is in the scripts.
+
+Starting is written once for threads and coroutines, as a talk (see `rsq.broker.exchange`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgpack import unpackb  # type: ignore[import-untyped, unused-ignore]
+
+from rsq import keys
+from rsq.broker import scripts
+from rsq.broker.connection import ScriptCall, running
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange, asking, pauses
+from rsq.broker.flow_pages import JOIN, Pages
+from rsq.broker.queue import FORGET_MS, Queue
+from rsq.broker.wire import Argument, packed
+from rsq.broker.worker_queue import EXPIRED
+from rsq.calls.inputs import FAILED, origin_of
+from rsq.calls.message import check_id
+from rsq.calls.outcome import pack_failure
+from rsq.calls.plan import Plan
+from rsq.errors import BrokerError, BrokerUnavailable, QueueFull, QueuePaused
+from rsq.settings import Settings
+from rsq.states import State
+
+RELEASED_AT_ONCE = 200
+"""Nodes that one script releases, as in _flow.lua."""
+
+CANCELLED = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow as a whole, from one read.
+
+    state    starting, started, succeeded, failed (a dead letter that is redriven carries it on), cancelled or expired
+    size     nodes
+    total    calls, but for errbacks; `ok` of them have succeeded, `bad` have ended in another way, or never can run
+    open     nodes that have not ended
+    failed   number of the first node that failed, or None
+    created_ms, ended_ms  ms since the epoch; 0 = not yet
+    """
+
+    id: str
+    state: str
+    size: int
+    total: int
+    ok: int
+    bad: int
+    open: int
+    failed: int | None
+    description: str
+    created_ms: int
+    ended_ms: int
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One node. `state` is waiting, released (to be run, or running), ok or bad; of a join `id` and `task` are ''."""
+
+    number: int
+    id: str
+    queue: str
+    task: str
+    name: str
+    state: str
+    outs: Sequence[int]
+    waits: int
+
+
+class Flows:
+    """The flows of an app, on the server.
+
+    follow   carries a talk on in this thread
+    afollow  gives a coroutine that does so
+    queue    gives a queue by its name
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        follow: Callable[[Exchange[Any]], Any],
+        afollow: Callable[[Exchange[Any]], Any],
+        queue: Callable[[str | None], Queue],
+    ) -> None:
+        self._settings = settings
+        self._follow = follow
+        self._afollow = afollow
+        self._queue = queue
+
+    def start(self, plan: Plan) -> None:
+        """Start a flow: when this returns the server has all of it, else nothing of it runs.
+
+        A repeated start of a plan with the same id, by whomever, changes nothing. Raises SettingsError for a plan that
+        is none, QueueFull, QueuePaused, BrokerUnavailable, BrokerRefused.
+        """
+        self._follow(self._starting(plan))
+
+    async def astart(self, plan: Plan) -> None:
+        """`start` for coroutines."""
+        await self._afollow(self._starting(plan))
+
+    def look(self, flow_id: str) -> Flow | None:
+        """A flow, or None where it is gone."""
+        return unpack_head(flow_id, self._ask(("HMGET", self._keys(flow_id).head, *HEAD))[0])
+
+    def ids(self) -> Iterator[str]:
+        """The flows that have not succeeded, those first that will be ended or forgotten next."""
+        (rows,) = self._ask(("ZRANGE", self._keys("").listed, 0, -1))
+        for flow_id in rows:
+            yield flow_id.decode()
+
+    def outcome(self, flow_id: str, number: int) -> bytes | None:
+        """The packed result of a node that ended without one of its own: since another failed, or with its flow."""
+        found: bytes | None = self._follow(self._outcome(flow_id, number))
+        return found
+
+    async def aoutcome(self, flow_id: str, number: int) -> bytes | None:
+        """`outcome` for coroutines."""
+        found: bytes | None = await self._afollow(self._outcome(flow_id, number))
+        return found
+
+    def outcomes(self, flow_id: str, numbers: Sequence[int]) -> list[bytes | None]:
+        """`outcome` of many nodes, in one question or two."""
+        found: list[bytes | None] = self._follow(self._outcomes(flow_id, numbers))
+        return found
+
+    async def aoutcomes(self, flow_id: str, numbers: Sequence[int]) -> list[bytes | None]:
+        """`outcomes` for coroutines."""
+        found: list[bytes | None] = await self._afollow(self._outcomes(flow_id, numbers))
+        return found
+
+    def nodes(self, flow_id: str, first: int, count: int) -> list[NodeState]:
+        """Some nodes of a flow that has not succeeded yet, in their order."""
+        flow, numbers = self._keys(flow_id), range(first, first + count)
+        names = [name for number in numbers for name in (number, f"{number}c")]
+        if not names:
+            return []
+        rows, *bits = self._ask(
+            ("HMGET", flow.calls, *names),
+            *(("GETBIT", key, number) for number in numbers for key in (flow.succeeded, flow.failed)),
+        )
+        found = []
+        for place, number in enumerate(numbers):
+            row, waits = rows[2 * place : 2 * place + 2]
+            if row is None:
+                continue
+            kind, outs, predecessors, _, _, _, _, task_id, queue, task, name = unpackb(row, unicode_errors="replace")
+            ok, bad = bits[2 * place : 2 * place + 2]
+            state = "ok" if ok else "bad" if bad else "waiting" if waits or kind == JOIN else "released"
+            found.append(NodeState(number, task_id, queue, task, name, state, outs, predecessors))
+        return found
+
+    def cancel(self, flow_id: str, terminate: bool = False) -> bool:
+        """End a flow: what waits in it never starts, nor what is on its way. False: it had ended, or is gone.
+
+        terminate  what runs is interrupted
+        """
+        call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), FORGET_MS, CANCELLED)
+        return bool(self._follow(self._running(call)))
+
+    def revoke(self, flow_id: str, number: int) -> bool:
+        """Have a call that waits not run: it ends at once. False: it does not wait, so it is revoked like any other."""
+        return bool(self._follow(self._running(self._script(scripts.FLOW_REVOKE, flow_id, number))))
+
+    def drop(self, flow_id: str) -> None:
+        """Forget a flow: nobody hears of it any more, and what its members report goes nowhere."""
+        flow = self._keys(flow_id)
+        keys_of = (flow.head, flow.calls, flow.values, flow.succeeded, flow.failed)
+        self._ask(("UNLINK", *keys_of), ("ZREM", flow.listed, flow_id))
+
+    # -- talks
+
+    def _starting(self, plan: Plan) -> Exchange[None]:
+        check_id(plan.id)
+        for _ in range(2):
+            if (yield from self._sending(plan)):
+                return
+            if not isinstance(plan.nodes, Sequence):
+                break
+        raise BrokerUnavailable(f"flow {plan.id} was not started: the server has lost its first pages; start it again")
+
+    def _sending(self, plan: Plan) -> Exchange[bool]:
+        """False where pages of it were lost."""
+        pages = Pages(plan, self._settings)
+        for page in pages:
+            call = self._script(scripts.FLOW, plan.id, *page)
+            introduction = [self._queue(name).introduce() for name in pages.queues] if pages.complete else []
+            answer = yield from self._insist(call, introduction)
+            match answer:
+                case [b"full", queue, held]:
+                    raise QueueFull(
+                        f"queue {queue.decode()!r} holds {held} messages, and the flow would pass its max_length: "
+                        "nothing of it was started; try again later"
+                    )
+                case [b"paused", queue]:
+                    raise QueuePaused(
+                        f"queue {queue.decode()!r} is paused and refuses calls; nothing of the flow was started: start "
+                        f"it again after rsq resume {queue.decode()}"
+                    )
+                case [b"missing"]:
+                    return False
+                case [b"accepted"]:
+                    break
+        yield from self._release(pages.size)
+        return True
+
+    def _release(self, size: int) -> Exchange[None]:
+        """Help the server on with what it has left. Workers do so, too."""
+        deadline = self._deadline()
+        for _ in range(size // RELEASED_AT_ONCE + 1 if size > RELEASED_AT_ONCE else 0):
+            try:
+                (left,) = yield from running([self._script(scripts.GO_ON, EXPIRED)], deadline)
+            except BrokerError:
+                return
+            if not isinstance(left, int) or left == 0:
+                return
+
+    def _insist(self, call: ScriptCall, introduction: Sequence[bytes] = ()) -> Exchange[Any]:
+        """Call a script that may be repeated, until it answers or the deadline is over."""
+        deadline, fault = self._deadline(), None
+        for pause_s in pauses(deadline):
+            try:
+                *_, reply = yield from running([call], deadline, first=introduction)
+                if not isinstance(reply, BrokerError):
+                    return reply
+                if not isinstance(reply, BrokerUnavailable):
+                    raise reply
+                fault = fault or reply
+            except BrokerUnavailable as error:
+                fault = fault or error
+            yield max(0.0, min(pause_s, deadline.left_s()))
+        raise BrokerUnavailable(
+            f"{fault or 'no answer'}; gave up after {deadline.seconds:g} s. The flow may or may not be started: "
+            "started again with the same id it is not doubled"
+        )
+
+    def _running(self, call: ScriptCall) -> Exchange[Any]:
+        return (yield from self._insist(call))
+
+    def _outcome(self, flow_id: str, number: int) -> Exchange[bytes | None]:
+        return (yield from self._outcomes(flow_id, [number]))[0]
+
+    def _outcomes(self, flow_id: str, numbers: Sequence[int]) -> Exchange[list[bytes | None]]:
+        flow = self._keys(flow_id)
+        if not numbers:
+            return []
+        head, values = yield from asking(
+            [packed("HMGET", flow.head, "state", "result"), packed("HMGET", flow.values, *numbers)], self._deadline()
+        )
+        state, result = head
+        failed = [value if value is not None and value[:1] == FAILED else None for value in values]
+        others = sorted({origin for value in failed if value and (origin := origin_of(value)) is not None})
+        origins: dict[int, bytes | None] = {}
+        if others:
+            (found,) = yield from asking([packed("HMGET", flow.values, *others)], self._deadline())
+            origins = dict(zip(others, found, strict=True))
+        outcomes: list[bytes | None] = []
+        for value in failed:
+            origin = None if value is None else origin_of(value)
+            value = value if origin is None else origins[origin]
+            if value is not None:
+                outcomes.append(value[1:])
+            else:
+                outcomes.append(result if state in (b"cancelled", b"expired") else None)
+        return outcomes
+
+    # -- helpers
+
+    def _keys(self, flow_id: str) -> keys.FlowKeys:
+        return keys.FlowKeys(self._queue(None).keys.prefix, flow_id)
+
+    def _script(self, script: scripts.Script, *arguments: Argument) -> ScriptCall:
+        return script, self._queue(None).keys.prefix, arguments
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._settings.broker_timeout_s)
+
+    def _ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        replies: list[Any] = self._follow(asking([packed(*command) for command in commands], self._deadline()))
+        return replies
+
+
+HEAD = ("state", "size", "calls", "ok", "bad", "open", "failed", "description", "created", "ended")
+
+
+def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
+    """A flow from the fields `HEAD` of its head."""
+    state, size, calls, ok, bad, still, failed, description, created, ended = values
+    if state is None:
+        return None
+    first = int(failed or -1)
+    return Flow(
+        flow_id,
+        state.decode(),
+        int(size or 0),
+        int(calls or 0),
+        int(ok or 0),
+        int(bad or 0),
+        int(still or 0),
+        None if first < 0 else first,
+        (description or b"").decode("utf-8", "replace"),
+        int(created or 0),
+        int(ended or 0),
+    )

@@ -1,0 +1,541 @@
+-- Flows: what follows when a node of one ends, see docs/protocol.md. Needs _common, _ready and _calls.
+-- First everything is read and worked out in memory: `start`, `report`, `cancel` and the like say what happens, and
+-- `go_on` what follows from it, up to one budget; what is beyond is left to `go_on.lua`. Then come the script's own
+-- writes, then `write`, which raises nothing. A flow that cannot be read fails by itself, and holds nobody else up.
+-- Work: 200 nodes that are released, ended or counted down, and 512 KiB of what they bring, or one that is larger.
+
+local JOIN, CALL, ERRBACK = 0, 1, 2
+local FAIL, SKIP, CONTINUE = 0, 1, 2
+-- Before a value that is a failure: the packed result of the call that failed, or the number of the node that did.
+local FAILED = '\193'
+
+local function flows(now)
+  local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200, 524288, 65536, 60000
+  local P = string.match(T, '^{[^}]*}')
+  local FLOWS, TODO = P .. '::flows', P .. '::todo'
+  local NUMBERS = { 'size', 'open', 'ok', 'bad', 'sunk', 'failed', 'ttl_ms', 'kept_ms', 'life_ms', 'touched', 'far' }
+  local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
+  local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
+  local self, known, order = { strayed = 0 }, {}, {}
+  local work, first, nodes_left, bytes_left = {}, 1, MOST_NODES, MOST_BYTES
+  local claimed = {}
+
+  function self.used_up() return nodes_left <= 0 or bytes_left <= 0 end
+
+  local function key_of(part, id) return P .. '::' .. part .. ':' .. id end
+
+  -- A flow as it is now, with what changes noted in it: `state`, the numbers, and by node `bits`, `counts`, `values`.
+  local function new_flow(id)
+    local f = { id = id, head = key_of('flow', id), calls = key_of('flow-calls', id) }
+    f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
+    f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
+    f.sends, f.told = {}, {}
+    return f
+  end
+
+  local function read_flow(id)
+    local f = new_flow(id)
+    local values = redis.call('HMGET', f.head, 'state', unpack(NUMBERS))
+    if not values[1] then return end
+    f.state = values[1]
+    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 1]) or 0 end
+    f.before = f.state
+    expect('hash', f.calls, f.value_key)
+    expect('string', f.ok_key, f.bad_key)
+    return f
+  end
+
+  -- The flow, or nil where it is gone or cannot be read.
+  function self.flow(id)
+    if known[id] == nil then
+      local readable, f = pcall(read_flow, id)
+      known[id] = readable and f or false
+      if not readable then
+        local why = f
+        f = new_flow(id)
+        f.broken = tostring(why)
+      end
+      if f then order[#order + 1] = f end
+    end
+    return known[id] or nil
+  end
+
+  local function is_live(f) return f.state == 'started' or f.state == 'failed' end
+
+  -- -- nodes
+
+  local function bit_of(f, n)
+    if not f.bits[n] then
+      f.bits[n] = redis.call('GETBIT', f.ok_key, n) == 1 and 'ok' or redis.call('GETBIT', f.bad_key, n) == 1 and 'bad' or 'open'
+    end
+    return f.bits[n]
+  end
+
+  local function unpacked(f, n, packed, width)
+    local readable, row = pcall(cmsgpack.unpack, packed or '')
+    if not readable or type(row) ~= 'table' or #row < width then
+      error('node ' .. n .. ' of flow ' .. f.id .. ' cannot be read', 0)
+    end
+    return row
+  end
+
+  local function node_of(f, n)
+    if not f.nodes[n] then
+      local row = unpacked(f, n, f.rows and f.rows[n] or redis.call('HGET', f.calls, n), 11)
+      f.nodes[n] = {
+        kind = row[1], outs = row[2], waits = row[3], policy = row[4], errbacks = row[5], sink = row[6] == 1,
+        fails = row[7], id = row[8], queue = row[9], task = row[10],
+      }
+    end
+    return f.nodes[n]
+  end
+
+  -- The call of a node that has not been released yet, or nil.
+  local function waiting_call(f, n)
+    if f.waiting[n] == nil then f.waiting[n] = redis.call('HGET', f.calls, n .. 'c') end
+    if not f.waiting[n] then return end
+    local row = unpacked(f, n, f.waiting[n], 14)
+    return {
+      queue = P .. ':' .. row[1], priority = row[2], id = row[3], task = row[4], body = row[5], meta = row[6],
+      delay_ms = row[7], eta_ms = row[8], expires_ms = row[9], key = row[10], key_ttl_ms = row[11], ends = row[12],
+      takes = row[13], single = row[14], size = #f.waiting[n],
+    }
+  end
+
+  -- One less to wait for. Gives how many are left.
+  local function count_down(f, n, node)
+    local left = f.counts[n]
+    if not left then left = node.waits > 1 and tonumber(redis.call('HGET', f.calls, n .. 'n')) or node.waits end
+    f.counts[n] = left - 1
+    return left - 1
+  end
+
+  -- What a node gave, where it is kept and small enough to be put in front of arguments.
+  local function small_value(f, n)
+    local value = f.values[n]
+    if not value then
+      if redis.call('HSTRLEN', f.value_key, n) > INLINE_BYTES then return end
+      value = redis.call('HGET', f.value_key, n)
+      if not value then return end
+      f.values[n] = value
+    end
+    if #value <= INLINE_BYTES and string.sub(value, 1, 1) ~= FAILED then return value end
+  end
+
+  -- The packed result of whichever call failed, so that this one could not run.
+  local function failure_of(f, n)
+    for _ = 1, 2 do
+      local value = f.values[n] or redis.call('HGET', f.value_key, n) or ''
+      if string.sub(value, 1, 1) ~= FAILED then break end
+      f.values[n] = value
+      if string.byte(value, 2) == 0x94 then return string.sub(value, 2) end
+      n = cmsgpack.unpack(string.sub(value, 2))
+    end
+    return SKIPPED
+  end
+
+  -- -- messages
+
+  -- A packed map with entries before its own.
+  local function with_entries(map, number, entries)
+    local head, rest = string.byte(map, 1) or 0x80, 2
+    if head == 0xde then
+      number, rest = number + string.byte(map, 2) * 256 + string.byte(map, 3), 4
+    else
+      number = number + head - 0x80
+    end
+    local new = number < 16 and string.char(0x80 + number) or string.char(0xde, math.floor(number / 256), number % 256)
+    return new .. entries .. string.sub(map, rest)
+  end
+
+  -- A packed call `[args, kwargs]` with a value before its other arguments, as it is. What is no call stays one.
+  local function with_value(body, value)
+    local kind, head, rest = string.byte(body, 2), nil, nil
+    if string.byte(body, 1) ~= 0x92 or not kind then return body end
+    if kind >= 0x90 and kind <= 0x9f then
+      head, rest = kind - 0x90, 3
+    elseif kind == 0xdc and #body >= 4 then
+      head, rest = string.byte(body, 3) * 256 + string.byte(body, 4), 5
+    elseif kind == 0xdd and #body >= 6 then
+      head, rest = struct.unpack('>I4', body, 3), 7
+    else
+      return body
+    end
+    head = head + 1
+    local array = head < 16 and string.char(0x90 + head) or head < 65536 and '\220' .. struct.pack('>I2', head)
+      or '\221' .. struct.pack('>I4', head)
+    return '\146' .. array .. value .. string.sub(body, rest)
+  end
+
+  local function meta_of(f, n, call, takes, parent)
+    local number, entries = 1, '\164flow' .. (takes == '' and '\146' or '\147') .. cmsgpack.pack(f.id) .. cmsgpack.pack(n) .. takes
+    if parent ~= '' then number, entries = number + 1, entries .. '\166parent' .. cmsgpack.pack(parent) end
+    if call.expires_ms >= 0 then
+      number, entries = number + 1, entries .. '\167expires' .. cmsgpack.pack(now + call.expires_ms)
+    end
+    return with_entries(call.meta, number, entries)
+  end
+
+  -- -- what happens to nodes
+
+  local function follow(f, n, how, parent, origin)
+    work[#work + 1] = { flow = f, n = n, how = how, at = 0, parent = parent, origin = origin or n }
+  end
+
+  local function move(f, n, to, node)
+    local was = bit_of(f, n)
+    f.bits[n], f.moved[n] = to, true
+    if was == 'open' then f.open = f.open - 1 end
+    if node.kind == CALL then
+      f[to] = f[to] + 1
+      if was == 'bad' then f.bad = f.bad - 1 end
+    end
+    if node.sink then f.sunk = f.sunk + (to == 'bad' and 1 or was == 'bad' and -1 or 0) end
+    if to == 'bad' and f.failed < 0 and node.kind == CALL then f.failed = n end
+    return was
+  end
+
+  -- A call that was to run again, after its death or that of another, has ended.
+  local function end_rerun(f, n)
+    if f.rerun[n] or f.rerun[n] == nil and redis.call('HEXISTS', f.calls, n .. 'r') == 1 then
+      f.rerun[n], f.open = false, f.open - 1
+    end
+  end
+
+  -- It will never run, since another one failed: once, and nobody is told but those who wait for it.
+  local function doom(f, n, origin, parent)
+    local node = node_of(f, n)
+    if bit_of(f, n) ~= 'open' then return end
+    move(f, n, 'bad', node)
+    if node.policy == SKIP then
+      f.values[n], origin = FAILED .. SKIPPED, n
+    else
+      f.values[n] = FAILED .. cmsgpack.pack(origin)
+    end
+    f.kept[n] = true
+    if node.kind == CALL then
+      local result = failure_of(f, origin)
+      bytes_left = bytes_left - #result
+      if node.sink then expect('string', P .. ':' .. node.queue .. ':result:' .. node.id) end
+      f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, result, node.sink }
+    end
+    follow(f, n, 'bad', parent, origin)
+  end
+
+  local release
+
+  local function tell_errbacks(f, n, node)
+    for i = 1, #node.errbacks, 2 do
+      nodes_left = nodes_left - 1
+      local about = { string.format('%.0f', n), node.errbacks[i + 1], node.queue, node.task }
+      release(f, node.errbacks[i], '', cmsgpack.pack(table.concat(about, ' ')))
+    end
+  end
+
+  -- It has ended.
+  -- value    what it gave, or FAILED and its packed result
+  -- loud     its errbacks are to hear of it
+  -- unheard  nobody else writes its result
+  local function settle_node(f, n, ok, value, id, loud, unheard)
+    local node, was = node_of(f, n), bit_of(f, n)
+    if was == 'bad' then end_rerun(f, n) end
+    if was == 'ok' or was == 'bad' and not ok then return end
+    move(f, n, ok and 'ok' or 'bad', node)
+    f.values[n] = value
+    -- A failure is what those behind it are answered with, and what errbacks read; until it is none any more.
+    f.kept[n] = was == 'bad' or not ok
+    if unheard then f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, string.sub(value, 2), true } end
+    if not ok then
+      if loud then tell_errbacks(f, n, node) end
+      if node.fails >= 0 and is_live(f) then doom(f, node.fails, n, id) end
+    end
+    if #node.outs > 0 then follow(f, n, not ok and 'bad' or was == 'bad' and 'late' or 'ok', id) end
+  end
+
+  -- Nothing is waited for any more.
+  -- parent  id of the call that ended last, '' = none
+  -- told    packed, what an errback is told
+  release = function(f, n, parent, told)
+    local node = node_of(f, n)
+    if node.kind == JOIN then
+      if bit_of(f, n) == 'ok' then return end
+      local late = move(f, n, 'ok', node) == 'bad'
+      return follow(f, n, late and 'late' or 'ok', parent)
+    end
+    local call = waiting_call(f, n)
+    if not call then return end
+    f.waiting[n] = false
+    bytes_left = bytes_left - call.size
+    if bit_of(f, n) == 'bad' then
+      f.rerun[n], f.open = true, f.open + 1
+    elseif node.kind == ERRBACK then
+      f.open = f.open + 1
+    end
+    if revoked_until(call.id, call.queue) then
+      return settle_node(f, n, false, FAILED .. REVOKED_RESULT, call.id, false, true)
+    end
+    if call.key ~= '' then
+      local marker = marker_of(call.key, call.queue)
+      local winner = claimed[marker] or stands(call.key, call.queue)
+      if winner then
+        local result = cmsgpack.pack({ 'REVOKED', 1, 0, 'duplicate of ' .. winner })
+        return settle_node(f, n, false, FAILED .. result, call.id, false, true)
+      end
+      expect('hash', call.queue .. ':calls')
+      claimed[marker] = call.id
+    end
+    expect_delayed(call.priority, call.queue)
+    local takes, body = told or call.takes, call.body
+    local value = call.single >= 0 and small_value(f, call.single)
+    if value then
+      takes, body, bytes_left = '', with_value(body, value), bytes_left - #value
+    elseif call.single >= 0 then
+      f.kept[call.single] = true
+    end
+    local due = call.eta_ms >= 0 and call.eta_ms or now + math.max(0, call.delay_ms)
+    f.far = math.max(f.far, due)
+    f.sends[#f.sends + 1] = { n, due, call, body, meta_of(f, n, call, takes, parent) }
+    return takes ~= ''
+  end
+
+  -- One node that waits for the one of this item. Gives true where that one's value is needed later.
+  local function visit(item, n)
+    local f, node = item.flow, node_of(item.flow, n)
+    if not is_live(f) then return end
+    if item.how == 'bad' and node.policy ~= CONTINUE then
+      if bit_of(f, item.n) == 'bad' then doom(f, n, item.origin, item.parent) end
+    elseif item.how ~= 'late' or node.policy ~= CONTINUE then
+      if item.n >= 0 and count_down(f, n, node) > 0 then return true end
+      return release(f, n, item.parent) or node.kind == JOIN
+    end
+  end
+
+  -- The calls that are to end with the flow: who waits for them hears of it.
+  local function close(item, n)
+    local f, node = item.flow, node_of(item.flow, n)
+    local waits, loud = waiting_call(f, n), f.state == 'expired'
+    -- What runs ends by itself; unless nothing was heard of it for so long.
+    if bit_of(f, n) ~= 'open' or not (waits or loud) then return end
+    expect('string', P .. ':' .. node.queue .. ':result:' .. node.id)
+    move(f, n, 'bad', node)
+    f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, true
+    bytes_left = bytes_left - #f.result
+    if loud then tell_errbacks(f, n, node) end
+    f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, f.result, true }
+  end
+
+  -- Carries on where it stopped. False where the budget is used up.
+  local function step(item)
+    local f, passed, last = item.flow, 0, -1
+    local runs = item.runs or node_of(f, item.n).outs
+    for _, part in ipairs(runs) do
+      local from, length = part, 1
+      if part < 0 then from, length = last + 1, -part end
+      for n = from + math.max(0, item.at - passed), from + length - 1 do
+        if self.used_up() then return false end
+        nodes_left = nodes_left - 1
+        if item.how == 'close' then
+          close(item, n)
+        elseif visit(item, n) and item.n >= 0 then
+          f.kept[item.n] = true
+        end
+        item.at = item.at + 1
+      end
+      passed, last = passed + length, from + length - 1
+    end
+    return true
+  end
+
+  local function guarded(f, act, ...)
+    local fine, answer = pcall(act, ...)
+    if fine then return answer end
+    f.broken = tostring(answer)
+    return true
+  end
+
+  -- What follows from all that was said, as far as the budget goes.
+  function self.go_on()
+    while first <= #work and not self.used_up() do
+      local item = work[first]
+      if item.flow.broken or guarded(item.flow, step, item) then first = first + 1 end
+    end
+  end
+
+  -- Where something was left, `how` and what else tells how far it came.
+  function self.resume(id, n, how, at, parent, origin)
+    local f = self.flow(id)
+    if not f then return end
+    local item = { flow = f, n = n, how = how, at = at, parent = parent, origin = origin }
+    if n < 0 then
+      local packed = redis.call('HGET', f.head, how == 'close' and 'sinks' or 'roots')
+      local readable, runs = pcall(cmsgpack.unpack, packed or '')
+      if not readable or type(runs) ~= 'table' then
+        f.broken = 'its head cannot be read'
+        return
+      end
+      item.runs = runs
+      if how == 'close' then f.result = redis.call('HGET', f.head, 'result') or SKIPPED end
+    end
+    work[#work + 1] = item
+  end
+
+  -- A member has ended, and its outcome is ours to write.
+  function self.report(id, n, ok, value, task_id, loud, unheard)
+    local f = self.flow(id)
+    if not f then self.strayed = self.strayed + 1 end
+    if f and n >= 0 and n < f.size and n % 1 == 0 and f.state ~= 'starting' and f.state ~= 'succeeded' then
+      guarded(f, settle_node, f, n, ok, value, task_id, loud and is_live(f), unheard)
+    end
+  end
+
+  -- A call that waits is not to run. False where it waits no more.
+  function self.revoke(id, n)
+    local f = self.flow(id)
+    if not f or not is_live(f) or n < 0 or n >= f.size then return false end
+    return guarded(f, function()
+      if not waiting_call(f, n) or bit_of(f, n) ~= 'open' then return false end
+      f.waiting[n] = false
+      settle_node(f, n, false, FAILED .. REVOKED_RESULT, node_of(f, n).id, false, true)
+      return true
+    end)
+  end
+
+  -- A dead letter is to run again. False where its flow does not wait for it any more.
+  function self.rerun(id, n)
+    local f = self.flow(id)
+    if not f or not is_live(f) or n < 0 or n >= f.size or bit_of(f, n) ~= 'bad' then return false end
+    if redis.call('HEXISTS', f.calls, n .. 'r') == 0 then f.rerun[n], f.open = true, f.open + 1 end
+    return true
+  end
+
+  -- It ends before its time, with this packed result for whoever waits for it.
+  function self.stop(id, state, result)
+    local f = self.flow(id)
+    if not f or not is_live(f) then return false end
+    f.state, f.result = state, result
+    self.resume(id, -1, 'close', 0, '', -1)
+    f.result = result
+    return true
+  end
+
+  -- A new flow. `rows` and `calls` are those of its nodes that are not stored yet, by number.
+  function self.start(id, head, runs, rows, calls)
+    local f = new_flow(id)
+    f.rows, f.waiting = rows, calls
+    for name, value in pairs(head) do f[name] = value end
+    f.state, f.ok, f.bad, f.sunk, f.failed, f.touched, f.far = 'started', 0, 0, 0, -1, 0, now
+    known[id], order[#order + 1] = f, f
+    work[#work + 1] = { flow = f, n = -1, how = 'roots', at = 0, parent = '', origin = -1, runs = runs }
+    return f
+  end
+
+  -- -- writing
+
+  local function write_nodes(f)
+    for n in pairs(f.moved) do
+      if f.bits[n] == 'ok' then redis.call('SETBIT', f.bad_key, n, 0) end
+      redis.call('SETBIT', f.bits[n] == 'ok' and f.ok_key or f.bad_key, n, 1)
+    end
+    for n, left in pairs(f.counts) do
+      if left > 0 then
+        redis.call('HSET', f.calls, n .. 'n', left)
+      elseif node_of(f, n).waits > 1 then
+        redis.call('HDEL', f.calls, n .. 'n')
+      end
+    end
+    for n, call in pairs(f.waiting) do
+      if call == false then redis.call('HDEL', f.calls, n .. 'c') end
+    end
+    for n, again in pairs(f.rerun) do
+      if again then redis.call('HSET', f.calls, n .. 'r', 1) else redis.call('HDEL', f.calls, n .. 'r') end
+    end
+    local fresh = redis.call('EXISTS', f.value_key) == 0
+    for n, kept in pairs(f.kept) do
+      if kept and f.values[n] then
+        redis.call('HSET', f.value_key, n, f.values[n])
+        if fresh then
+          redis.call('PEXPIRE', f.value_key, string.format('%.0f', 2 * f.life_ms))
+          fresh = false
+        end
+      end
+    end
+  end
+
+  local function write_calls(f)
+    for _, send in ipairs(f.sends) do
+      local due, call = send[2], send[3]
+      if call.key ~= '' then mark(call.key, call.id, call.key_ttl_ms, call.ends, false, {}, call.queue) end
+      place(now, due, call.priority, call.id, call.task, send[4], send[5], call.queue)
+    end
+    for _, each in ipairs(f.told) do
+      local key = each[1] .. ':result:' .. each[2]
+      if each[4] then redis.call('SET', key, each[3], 'PX', string.format('%.0f', math.max(1, f.ttl_ms))) end
+      redis.call('PUBLISH', key, each[3])
+    end
+  end
+
+  local function keep_for(f, ms, ttl_ms)
+    local ttl = string.format('%.0f', ttl_ms)
+    for _, key in ipairs({ f.head, f.calls, f.value_key, f.ok_key, f.bad_key }) do redis.call('PEXPIRE', key, ttl) end
+    redis.call('ZADD', FLOWS, string.format('%.0f', now + ms), f.id)
+    if redis.call('PTTL', FLOWS) < ttl_ms then redis.call('PEXPIRE', FLOWS, ttl) end
+  end
+
+  local function write_head(f)
+    if is_live(f) then f.state = f.open > 0 and 'started' or f.sunk > 0 and 'failed' or 'succeeded' end
+    local head = { 'state', f.state }
+    for _, name in ipairs({ 'open', 'ok', 'bad', 'sunk', 'failed', 'far' }) do
+      head[#head + 1], head[#head + 2] = name, string.format('%.0f', f[name])
+    end
+    if f.state ~= 'started' and f.state ~= f.before then
+      head[#head + 1], head[#head + 2] = 'ended', string.format('%.0f', now)
+    end
+    local prolongs = f.state == 'started' and (f.before ~= 'started' or now - f.touched >= PROLONG_MS)
+    if prolongs then head[#head + 1], head[#head + 2] = 'touched', string.format('%.0f', now) end
+    if f.result then head[#head + 1], head[#head + 2] = 'result', f.result end
+    redis.call('HSET', f.head, unpack(head))
+    if prolongs then
+      local latest = math.max(f.far, now) - now
+      keep_for(f, f.life_ms + latest, 2 * f.life_ms + latest)
+    elseif f.state == 'succeeded' then
+      redis.call('UNLINK', f.calls, f.value_key, f.ok_key, f.bad_key)
+      redis.call('PEXPIRE', f.head, string.format('%.0f', math.max(f.ttl_ms, repeat_window())))
+      redis.call('ZREM', FLOWS, f.id)
+    elseif f.state ~= f.before then
+      local ms = f.state == 'failed' and f.kept_ms or math.max(f.ttl_ms, repeat_window())
+      keep_for(f, ms, ms)
+    end
+    if f.state ~= f.before then redis.call('PUBLISH', f.head, f.state) end
+  end
+
+  -- Asked before the first write, where anything was said.
+  function self.check()
+    expect('zset', FLOWS)
+    expect('list', TODO)
+  end
+
+  -- Gives how many items are left for others.
+  function self.write()
+    for i = first, #work do work[i].flow.kept[work[i].n] = true end
+    for _, f in ipairs(order) do
+      if f.broken then
+        redis.pcall('HSET', f.head, 'state', 'failed', 'error', f.broken)
+      else
+        write_nodes(f)
+        write_calls(f)
+        write_head(f)
+      end
+    end
+    local left = 0
+    for i = first, #work do
+      local item = work[i]
+      if not item.flow.broken then
+        redis.call('RPUSH', TODO, cmsgpack.pack({ item.flow.id, item.n, item.how, item.at, item.parent, item.origin }))
+        left = left + 1
+      end
+    end
+    return left
+  end
+
+  return self
+end

@@ -1,0 +1,85 @@
+"""What a call takes from others of its flow: their values, put among its arguments.
+
+`takes` is as in `rsq.calls.plan`; of an errback it is a text: the number of the node that failed, the id that is told,
+and the queue and the name of the task that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rsq import codec
+from rsq.calls.message import Delivery
+from rsq.calls.outcome import failure_of, unpack_result
+from rsq.calls.plan import Failed, Takes, numbers_of
+
+FAILED = b"\xc1"
+"""Stands before a value that there is not: behind it is the packed result of the call that failed, or the packed number
+of the node that did. No packed value begins with it."""
+
+
+def takes_of(delivery: Delivery) -> Any:
+    """What it takes by reference, or None."""
+    place = delivery.meta.get("flow", ())
+    return place[2] if len(place) > 2 else None
+
+
+def wanted_by(delivery: Delivery) -> Iterator[int]:
+    """The nodes whose values it takes by reference."""
+    takes = takes_of(delivery)
+    return iter((int(takes.split(" ", 1)[0]),)) if isinstance(takes, str) else numbers_of(takes)
+
+
+def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
+    """Its arguments, unpacked anew, with the values that it takes among them. Raises DecodeError.
+
+    Those of an errback are as they were sent, see `rsq.calls.errbacks`.
+    """
+    args, kwargs = codec.decode_call(delivery.body)
+    takes = takes_of(delivery)
+    if takes is None or isinstance(takes, str):
+        return args, kwargs
+    return bind(args, kwargs, takes, {number: value_of(packed) for number, packed in delivery.inputs.items()})
+
+
+def bind(
+    args: list[Any], kwargs: dict[str, Any], takes: Takes, values: Mapping[int, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """These arguments, with what the call takes before them or, by name, beside them."""
+    if takes is None:
+        return args, kwargs
+    if isinstance(takes, Mapping):
+        return args, {**kwargs, **{name: _shaped(shape, values) for name, shape in takes.items()}}
+    return [_shaped(takes, values), *args], kwargs
+
+
+def value_of(packed: bytes) -> Any:
+    """A value as it is kept in a flow. Raises DecodeError."""
+    if packed[:1] != FAILED:
+        return codec.decode(packed)
+    return Failed(failure_of(unpack_result(packed[1:])))
+
+
+def origin_of(packed: bytes) -> int | None:
+    """The node that failed, so that this one could not run; None for a value, and for a node that failed itself."""
+    if packed[:1] != FAILED or packed[1:2] == b"\x94":
+        return None
+    return int(codec.decode(packed[1:]))
+
+
+def _shaped(shape: Any, values: Mapping[int, Any]) -> Any:
+    if isinstance(shape, int):
+        return values[shape]
+    shaped: list[Any] = []
+    last = 0
+    for part in shape:
+        if not isinstance(part, int):
+            shaped.append(_shaped(part, values))
+        elif part < 0:
+            shaped += [values[number] for number in range(last + 1, last - part + 1)]
+            last -= part
+        else:
+            shaped.append(values[part])
+            last = part
+    return shaped
