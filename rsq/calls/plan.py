@@ -56,7 +56,8 @@ class Node:
     takes     whose values it gets: a shape in front of its arguments, or a map of shapes as keyword arguments
     policy    FAIL, SKIP or CONTINUE, where one that it waits for does not succeed
     errbacks  (node, task id) for each errback that is released when this one dies, or is lost: once, whichever node
-              releases it first. It is told that the call with this id has failed, with the error of this node
+              releases it first. It is told that the call with this id has failed, with the error of this node; with ''
+              it is told nothing
     errback   it is one: in no `outs`, and 0 `waits`
     fails     the sink that can never run once this one has failed: it hears of that first. None = no single one
     sink      its result belongs to the flow: nobody waits for it, and where it can never run it ends, with the error of

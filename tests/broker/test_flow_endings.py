@@ -375,6 +375,15 @@ class TestCancel:
         assert flowing.flows.cancel("f", terminate=True)
         assert rig.queue.revocations(rig.link, [first]) == [(True, True)]
 
+    def test_what_is_delayed(self, flowing: Flowing) -> None:
+        """Who waits for it hears of it at once, and it is due now, to give up what it holds."""
+        later = Placement(delay_ms=600_000, dedupe_key="k", dedupe_until="done")
+        flowing.start([Node(call("a", queue="other", placement=later), sink=True), Node(call("b"), sink=True)])
+        flowing.flows.cancel("f")
+        assert flowing.result("a", "other") == ("REVOKED", "cancelled")
+        assert flowing.rig.redis.zscore("{rsq:0}:other:delayed", "a") <= flowing.rig.now_ms()
+        assert flowing.result("b") is None
+
     def test_what_is_answered_from_the_head(self, flowing: Flowing) -> None:
         flowing.start(
             [
@@ -384,9 +393,9 @@ class TestCancel:
             ]
         )
         flowing.flows.cancel("f")
-        first, *others = flowing.flows.outcomes("f", [0, 1, 2])
-        assert others[0] == others[1] == pack_failure(State.REVOKED, 1, 0.0, "cancelled")
-        assert first == others[0]
+        cancelled = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
+        assert flowing.flows.outcomes("f", [0, 1, 2]) == [cancelled] * 3
+        assert flowing.counts() == (0, 2, 1)
 
 
 def test_a_flow_without_progress_is_ended(flowing: Flowing) -> None:

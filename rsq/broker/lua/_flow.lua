@@ -29,7 +29,7 @@ local function flows(now)
     local f = { id = id, head = key_of('flow', id), calls = key_of('flow-calls', id) }
     f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
     f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
-    f.sends, f.told = {}, {}
+    f.sends, f.told, f.hastened = {}, {}, {}
     return f
   end
 
@@ -39,7 +39,7 @@ local function flows(now)
     if not values[1] then return end
     f.state = values[1]
     for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 1]) or 0 end
-    f.before = f.state
+    f.before, f.far_before = f.state, f.far
     expect('hash', f.calls, f.value_key)
     expect('string', f.ok_key, f.bad_key)
     return f
@@ -71,11 +71,11 @@ local function flows(now)
     return f.bits[n]
   end
 
+  local function unreadable(f, n) error('node ' .. n .. ' of flow ' .. f.id .. ' cannot be read', 0) end
+
   local function unpacked(f, n, packed, width)
     local readable, row = pcall(cmsgpack.unpack, packed or '')
-    if not readable or type(row) ~= 'table' or #row < width then
-      error('node ' .. n .. ' of flow ' .. f.id .. ' cannot be read', 0)
-    end
+    if not readable or type(row) ~= 'table' or #row < width then unreadable(f, n) end
     return row
   end
 
@@ -105,7 +105,10 @@ local function flows(now)
   -- One less to wait for. Gives how many are left.
   local function count_down(f, n, node)
     local left = f.counts[n]
-    if not left then left = node.waits > 1 and tonumber(redis.call('HGET', f.calls, n .. 'n')) or node.waits end
+    if not left then
+      local kept = node.waits > 1 and redis.call('HGET', f.calls, n .. 'n')
+      left = kept and (tonumber(kept) or unreadable(f, n)) or node.waits
+    end
     f.counts[n] = left - 1
     return left - 1
   end
@@ -178,7 +181,8 @@ local function flows(now)
 
   -- -- what happens to nodes
 
-  local function follow(f, n, how, parent, origin)
+  local function follow(f, n, node, how, parent, origin)
+    if #node.outs == 0 then return end
     work[#work + 1] = { flow = f, n = n, how = how, at = 0, parent = parent, origin = origin or n }
   end
 
@@ -219,7 +223,7 @@ local function flows(now)
       if node.sink then expect('string', P .. ':' .. node.queue .. ':result:' .. node.id) end
       f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, result, node.sink }
     end
-    follow(f, n, 'bad', parent, origin)
+    follow(f, n, node, 'bad', parent, origin)
   end
 
   local release
@@ -228,7 +232,7 @@ local function flows(now)
     for i = 1, #node.errbacks, 2 do
       nodes_left = nodes_left - 1
       local about = { string.format('%.0f', n), node.errbacks[i + 1], node.queue, node.task }
-      release(f, node.errbacks[i], '', cmsgpack.pack(table.concat(about, ' ')))
+      release(f, node.errbacks[i], '', about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' ')))
     end
   end
 
@@ -249,7 +253,7 @@ local function flows(now)
       if loud then tell_errbacks(f, n, node) end
       if node.fails >= 0 and is_live(f) then doom(f, node.fails, n, id) end
     end
-    if #node.outs > 0 then follow(f, n, not ok and 'bad' or was == 'bad' and 'late' or 'ok', id) end
+    follow(f, n, node, not ok and 'bad' or was == 'bad' and 'late' or 'ok', id)
   end
 
   -- Nothing is waited for any more.
@@ -260,7 +264,7 @@ local function flows(now)
     if node.kind == JOIN then
       if bit_of(f, n) == 'ok' then return end
       local late = move(f, n, 'ok', node) == 'bad'
-      return follow(f, n, late and 'late' or 'ok', parent)
+      return follow(f, n, node, late and 'late' or 'ok', parent)
     end
     local call = waiting_call(f, n)
     if not call then return end
@@ -310,18 +314,27 @@ local function flows(now)
     end
   end
 
-  -- The calls that are to end with the flow: who waits for them hears of it.
-  local function close(item, n)
-    local f, node = item.flow, node_of(item.flow, n)
-    local waits, loud = waiting_call(f, n), f.state == 'expired'
-    -- What runs ends by itself; unless nothing was heard of it for so long.
-    if bit_of(f, n) ~= 'open' or not (waits or loud) then return end
-    expect('string', P .. ':' .. node.queue .. ':result:' .. node.id)
-    move(f, n, 'bad', node)
-    f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, true
+  -- One that is to end with the flow: who waits for it hears of it.
+  local function close(f, n)
+    local node = node_of(f, n)
+    if node.kind == ERRBACK or bit_of(f, n) ~= 'open' then return end
+    if node.kind == JOIN then return move(f, n, 'bad', node) end
+    local queue, loud = P .. ':' .. node.queue, f.state == 'expired'
+    expect('string', queue .. ':result:' .. node.id)
     bytes_left = bytes_left - #f.result
-    if loud then tell_errbacks(f, n, node) end
-    f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, f.result, true }
+    if waiting_call(f, n) or loud then
+      move(f, n, 'bad', node)
+      f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, loud and #node.errbacks > 0
+      if loud then tell_errbacks(f, n, node) end
+    elseif redis.call('ZSCORE', queue .. ':delayed', node.id) then
+      -- It is due now, for whoever gets it to see to the rest.
+      expect_delayed(0, queue)
+      f.hastened[#f.hastened + 1] = { queue, node.id }
+    else
+      -- What runs ends by itself; unless nothing was heard of it for so long.
+      return
+    end
+    f.told[#f.told + 1] = { queue, node.id, f.result, node.sink }
   end
 
   -- Carries on where it stopped. False where the budget is used up.
@@ -335,7 +348,7 @@ local function flows(now)
         if self.used_up() then return false end
         nodes_left = nodes_left - 1
         if item.how == 'close' then
-          close(item, n)
+          close(f, n)
         elseif visit(item, n) and item.n >= 0 then
           f.kept[item.n] = true
         end
@@ -364,7 +377,7 @@ local function flows(now)
   -- Where something was left, `how` and what else tells how far it came.
   function self.resume(id, n, how, at, parent, origin)
     local f = self.flow(id)
-    if not f then return end
+    if not f or not is_live(f) and how ~= 'close' then return end
     local item = { flow = f, n = n, how = how, at = at, parent = parent, origin = origin }
     if n < 0 then
       local packed = redis.call('HGET', f.head, how == 'close' and 'sinks' or 'roots')
@@ -374,7 +387,11 @@ local function flows(now)
         return
       end
       item.runs = runs
-      if how == 'close' then f.result = redis.call('HGET', f.head, 'result') or SKIPPED end
+      if how == 'close' then
+        -- Those that people wait for come first.
+        runs[#runs + 1], runs[#runs + 2] = 0, f.size > 1 and 1 - f.size or nil
+        f.result = redis.call('HGET', f.head, 'result') or SKIPPED
+      end
     end
     work[#work + 1] = item
   end
@@ -467,6 +484,10 @@ local function flows(now)
       if call.key ~= '' then mark(call.key, call.id, call.key_ttl_ms, call.ends, false, {}, call.queue) end
       place(now, due, call.priority, call.id, call.task, send[4], send[5], call.queue)
     end
+    for _, each in ipairs(f.hastened) do
+      redis.call('ZADD', each[1] .. ':delayed', 'XX', now, each[2])
+      wake(each[1])
+    end
     for _, each in ipairs(f.told) do
       local key = each[1] .. ':result:' .. each[2]
       if each[4] then redis.call('SET', key, each[3], 'PX', string.format('%.0f', math.max(1, f.ttl_ms))) end
@@ -490,7 +511,8 @@ local function flows(now)
     if f.state ~= 'started' and f.state ~= f.before then
       head[#head + 1], head[#head + 2] = 'ended', string.format('%.0f', now)
     end
-    local prolongs = f.state == 'started' and (f.before ~= 'started' or now - f.touched >= PROLONG_MS)
+    local later = f.far > math.max(f.far_before or 0, now)
+    local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
     if prolongs then head[#head + 1], head[#head + 2] = 'touched', string.format('%.0f', now) end
     if f.result then head[#head + 1], head[#head + 2] = 'result', f.result end
     redis.call('HSET', f.head, unpack(head))
