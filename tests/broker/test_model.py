@@ -27,12 +27,11 @@ from hypothesis.stateful import (
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.dead_letters import dead_letter, redrive
-from rsq.broker.reads import adopt
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, revoked
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from tests.broker.conftest import HOUR_MS, Rig, text
+from tests.broker.conftest import HOUR_MS, Rig, adopt, text
 
 EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
 STEPS = int(os.environ.get("RSQ_TEST_MODEL_STEPS", "50"))
