@@ -41,19 +41,6 @@ def adopting(
             yield deliveries, wakes
 
 
-def adopt(
-    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priorities: Iterable[int]
-) -> tuple[list[Delivery], list[bytes]]:
-    """All of `adopting`, of several priorities."""
-    deliveries: list[Delivery] = []
-    wakes: list[bytes] = []
-    for priority in priorities:
-        for some, others in adopting(link, queue, consumer, known, priority):
-            deliveries += some
-            wakes += others
-    return deliveries, wakes
-
-
 def _pending(link: Link, stream: str, consumer: str) -> Iterator[list[Any]]:
     """What is delivered to a consumer, in pages: their sizes are known only when they are here, so they grow slowly."""
     page, last = 1, b"0"

@@ -13,6 +13,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.reads import adopting
 from rsq.broker.replies import Begin, Fetched
 from rsq.broker.rows import CutShort
 from rsq.broker.scripts import Script
@@ -33,6 +34,19 @@ ODD_IDS = ["a", "a-b", "0", "ID:1", "{x}", "[a-z]*", "%d+", "'\"\\", "x" * 100, 
 """Task ids that are allowed and would break a careless script."""
 
 MIB = 1024 * 1024
+
+
+def adopt(
+    link: Link, queue: WorkerQueue, consumer: str, known: set[bytes], priorities: Iterable[int]
+) -> tuple[list[Delivery], list[bytes]]:
+    """All of `adopting`, of several priorities."""
+    deliveries: list[Delivery] = []
+    wakes: list[bytes] = []
+    for priority in priorities:
+        for some, others in adopting(link, queue, consumer, known, priority):
+            deliveries += some
+            wakes += others
+    return deliveries, wakes
 
 
 @dataclass(frozen=True)

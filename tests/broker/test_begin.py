@@ -11,6 +11,7 @@ from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
+from rsq.worker.permits import bring_newer
 from tests.broker.conftest import HOUR_MS, Rig, completed, ids
 
 GO = Begin("go")
@@ -435,6 +436,21 @@ def test_newer_arguments_for_a_call_that_was_put_off_before_it_began(rig: Rig) -
     rig.ripen("a")
     (a,) = rig.get("alice")
     assert newest(rig, a) == b"newest"
+
+
+def test_a_retry_of_newer_arguments_counts_on(rig: Rig) -> None:
+    rig.hire("alice")
+    rule = Placement(dedupe_key="k", dedupe_until="done", replaces=True)
+    rig.enqueue("a", rule)
+    rig.enqueue("b", rule, body=b"newer")
+    (a,) = rig.get("alice")
+    newer = begin(rig, a).newer
+    assert newer is not None
+    assert begin(rig, a, revision=bring_newer(a, newer)) == GO
+    rig.commit("alice", Retried(a, "retried", {"attempt": 2}, 0, ""))
+    (again,) = rig.get("alice")
+    assert (again.body, again.attempt) == (b"newer", 2)
+    assert begin(rig, again) == GO
 
 
 def test_newer_arguments_run_under_their_own_limit(rig: Rig) -> None:

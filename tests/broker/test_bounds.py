@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from rsq.broker.reads import adopt
 from rsq.calls.placement import Placement
-from tests.broker.conftest import HOUR_MS, MIB, Rig, ids
+from tests.broker.conftest import HOUR_MS, MIB, Rig, adopt, ids
 
 STEP = 16
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rsq import keys
-from rsq.broker.reads import BlockingRead, adopt
+from rsq.broker.reads import BlockingRead
 from rsq.calls.outcome import Released, Retried
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, completed, entry, ids
+from tests.broker.conftest import FAR, HOUR_MS, MIB, ODD_IDS, Rig, adopt, completed, entry, ids
 from tests.helpers import wait_until
 
 

@@ -27,12 +27,11 @@ from hypothesis.stateful import (
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.dead_letters import dead_letter, redrive
-from rsq.broker.reads import adopt
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, revoked
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
-from tests.broker.conftest import HOUR_MS, Rig, text
+from tests.broker.conftest import HOUR_MS, Rig, adopt, text
 
 EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
 STEPS = int(os.environ.get("RSQ_TEST_MODEL_STEPS", "50"))
@@ -148,6 +147,9 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.rig.redis.flushall()
+        self.hire()
+        self.hire()
+        self.add(PRIORITIES[0], 3)
 
     @rule(priority=st.sampled_from(PRIORITIES), number=st.integers(1, 4))
     def add(self, priority: int, number: int) -> None:
@@ -207,7 +209,25 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), room=st.integers(0, 6), lost=st.booleans())
     def fetch(self, data: st.DataObject, room: int, lost: bool) -> None:
         """`lost`: the reply does not arrive, and the worker looks into its pending list."""
-        name = data.draw(st.sampled_from([*self.workers]))
+        self.fetch_as(data.draw(st.sampled_from([*self.workers])), room, lost)
+
+    @precondition(lambda self: self.registered())
+    @rule(data=st.data(), room=st.integers(1, 6), number=st.integers(0, 3))
+    def work(self, data: st.DataObject, room: int, number: int) -> None:
+        """Most of what happens: a living worker takes what is there. All else needs that it holds something."""
+        if number:
+            self.add(data.draw(st.sampled_from(PRIORITIES)), number)
+        self.fetch_as(data.draw(st.sampled_from(self.registered())), room)
+
+    @precondition(lambda self: len(self.registered()) > 1)
+    @rule(data=st.data())
+    def pass_on(self, data: st.DataObject) -> None:
+        """A worker leaves, or dies, and another one takes what it held."""
+        gone, heir = data.draw(st.permutations(self.registered()))[:2]
+        self.leave(data, gone)
+        self.fetch_as(heir, 6)
+
+    def fetch_as(self, name: str, room: int, lost: bool = False) -> None:
         worker = self.workers[name]
         self.notice_lapsed()
         if not worker.registered:
@@ -280,7 +300,7 @@ class Machine(RuleBasedStateMachine):
         verdicts: list[Verdict] = []
         for delivery in chosen:
             kind = data.draw(st.sampled_from(VERDICTS))
-            if kind == "release" and self.calls[delivery.id].place == "taken":
+            if kind == "release" and delivery.taken:
                 kind = "complete"  # what has begun is not handed back
             verdicts.append(self.verdict(kind, delivery))
         self.write(name, verdicts)
@@ -373,7 +393,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def retire(self, data: st.DataObject) -> None:
         """Also one whose lease ran out before its supervisor could tell."""
-        name = data.draw(st.sampled_from([*self.workers]))
+        self.leave(data, data.draw(st.sampled_from([*self.workers])))
+
+    def leave(self, data: st.DataObject, name: str) -> None:
         held = self.workers[name].held
         ran = data.draw(st.lists(st.sampled_from(held), max_size=2, unique=True)) if held else []
         ran += [delivery for delivery in held if self.calls[delivery.id].place == "taken" and delivery not in ran]
@@ -403,6 +425,10 @@ class Machine(RuleBasedStateMachine):
                 call.crashes += 1
                 self.counters["crashed"] += 1
                 marked += 1
+        for call in self.at("ready"):
+            if call.owner == name:  # it was merely given them: that delivery does not count
+                call.owner = keys.RELEASED
+                call.deliveries -= 1
         assert self.rig.retire(name, *ran) == marked
 
     def missing(self) -> dict[str, list[Call]]:

@@ -6,10 +6,9 @@ import pytest
 
 from rsq import keys
 from rsq.broker import scripts
-from rsq.broker.reads import adopt
 from rsq.calls.outcome import Buried, Released, Retried
 from rsq.calls.placement import Placement
-from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, WAKE, Rig, completed, entry, ids
+from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, WAKE, Rig, adopt, completed, entry, ids
 
 
 def test_an_orderly_end_leaves_nothing(rig: Rig) -> None:

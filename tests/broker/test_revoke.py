@@ -7,12 +7,12 @@ import pytest
 from rsq.broker import scripts
 from rsq.broker.queue import FORGET_MS
 from rsq.broker.queue_control import purge
-from rsq.broker.reads import BlockingRead, adopt
+from rsq.broker.reads import BlockingRead
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import REVOKED_TTL_MS, Retried, revoked, unpack_result
 from rsq.calls.placement import Placement
 from rsq.states import State
-from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, completed, entry, ids
+from tests.broker.conftest import FAR, HOUR_MS, ODD_IDS, Rig, adopt, completed, entry, ids
 
 LATER = Placement(delay_ms=HOUR_MS)
 

@@ -100,6 +100,24 @@ def settled_down(key: str, value: int) -> int:
     return value
 
 
+def _fail(path: str, key: str, value: int) -> int:
+    """Fails until the file is there."""
+    journal("ran", key, value)
+    if not os.path.exists(path):
+        raise ValueError(value)
+    return value
+
+
+failing = {
+    "replace": app.task(
+        name="failing.replace", dedupe_key="{key}", on_duplicate="replace", dedupe_until="done", max_retries=1
+    )(_fail),
+    "debounce": app.task(
+        name="failing.debounce", dedupe_key="{key}", debounce=0.05, dedupe_until="done", max_retries=1
+    )(_fail),
+}
+
+
 @app.task(bind=True, dedupe_key="{product}", max_retries=3)
 def price(self: Task[..., Any], product: str, cents: int, path: str = "") -> int:
     """With a path it fails until the file is there."""

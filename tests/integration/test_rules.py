@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from rsq import App, DuplicateCall, QueueFull, State, TaskRevoked
-from rsq.broker.dead_letters import dead_letters
+from rsq import App, DuplicateCall, QueueFull, State, TaskRevoked, codec
+from rsq.broker.dead_letters import DeadLetter, dead_letters, redrive
 from tests.helpers import wait_until
 from tests.integration import rule_tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, ended, kill, settled, totals
@@ -224,7 +224,75 @@ def test_a_debounced_call_runs_once_with_the_last_arguments(app: App, journal: J
     assert journal.lines() == ["ran k 4", "ran k 5"]
 
 
+@pytest.mark.parametrize("how", ["replace", "debounce"])
+def test_a_call_that_others_replaced_dies_and_is_sent_again_with_the_newest_arguments(
+    app: App, journal: Journal, start: StartRules, tmp_path: Path, redis: Any, how: str
+) -> None:
+    task, opened = rule_tasks.failing[how], tmp_path / "open"
+    handles = [task.delay(str(opened), "k", value) for value in (1, 2, 3)]
+    assert len({handle.id for handle in handles}) == 1
+    start()
+    with pytest.raises(ValueError, match="3"):
+        handles[0].get(timeout=20)
+    assert journal.lines() == ["ran k 3"] * 2, "the first attempt, and its retry"
+    (letter,) = letters(app)
+    assert list(codec.decode(letter.body)[0]) == [str(opened), "k", 3]
+    # It has ended, so its key is free; and whoever has the key keeps the letter where it is.
+    app.pause("default")
+    other = task.delay(str(opened), "k", 4)
+    assert not other.duplicate
+    with app.client.link() as link, pytest.raises(DuplicateCall, match=other.id):
+        redrive(link, app.client.queue(None), letter)
+    app.resume("default")
+    with pytest.raises(ValueError, match="4"):
+        other.get(timeout=20)
+    # Sent again it has its key as before, and may be replaced until it starts.
+    app.pause("default")
+    with app.client.link() as link:
+        assert redrive(link, app.client.queue(None), letter)
+    newer = task.delay(str(opened), "k", 5)
+    assert (newer.id, newer.duplicate) == (letter.id, True)
+    opened.touch()
+    app.resume("default")
+    wait_until(lambda: "ran k 5" in journal.lines(), 20, "it to run")
+    wait_until(lambda: settled(app), 10, "all to be settled")
+    assert journal.lines() == ["ran k 3"] * 2 + ["ran k 4"] * 2 + ["ran k 5"]
+    assert newer.get(timeout=20) == 5
+    assert [each.id for each in letters(app)] == [other.id]
+    assert left_over(redis, app) == set()
+    assert not task.delay(str(opened), "k", 6).duplicate
+
+
+def letters(app: App) -> list[DeadLetter]:
+    with app.client.link() as link:
+        return list(dead_letters(link, app.client.queue(None)))
+
+
 # -- versions
+
+
+def test_of_versions_that_wait_only_the_newest_counts(
+    app: App, journal: Journal, start: StartRules, redis: Any
+) -> None:
+    """Ready, delayed, and put off behind others: whenever their turn comes, a newer one is done."""
+    older = [
+        rule_tasks.price.apply_async(("tea", 100), version=1),
+        rule_tasks.price.apply_async(("tea", 200), version=2, countdown=0.5),
+        rule_tasks.price.apply_async(("tea", 250), version=3, priority=3),
+    ]
+    newest = rule_tasks.price.apply_async(("tea", 300), version=4, priority=9)
+    assert not any(handle.duplicate for handle in [*older, newest]), "each is a call of its own"
+    again = rule_tasks.price.apply_async(("tea", 999), version=4)
+    assert (again.id, again.duplicate) == (newest.id, True)
+    start(concurrency=1)
+    assert newest.get(timeout=20) == 300
+    for handle in older:
+        with pytest.raises(TaskRevoked, match="superseded"):
+            handle.get(timeout=20)
+    wait_until(lambda: settled(app), 10, "all to be settled")
+    assert journal.lines() == ["tried 300", "set 300"]
+    assert ended(app) == {"succeeded": 1, "superseded": 3}
+    assert left_over(redis, app) == set()
 
 
 def test_an_older_version_is_skipped_when_it_comes_late(app: App, journal: Journal, start: StartRules) -> None:

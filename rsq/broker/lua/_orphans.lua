@@ -5,6 +5,11 @@ local LATE, ORPHANS = 100, 16
 -- A consumer that nobody hears of may come back with what it acknowledged early. After this long (ms) that is lost.
 local MISSING, COME_BACK_MS = T .. ':missing', 30000
 
+local function expect_orphans()
+  expect('set', T .. ':orphans')
+  expect('zset', MISSING)
+end
+
 local function miss(name, now)
   if redis.call('EXISTS', taken_by(name)) == 1 then redis.call('ZADD', MISSING, 'NX', now + COME_BACK_MS, name) end
 end
@@ -13,6 +18,7 @@ end
 -- there may be more. `listen` comes first.
 local function unregister_late(now)
   local late = redis.call('ZRANGEBYSCORE', T .. ':consumers', '-inf', now, 'LIMIT', 0, LATE)
+  if #late > 0 then expect_orphans() end
   for _, name in ipairs(late) do
     miss(name, now)
     redis.call('ZREM', T .. ':consumers', name)

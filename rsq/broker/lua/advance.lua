@@ -4,6 +4,8 @@
 --       last run as '<slot_ms> <queue> <id>' ('' = none)
 -- out   number of schedules whose definition was still that one
 local B, current = KEYS[1], 0
+redis.call('ZCARD', B .. ':due')
+redis.call('HLEN', B .. ':last')
 for i = 1, #ARGV, 4 do
   local name, due_ms, last = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local kept = redis.call('HGET', B .. ':schedules', name)

@@ -6,6 +6,8 @@
 local B, name, record, due_ms = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local kept = redis.call('HGET', B .. ':schedules', name)
 if tonumber(kept and string.match(kept, '^(%d+):') or 0) ~= tonumber(ARGV[2]) then return 0 end
+redis.call('HLEN', B .. ':last')
+redis.call('ZCARD', B .. ':due')
 
 local time = redis.call('TIME')
 local generation = math.max(tonumber(redis.call('GET', B .. ':version') or 0) + 1, time[1] * 1000000 + time[2])

@@ -13,6 +13,7 @@
 -- include: _calls
 local lease_ms, found = tonumber(ARGV[1]), {}
 go_on_when_full()
+expect_orphans()
 if not redis.call('SET', T .. ':reconciled', '', 'NX', 'PX', ARGV[2]) then return found end
 for p = 0, 9 do
   local stream = stream_of(p)

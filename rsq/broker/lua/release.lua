@@ -13,6 +13,7 @@ if not holds_lease(consumer) then
   if disown(consumer) then wake() end
   return -1
 end
+expect('set', T .. ':orphans')
 for i = 3, #ARGV do
   -- Where the stream or its group is gone there is nothing to hand back.
   local pending = redis.pcall('XPENDING', stream, GROUP, ARGV[i], ARGV[i], 1, consumer)[1]

@@ -36,9 +36,12 @@ for i = 5, #ARGV, WIDTH do
     add_delayed(now, now + delay_of(id, ARGV[i + DELAY_MS]), priority, id, ARGV[i + TASK], ARGV[i + BODY], ARGV[i + META])
     -- It keeps its key, and its place in a line.
     local record = record_of(id)
+    -- It has run with the newest arguments, which have come back with it, and what they bring is counted on from there.
+    local came_back = record.begun and record.newer
+    if came_back then record.newer, record.revision = nil, nil end
     if slot ~= '' then
       park(id, record, slot, tonumber(ARGV[i + MOST]), now, math.min(#settled, 999))
-    elseif record.slot or was_taken then
+    elseif record.slot or was_taken or came_back then
       free_slot(id, record, now)
       save(id, record)
     end
