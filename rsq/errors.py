@@ -155,6 +155,10 @@ class FlowGone(TaskError, LookupError):
     """A flow is not on the server any more: it has ended, or nothing was heard of it for too long."""
 
 
+class BatchClosed(TaskError):
+    """A batch takes no more calls: it is sealed, has ended, or is gone. Nothing was added."""
+
+
 class LeaseLost(RsqError):
     """The lease ran out while the task ran: another worker owns the message, nothing was committed here."""
 

@@ -59,5 +59,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "go_on": ("", "ready or delayed"),
     "flow_cancel": ("", ""),
     "flow_revoke": ("", ""),
+    "flow_add": ("", "ready or delayed"),
+    "flow_seal": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

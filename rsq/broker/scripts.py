@@ -63,6 +63,8 @@ FLOW = Script("flow")
 GO_ON = Script("go_on")
 FLOW_CANCEL = Script("flow_cancel")
 FLOW_REVOKE = Script("flow_revoke")
+FLOW_ADD = Script("flow_add")
+FLOW_SEAL = Script("flow_seal")
 
 ALL = (
     ENQUEUE,
@@ -90,4 +92,6 @@ ALL = (
     GO_ON,
     FLOW_CANCEL,
     FLOW_REVOKE,
+    FLOW_ADD,
+    FLOW_SEAL,
 )

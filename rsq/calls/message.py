@@ -95,8 +95,8 @@ class Message:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
-              remembered), begin (True: ask the server before each start), flow (id of its flow, its number there, and
-              the values that it takes by reference, if any)
+              remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
+              where it takes values by reference, which ones, and the number that theirs count from)
     """
 
     id: str
@@ -133,8 +133,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
     if "flow" in meta:
         place = meta["flow"]
-        if [type(part) for part in place[:2]] != [str, int] or len(place) > 3 or not 0 <= place[1] < MOST_NODES:
-            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, a number and what is taken")
+        if [type(part) for part in place[:2]] != [str, int] or len(place) > 4 or not 0 <= place[1] < MOST_NODES:
+            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
