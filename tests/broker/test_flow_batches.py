@@ -199,3 +199,46 @@ def test_a_cancelled_one_tells_nobody(flowing: Flowing) -> None:
     flowing.end(flowing.dead("a"))
     assert flowing.fetch() == []
     assert flowing.state() == "cancelled"
+
+
+class TestFromInside:
+    """What a member adds goes with its outcome."""
+
+    def test_it_holds_the_batch_open(self, flowing: Flowing) -> None:
+        opened(flowing)
+        flowing.flows.add("f", "1", group(["a"]))
+        flowing.flows.seal("f")
+        flowing.fetch()
+        flowing.held["a"].added = [*chain("b", "c"), *group(["d"])]
+        verdict = flowing.ok("a")
+        for _ in range(2):
+            flowing.end(verdict)
+        assert flowing.fetch() == ["b", "d"]
+        assert flowing.held["b"].meta["parent"] == "a"
+        assert flowing.counts() == (1, 0, 3)
+        ended(flowing, "b", "d")
+        flowing.succeed("c")
+        assert flowing.fetch() == ["on_complete", "on_success"]
+
+    def test_one_that_dies_adds_nothing(self, flowing: Flowing) -> None:
+        opened(flowing)
+        flowing.flows.add("f", "1", group(["a"]))
+        flowing.fetch()
+        flowing.held["a"].added = group(["b"])
+        flowing.end(flowing.dead("a"))
+        assert flowing.fetch() == ["on_death"]
+
+    def test_several_in_one_commit(self, flowing: Flowing) -> None:
+        opened(flowing)
+        flowing.flows.add("f", "1", group(["a", "b", "c"]))
+        flowing.flows.seal("f")
+        flowing.fetch()
+        for task_id in "ac":
+            flowing.held[task_id].added = group([f"{task_id}{n}" for n in range(300)])
+        ended(flowing, "a", "b", "c")
+        flowing.go_on()
+        while more := flowing.fetch():
+            ended(flowing, *(task_id for task_id in more if task_id[:3] != "on_"))
+            flowing.go_on()
+        assert {"on_success", "on_complete", "a299", "c0"} <= {*flowing.held}
+        assert flowing.counts() == (603, 0, 2)
