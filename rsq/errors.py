@@ -271,5 +271,16 @@ class Reject(Signal):
         self.requeue = requeue
 
 
+class Replace(Signal):
+    """Have another call, or a whole flow, take the place of this one. Raised by `self.replace()`.
+
+    plan  the flow, of which one call has this one's id
+    """
+
+    def __init__(self, plan: object) -> None:
+        super().__init__("it replaces itself")
+        self.plan = plan
+
+
 class Ignore(Signal):
     """Settle this message without a result, whatever the task did."""

@@ -61,5 +61,6 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "flow_revoke": ("", ""),
     "flow_add": ("", "ready or delayed"),
     "flow_seal": ("", ""),
+    "replace": ("running or taken", "ready or delayed"),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -32,14 +32,19 @@ class Pages:
     queues    name -> [most messages, how many calls go there at once]; all of them once the last page is made
     size      nodes so far
     complete  the last page was made
+
+    tail, above  it replaces a call: number of the one that stands for that, and the flow and number of that itself, if
+                 it is part of one
     """
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
+    def __init__(self, plan: Plan, settings: Settings, tail: int = 0, above: tuple[str, int] = ("", 0)) -> None:
         self.queues: dict[str, list[int]] = {}
         self.size = 0
         self.complete = False
         self._plan = plan
         self._settings = settings
+        self._tail = tail
+        self._above = above
         self._calls = self._errbacks = self._fields = 0
         self._roots: list[int] = []
         self._sinks: list[int] = []
@@ -71,6 +76,9 @@ class Pages:
             "unsealed": int(plan.grows),
             "lease_ms": plan.lease_ms,
             **{name: callbacks.get(name, -1) for name in CALLBACKS},
+            "tail": self._tail,
+            "up": self._above[0],
+            "up_node": self._above[1],
         }
         yield [pack(head), *rows]
 

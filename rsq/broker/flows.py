@@ -17,7 +17,7 @@ from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
 from rsq.broker.flow_pages import JOIN, PAGE_NODES, Pages
-from rsq.broker.queue import FORGET_MS, Queue
+from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
 from rsq.calls.inputs import FAILED, origin_of
@@ -167,7 +167,7 @@ class Flows:
 
         terminate  what runs is interrupted
         """
-        call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), FORGET_MS, CANCELLED)
+        call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), CANCELLED)
         return bool(self._follow(self._running(call)))
 
     def add(self, flow_id: str, key: str, nodes: Sequence[Node]) -> None:

@@ -65,6 +65,7 @@ FLOW_CANCEL = Script("flow_cancel")
 FLOW_REVOKE = Script("flow_revoke")
 FLOW_ADD = Script("flow_add")
 FLOW_SEAL = Script("flow_seal")
+REPLACE = Script("replace")
 
 ALL = (
     ENQUEUE,
@@ -94,4 +95,5 @@ ALL = (
     FLOW_REVOKE,
     FLOW_ADD,
     FLOW_SEAL,
+    REPLACE,
 )

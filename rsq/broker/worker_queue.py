@@ -17,7 +17,7 @@ from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.calls.inputs import FAILED, origin_of, wanted_by
 from rsq.calls.message import Delivery, changed_meta
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure, report_of
+from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
 from rsq.calls.plan import Plan
 from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, MessageTooLarge, WorkerLost
 from rsq.remote import encode_error
@@ -242,6 +242,7 @@ class WorkerQueue(Queue):
         batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         reports: dict[tuple[Script, int, bool, str], list[rows.Reported]] = defaultdict(list)
         pages: dict[tuple[Script, int, bool, str], list[rows.Added]] = defaultdict(list)
+        calls: list[ScriptCall] = []
         for verdict in verdicts:
             delivery = verdict.delivery
             if type(verdict) is Completed:
@@ -284,9 +285,10 @@ class WorkerQueue(Queue):
                     verdict.result,
                     verdict.ttl_ms,
                 )
+            elif type(verdict) is Replaced:
+                calls += self._replace_calls(consumer, verdict)
             elif type(verdict) is Released:
                 batches[scripts.RELEASE, delivery.priority, False, ""].append(delivery.entry_id)
-        calls: list[ScriptCall] = []
         for kind, arguments in batches.items():
             script, priority, taken, counter = kind
             told, added = reports.get(kind, ()), pages.get(kind, ())
@@ -299,6 +301,14 @@ class WorkerQueue(Queue):
                 head += (int(taken), counter)
             calls.append((script, self.keys.prefix, (*head, *arguments, *chain(*told), *chain(*added))))
         return calls
+
+    def _replace_calls(self, consumer: str, verdict: Replaced) -> list[ScriptCall]:
+        delivery, plan = verdict.delivery, verdict.plan
+        above = tuple(delivery.meta["flow"][:2]) if "flow" in delivery.meta else ("", 0)
+        *earlier, last = Pages(plan, self.settings, verdict.tail, above)
+        calls: list[ScriptCall] = [(scripts.FLOW, self.keys.prefix, (plan.id, *page)) for page in earlier]
+        entry = (consumer, delivery.priority, int(delivery.taken), delivery.entry_id, delivery.id)
+        return [*calls, (scripts.REPLACE, self.keys.prefix, (*entry, plan.id, *last))]
 
     def _page(self, delivery: Delivery, row: int) -> rows.Added:
         flow_id, number = delivery.meta["flow"][:2]

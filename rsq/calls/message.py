@@ -47,6 +47,7 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "version": (list,),
     "begin": (bool,),
     "flow": (list,),
+    "replaced": (int,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -96,7 +97,8 @@ class Message:
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
-              where it takes values by reference, which ones, and the number that theirs count from)
+              where it takes values by reference, which ones, and the number that theirs count from), replaced (how
+              often a call has taken the place of another, in a row)
     """
 
     id: str

@@ -11,11 +11,13 @@ local FAILED = '\193'
 
 local function flows(now)
   local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200, 524288, 65536, 60000
+  -- For so long it is remembered that a flow was cancelled of whose calls nobody knows where they are.
+  local FORGET_MS = 86400000
   local P = string.match(T, '^{[^}]*}')
   local FLOWS, TODO = P .. '::flows', P .. '::todo'
   local NUMBERS = {
     'size', 'calls', 'open', 'ok', 'bad', 'sunk', 'failed', 'unsealed', 'touched', 'far', 'ttl_ms', 'kept_ms', 'life_ms',
-    'lease_ms', 'success', 'complete', 'death',
+    'lease_ms', 'terminate', 'success', 'complete', 'death', 'tail', 'up_node',
   }
   local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
   local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
@@ -32,16 +34,16 @@ local function flows(now)
     local f = { id = id, head = key_of('flow', id), node_key = key_of('flow-calls', id) }
     f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
     f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
-    f.sends, f.told, f.hastened, f.rows, f.pages = {}, {}, {}, {}, {}
+    f.sends, f.told, f.hastened, f.rows, f.pages, f.replaced = {}, {}, {}, {}, {}, {}
     return f
   end
 
   local function read_flow(id)
     local f = new_flow(id)
-    local values = redis.call('HMGET', f.head, 'state', unpack(NUMBERS))
+    local values = redis.call('HMGET', f.head, 'state', 'up', unpack(NUMBERS))
     if not values[1] then return end
-    f.state = values[1]
-    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 1]) or 0 end
+    f.state, f.up = values[1], values[2] or ''
+    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 2]) or 0 end
     f.callbacks = f.success >= 0 or f.complete >= 0 or f.death >= 0
     f.before, f.far_before = f.state, f.far
     expect('hash', f.node_key, f.value_key)
@@ -215,6 +217,11 @@ local function flows(now)
     end
   end
 
+  -- What happens to the call that stands for one of another flow happens to that one, too.
+  local function hand_up(f, n, ok, value, id, loud)
+    if f.up ~= '' and n == f.tail then self.report(f.up, f.up_node, ok, value, id, loud) end
+  end
+
   -- It will never run, since another one failed: once, and nobody is told but those who wait for it.
   local function doom(f, n, origin, parent)
     local node = node_of(f, n)
@@ -231,6 +238,7 @@ local function flows(now)
       bytes_left = bytes_left - #result
       if node.sink then expect('string', P .. ':' .. node.queue .. ':result:' .. node.id) end
       f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, result, node.sink }
+      hand_up(f, n, false, FAILED .. result, node.id, string.sub(result, 2, 9) == '\167FAILURE')
     end
     follow(f, n, node, 'bad', parent, origin)
   end
@@ -263,6 +271,7 @@ local function flows(now)
       if node.fails >= 0 and is_live(f) then doom(f, node.fails + node.base, n, id) end
     end
     follow(f, n, node, not ok and 'bad' or was == 'bad' and 'late' or 'ok', id)
+    hand_up(f, n, ok, value, id, loud)
   end
 
   -- Nothing is waited for any more.
@@ -326,6 +335,8 @@ local function flows(now)
   -- One that is to end with the flow: who waits for it hears of it.
   local function close(f, n)
     local node = node_of(f, n)
+    local within = redis.call('HGET', f.node_key, n .. 's')
+    if within then self.stop(within, f.state, f.result, f.terminate == 1) end
     if node.kind == ERRBACK or bit_of(f, n) ~= 'open' then return end
     if node.kind == JOIN then return move(f, n, 'bad', node) end
     local queue, loud = P .. ':' .. node.queue, f.state == 'expired'
@@ -335,6 +346,7 @@ local function flows(now)
       move(f, n, 'bad', node)
       f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, loud and #node.errbacks > 0
       if loud then tell_errbacks(f, n, node) end
+      hand_up(f, n, false, FAILED .. f.result, node.id, loud)
     elseif redis.call('ZSCORE', queue .. ':delayed', node.id) then
       -- It is due now, for whoever gets it to see to the rest.
       expect_delayed(0, queue)
@@ -450,11 +462,17 @@ local function flows(now)
     return true
   end
 
-  -- It ends before its time, with this packed result for whoever waits for it.
-  function self.stop(id, state, result)
+  -- It ends before its time, with this packed result for whoever waits for it. `terminate`: what runs is interrupted.
+  function self.stop(id, state, result, terminate)
     local f = self.flow(id)
-    if not f or not is_live(f) then return false end
-    f.state, f.result = state, result
+    if not f or f.broken or not (is_live(f) or terminate and f.state == 'cancelled') then return false end
+    local packed = redis.call('HGET', f.head, 'queues')
+    f.state, f.terminate, f.marked = state, terminate and 1 or 0, {}
+    f.queues = cmsgpack.unpack(packed or '\144')
+    for i = 1, #f.queues, 3 do
+      f.queues[i] = P .. ':' .. f.queues[i]
+      expect('zset', f.queues[i] .. ':revoked')
+    end
     self.resume(id, -1, 'close', 0, '', -1)
     f.result = result
     return true
@@ -465,8 +483,13 @@ local function flows(now)
     local f = new_flow(id)
     f.rows, f.waiting = rows, calls
     for _, name in ipairs(NUMBERS) do f[name] = head[name] or 0 end
+    f.up = head.up or ''
     f.state, f.failed, f.far, f.callbacks = 'started', -1, now, f.success >= 0 or f.complete >= 0 or f.death >= 0
     known[id], order[#order + 1] = f, f
+    if f.up ~= '' then
+      local above = self.flow(f.up)
+      if above and not above.broken then above.replaced[f.up_node] = id end
+    end
     local runs = cmsgpack.unpack(head.roots)
     work[#work + 1] = { flow = f, n = -1, how = 'roots', at = 0, parent = '', origin = -1, runs = runs, base = 0 }
     return f
@@ -521,6 +544,7 @@ local function flows(now)
       redis.call('HSET', f.node_key, n, row)
       if f.waiting[n] then redis.call('HSET', f.node_key, n .. 'c', f.waiting[n]) end
     end
+    for n, within in pairs(f.replaced) do redis.call('HSET', f.node_key, n .. 's', within) end
     for key, base in pairs(f.pages) do redis.call('HSET', f.node_key, '+' .. key, base) end
     for n in pairs(f.moved) do
       if f.bits[n] == 'ok' then redis.call('SETBIT', f.bad_key, n, 0) end
@@ -591,6 +615,15 @@ local function flows(now)
     local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
     if prolongs then head[#head + 1], head[#head + 2] = 'touched', string.format('%.0f', now) end
     if f.result then head[#head + 1], head[#head + 2] = 'result', f.result end
+    if f.marked then
+      head[#head + 1], head[#head + 2] = 'terminate', f.terminate
+      -- Those of its calls that run, or are on their way, find it under a name that no call can have.
+      local until_ms = string.format('%.1f', now + FORGET_MS + f.terminate / 2)
+      for i = 1, f.state == 'cancelled' and #f.queues or 0, 3 do
+        redis.call('ZADD', f.queues[i] .. ':revoked', until_ms, 'flow ' .. f.id)
+        redis.call('PEXPIRE', f.queues[i] .. ':revoked', FORGET_MS)
+      end
+    end
     redis.call('HSET', f.head, unpack(head))
     if prolongs then
       local latest = math.max(f.far, now) - now

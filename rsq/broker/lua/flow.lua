@@ -14,38 +14,23 @@
 -- include: _admit
 -- include: _calls
 -- include: _flow
+-- include: _page
 local id, now = ARGV[1], now_ms()
 -- Pages that no last one follows are forgotten after this long.
-local STARTING_MS, FIRST = 60000, 3
-local P = string.match(T, '^{[^}]*}')
-local key, node_key = P .. '::flow:' .. id, P .. '::flow-calls:' .. id
-local state = redis.call('HGET', key, 'state')
-if state and state ~= 'starting' then return { 'accepted' } end
-expect('hash', node_key)
-
-local nodes, waiting, numbers = {}, {}, {}
-for i = FIRST, #ARGV, WIDTH do
-  local n = tonumber(ARGV[i + NUMBER])
-  numbers[#numbers + 1], nodes[n] = n, ARGV[i + EDGES]
-  if ARGV[i + WAITING] ~= '' then waiting[n] = ARGV[i + WAITING] end
-end
+local STARTING_MS = 60000
+local page = page_from(id, 3)
+if page.state and page.state ~= 'starting' then return { 'accepted' } end
 
 if ARGV[2] == '' then
-  redis.call('HSET', key, 'state', 'starting')
-  for _, n in ipairs(numbers) do
-    redis.call('HSET', node_key, n, nodes[n])
-    if waiting[n] then redis.call('HSET', node_key, n .. 'c', waiting[n]) end
-  end
-  redis.call('PEXPIRE', key, STARTING_MS)
-  redis.call('PEXPIRE', node_key, STARTING_MS)
+  page.store()
+  redis.call('HSET', page.key, 'state', 'starting')
+  redis.call('PEXPIRE', page.key, STARTING_MS)
+  redis.call('PEXPIRE', page.node_key, STARTING_MS)
   return { 'stored' }
 end
 
-local head, fields = cmsgpack.unpack(ARGV[2]), redis.call('HLEN', node_key)
-for _, n in ipairs(numbers) do
-  if redis.call('HEXISTS', node_key, n) == 0 then fields = fields + (waiting[n] and 2 or 1) end
-end
-local answer = fields < head.fields and { 'missing' }
+local P, head = string.match(T, '^{[^}]*}'), cmsgpack.unpack(ARGV[2])
+local answer = page.lacks(head) and { 'missing' }
 local queues = cmsgpack.unpack(head.queues)
 for i = 1, #queues, 3 do
   local queue = P .. ':' .. queues[i]
@@ -54,24 +39,15 @@ for i = 1, #queues, 3 do
   if not answer and held then answer = { 'full', queues[i], held } end
 end
 if answer then
-  redis.call('UNLINK', key, node_key)
+  redis.call('UNLINK', page.key, page.node_key)
   return answer
 end
 
 local told = flows(now)
 told.check()
-expect('string', P .. '::flow-ok:' .. id, P .. '::flow-bad:' .. id)
-expect('hash', P .. '::flow-values:' .. id)
-local f = told.start(id, head, nodes, waiting)
+page.start(told, head)
 told.go_on()
 
-redis.call('HSET', key, 'created', string.format('%.0f', now))
-for name, value in pairs(head) do
-  if name ~= 'fields' then redis.call('HSET', key, name, value) end
-end
-if head.size > 0 then
-  redis.call('SETBIT', f.ok_key, head.size - 1, 0)
-  redis.call('SETBIT', f.bad_key, head.size - 1, 0)
-end
+page.write(head, now)
 told.write()
 return { 'accepted' }
