@@ -155,6 +155,10 @@ class FlowGone(TaskError, LookupError):
     """A flow is not on the server any more: it has ended, or nothing was heard of it for too long."""
 
 
+class BatchClosed(TaskError):
+    """A batch takes no more calls: it is sealed, has ended, or is gone. Nothing was added."""
+
+
 class LeaseLost(RsqError):
     """The lease ran out while the task ran: another worker owns the message, nothing was committed here."""
 
@@ -265,6 +269,17 @@ class Reject(Signal):
         super().__init__(reason)
         self.reason = reason
         self.requeue = requeue
+
+
+class Replace(Signal):
+    """Have another call, or a whole flow, take the place of this one. Raised by `self.replace()`.
+
+    plan  the flow, of which one call has this one's id
+    """
+
+    def __init__(self, plan: object) -> None:
+        super().__init__("it replaces itself")
+        self.plan = plan
 
 
 class Ignore(Signal):

@@ -59,5 +59,8 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "go_on": ("", "ready or delayed"),
     "flow_cancel": ("", ""),
     "flow_revoke": ("", ""),
+    "flow_add": ("", "ready or delayed"),
+    "flow_seal": ("", ""),
+    "replace": ("running or taken", "ready or delayed"),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -16,15 +16,15 @@ from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
-from rsq.broker.flow_pages import JOIN, Pages
-from rsq.broker.queue import FORGET_MS, Queue
+from rsq.broker.flow_pages import JOIN, PAGE_NODES, Pages
+from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
 from rsq.calls.inputs import FAILED, origin_of
 from rsq.calls.message import check_id
 from rsq.calls.outcome import pack_failure
-from rsq.calls.plan import Plan
-from rsq.errors import BrokerError, BrokerUnavailable, QueueFull, QueuePaused
+from rsq.calls.plan import Node, Plan, shifted
+from rsq.errors import BatchClosed, BrokerError, BrokerUnavailable, QueueFull, QueuePaused, SettingsError
 from rsq.settings import Settings
 from rsq.states import State
 
@@ -43,6 +43,8 @@ class Flow:
     total    calls, but for errbacks; `ok` of them have succeeded, `bad` have ended in another way, or never can run
     open     nodes that have not ended
     failed   number of the first node that failed, or None
+    sealed   False = it is a batch, and still open
+    abandoned  it is a batch, and was sealed since nobody kept it open
     created_ms, ended_ms  ms since the epoch; 0 = not yet
     """
 
@@ -57,6 +59,8 @@ class Flow:
     description: str
     created_ms: int
     ended_ms: int
+    sealed: bool
+    abandoned: bool
 
 
 @dataclass(frozen=True)
@@ -150,10 +154,12 @@ class Flows:
             row, waits = rows[2 * place : 2 * place + 2]
             if row is None:
                 continue
-            kind, outs, predecessors, _, _, _, _, task_id, queue, task, name = unpackb(row, unicode_errors="replace")
+            kind, outs, predecessors, _, _, _, _, task_id, queue, task, name, base = unpackb(
+                row, unicode_errors="replace"
+            )
             ok, bad = bits[2 * place : 2 * place + 2]
             state = "ok" if ok else "bad" if bad else "waiting" if waits or kind == JOIN else "released"
-            found.append(NodeState(number, task_id, queue, task, name, state, outs, predecessors))
+            found.append(NodeState(number, task_id, queue, task, name, state, shifted(outs, base), predecessors))
         return found
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:
@@ -161,8 +167,28 @@ class Flows:
 
         terminate  what runs is interrupted
         """
-        call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), FORGET_MS, CANCELLED)
+        call = self._script(scripts.FLOW_CANCEL, flow_id, int(terminate), CANCELLED)
         return bool(self._follow(self._running(call)))
+
+    def add(self, flow_id: str, key: str, nodes: Sequence[Node]) -> None:
+        """Add nodes to a batch, at most 1,000 at once, which count their edges from 0.
+
+        key     names this page: added again under the same one they stand once
+        Raises  BatchClosed: it is sealed, has ended, or is gone; SettingsError, BrokerUnavailable, BrokerRefused
+        """
+        self._follow(self._adding(flow_id, key, nodes))
+
+    async def aadd(self, flow_id: str, key: str, nodes: Sequence[Node]) -> None:
+        """`add` for coroutines."""
+        await self._afollow(self._adding(flow_id, key, nodes))
+
+    def seal(self, flow_id: str) -> bool:
+        """Nothing is added to a batch from now on, but by members that run. False: it was not open any more."""
+        return bool(self._follow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 1))))
+
+    def keep_open(self, flow_id: str) -> bool:
+        """Renew the lease of an open batch. False: it is not open any more."""
+        return bool(self._follow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 0))))
 
     def revoke(self, flow_id: str, number: int) -> bool:
         """Have a call that waits not run: it ends at once. False: it does not wait, so it is revoked like any other."""
@@ -209,6 +235,15 @@ class Flows:
                     break
         yield from self._release(pages.size)
         return True
+
+    def _adding(self, flow_id: str, key: str, nodes: Sequence[Node]) -> Exchange[None]:
+        if len(nodes) > PAGE_NODES:
+            raise SettingsError(f"{len(nodes)} nodes are too many for one page of adds: {PAGE_NODES} at most")
+        pages = Pages(Plan(flow_id, nodes), self._settings)
+        call = self._script(scripts.FLOW_ADD, flow_id, key, *pages.added())
+        answer = yield from self._insist(call, [self._queue(name).introduce() for name in pages.queues])
+        if answer == [b"closed"]:
+            raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
 
     def _release(self, size: int) -> Exchange[None]:
         """Help the server on with what it has left. Workers do so, too."""
@@ -286,12 +321,15 @@ class Flows:
         return replies
 
 
-HEAD = ("state", "size", "calls", "ok", "bad", "open", "failed", "description", "created", "ended")
+HEAD = (
+    *("state", "size", "calls", "ok", "bad", "open", "failed", "description", "created", "ended", "unsealed"),
+    "abandoned",
+)
 
 
 def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
     """A flow from the fields `HEAD` of its head."""
-    state, size, calls, ok, bad, still, failed, description, created, ended = values
+    state, size, calls, ok, bad, still, failed, description, created, ended, unsealed, abandoned = values
     if state is None:
         return None
     first = int(failed or -1)
@@ -307,4 +345,6 @@ def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
         (description or b"").decode("utf-8", "replace"),
         int(created or 0),
         int(ended or 0),
+        not int(unsealed or 0),
+        bool(abandoned),
     )

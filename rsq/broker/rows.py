@@ -79,6 +79,21 @@ class Reported(NamedTuple):
     value: bytes
 
 
+class Added(NamedTuple):
+    """A call of these, which is part of a batch and has succeeded, adds to that: once it is committed, and only then.
+
+    row    which of them, from 0; it has a report, too
+    key    names the page
+    head   of the nodes, as in `flow_add`
+    nodes  packed array: what is known of a node, and its call, alternately
+    """
+
+    row: int
+    key: str
+    head: bytes
+    nodes: bytes
+
+
 class Stored(NamedTuple):
     """A node of a flow that is started: what is known of it, and its call, both packed. `waiting` is b'' for a join."""
 
@@ -87,7 +102,7 @@ class Stored(NamedTuple):
     waiting: bytes
 
 
-FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Stored)}
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored)}
 
 
 def as_lua(kind: str, further: bool = False) -> str:

@@ -63,6 +63,9 @@ FLOW = Script("flow")
 GO_ON = Script("go_on")
 FLOW_CANCEL = Script("flow_cancel")
 FLOW_REVOKE = Script("flow_revoke")
+FLOW_ADD = Script("flow_add")
+FLOW_SEAL = Script("flow_seal")
+REPLACE = Script("replace")
 
 ALL = (
     ENQUEUE,
@@ -90,4 +93,7 @@ ALL = (
     GO_ON,
     FLOW_CANCEL,
     FLOW_REVOKE,
+    FLOW_ADD,
+    FLOW_SEAL,
+    REPLACE,
 )

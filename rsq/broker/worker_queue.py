@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rsq import codec, keys
 from rsq.broker import rows, scripts
+from rsq.broker.flow_pages import Pages, pack
 from rsq.broker.queue import Queue
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.calls.inputs import FAILED, origin_of, wanted_by
 from rsq.calls.message import Delivery, changed_meta
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, pack_failure, report_of
+from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
+from rsq.calls.plan import Plan
 from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, MessageTooLarge, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
@@ -238,12 +241,17 @@ class WorkerQueue(Queue):
     def _commit_calls(self, consumer: str, verdicts: Iterable[Verdict], of_flows: bool = False) -> list[ScriptCall]:
         batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         reports: dict[tuple[Script, int, bool, str], list[rows.Reported]] = defaultdict(list)
+        pages: dict[tuple[Script, int, bool, str], list[rows.Added]] = defaultdict(list)
+        calls: list[ScriptCall] = []
         for verdict in verdicts:
             delivery = verdict.delivery
             if type(verdict) is Completed:
                 kind = (scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter)
                 if of_flows:
-                    reports[kind].append(_report(verdict, len(batches[kind]) // len(rows.Completed._fields)))
+                    row = len(batches[kind]) // len(rows.Completed._fields)
+                    reports[kind].append(_report(verdict, row))
+                    if verdict.counter == "succeeded" and hasattr(delivery, "added"):
+                        pages[kind].append(self._page(delivery, row))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
                 batches[kind] += (
                     delivery.entry_id,
@@ -277,21 +285,36 @@ class WorkerQueue(Queue):
                     verdict.result,
                     verdict.ttl_ms,
                 )
+            elif type(verdict) is Replaced:
+                calls += self._replace_calls(consumer, verdict)
             elif type(verdict) is Released:
                 batches[scripts.RELEASE, delivery.priority, False, ""].append(delivery.entry_id)
-        calls: list[ScriptCall] = []
         for kind, arguments in batches.items():
             script, priority, taken, counter = kind
-            told = reports.get(kind, ())
+            told, added = reports.get(kind, ()), pages.get(kind, ())
             head: tuple[Argument, ...] = (consumer, str(priority))
             if script is scripts.BURY:
                 head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, len(told))
             elif script is scripts.COMPLETE:
-                head += ("1" if taken else "0", counter, str(len(told)))
+                head += ("1" if taken else "0", counter, str(len(told)), str(len(added)))
             elif script is scripts.RETRY:
                 head += (int(taken), counter)
-            calls.append((script, self.keys.prefix, (*head, *arguments, *(part for row in told for part in row))))
+            calls.append((script, self.keys.prefix, (*head, *arguments, *chain(*told), *chain(*added))))
         return calls
+
+    def _replace_calls(self, consumer: str, verdict: Replaced) -> list[ScriptCall]:
+        delivery, plan = verdict.delivery, verdict.plan
+        above = tuple(delivery.meta["flow"][:2]) if "flow" in delivery.meta else ("", 0)
+        *earlier, last = Pages(plan, self.settings, verdict.tail, above)
+        calls: list[ScriptCall] = [(scripts.FLOW, self.keys.prefix, (plan.id, *page)) for page in earlier]
+        entry = (consumer, delivery.priority, int(delivery.taken), delivery.entry_id, delivery.id)
+        return [*calls, (scripts.REPLACE, self.keys.prefix, (*entry, plan.id, *last))]
+
+    def _page(self, delivery: Delivery, row: int) -> rows.Added:
+        flow_id, number = delivery.meta["flow"][:2]
+        head, *nodes = Pages(Plan(flow_id, delivery.added), self.settings).added()
+        assert isinstance(head, bytes)
+        return rows.Added(row, f"of {number}", head, pack(nodes))
 
     def _lost(self, consumer: str) -> LeaseLost:
         return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")

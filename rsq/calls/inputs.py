@@ -28,7 +28,11 @@ def takes_of(delivery: Delivery) -> Any:
 def wanted_by(delivery: Delivery) -> Iterator[int]:
     """The nodes whose values it takes by reference."""
     takes = takes_of(delivery)
-    return iter((int(takes.split(" ", 1)[0]),)) if isinstance(takes, str) else numbers_of(takes)
+    if isinstance(takes, str):
+        yield int(takes.split(" ", 1)[0])
+    else:
+        base = _base_of(delivery)
+        yield from (number + base for number in numbers_of(takes))
 
 
 def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
@@ -40,7 +44,14 @@ def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
     takes = takes_of(delivery)
     if takes is None or isinstance(takes, str):
         return args, kwargs
-    return bind(args, kwargs, takes, {number: value_of(packed) for number, packed in delivery.inputs.items()})
+    base = _base_of(delivery)
+    return bind(args, kwargs, takes, {number - base: value_of(packed) for number, packed in delivery.inputs.items()})
+
+
+def _base_of(delivery: Delivery) -> int:
+    """The numbers of what it takes count from here: it was added to a batch."""
+    place = delivery.meta["flow"]
+    return int(place[3]) if len(place) > 3 else 0
 
 
 def bind(

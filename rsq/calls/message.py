@@ -47,6 +47,7 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "version": (list,),
     "begin": (bool,),
     "flow": (list,),
+    "replaced": (int,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -95,8 +96,9 @@ class Message:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
-              remembered), begin (True: ask the server before each start), flow (id of its flow, its number there, and
-              the values that it takes by reference, if any)
+              remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
+              where it takes values by reference, which ones, and the number that theirs count from), replaced (how
+              often a call has taken the place of another, in a row)
     """
 
     id: str
@@ -133,8 +135,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
     if "flow" in meta:
         place = meta["flow"]
-        if [type(part) for part in place[:2]] != [str, int] or len(place) > 3 or not 0 <= place[1] < MOST_NODES:
-            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, a number and what is taken")
+        if [type(part) for part in place[:2]] != [str, int] or len(place) > 4 or not 0 <= place[1] < MOST_NODES:
+            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
@@ -187,6 +189,7 @@ class Delivery:
     consumer    the name under which it was fetched, and under which alone its outcome can be committed
     inputs      packed values that it takes by reference, by the number of the node; set once they were read, see
                 `rsq.calls.inputs`
+    added       nodes that its body adds to its batch, once it has any: they go with its outcome
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
@@ -201,6 +204,7 @@ class Delivery:
     """
 
     __slots__ = (
+        "added",
         "body",
         "consumer",
         "crash_how",
@@ -225,6 +229,7 @@ class Delivery:
     )
 
     inputs: Mapping[int, bytes]
+    added: list[Any]
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
         self.queue = queue

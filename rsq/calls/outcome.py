@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from rsq import codec
 from rsq.calls.message import Delivery
+from rsq.calls.plan import Plan
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge, TaskRevoked
 from rsq.remote import decode_error
 from rsq.states import State
@@ -70,7 +71,16 @@ class Released:
     delivery: Delivery
 
 
-Verdict: TypeAlias = "Completed | Retried | Buried | Released"
+@dataclass(slots=True)
+class Replaced:
+    """It hands its id, and its place in its flow, on to a call of a new flow: that call's number there is `tail`."""
+
+    delivery: Delivery
+    plan: Plan
+    tail: int
+
+
+Verdict: TypeAlias = "Completed | Retried | Buried | Released | Replaced"
 
 
 def pack_success(attempt: int, runtime_s: float, value: object, max_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ node takes is the number of one node, whose value it takes, or a list of shapes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rsq.calls.message import Message
@@ -22,8 +22,8 @@ the same, with a `Failed` for each value that there is not."""
 
 POLICIES = (FAIL, SKIP, CONTINUE)
 
-MOST_DEEP = 100
-"""Lists inside each other, in a shape."""
+CALLBACKS = ("success", "complete", "death")
+"""What a batch tells of: all has succeeded; each of its calls has ended, in whatever way; one has not succeeded."""
 
 Runs: TypeAlias = "Sequence[int]"
 Shape: TypeAlias = "int | Sequence[Shape]"
@@ -86,6 +86,9 @@ class Plan:
     description    for people
     result_ttl_ms  how long it is known after its end
     expires_ms     so long after its last progress it is ended; 30 days
+    grows          it is a batch: nodes may be added until it is sealed
+    lease_ms       a batch whose block was not heard of for so long is sealed as abandoned
+    callbacks      one of CALLBACKS -> the node that is released then, once: it is an errback that nobody names
     """
 
     id: str
@@ -93,6 +96,9 @@ class Plan:
     description: str = ""
     result_ttl_ms: int = 86_400_000
     expires_ms: int = 30 * 86_400_000
+    grows: bool = False
+    lease_ms: int = 10_000
+    callbacks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,11 @@ def in_runs(numbers: Iterable[int]) -> list[int]:
             runs.append(number)
         last = number
     return runs
+
+
+def shifted(runs: Runs, base: int) -> list[int]:
+    """Runs of numbers that are all greater by `base`."""
+    return [number if number < 0 else number + base for number in runs]
 
 
 def numbers_in(runs: Iterable[int]) -> Iterator[int]:

@@ -5,17 +5,19 @@ The default is to retry whatever failed with exponential backoff and then to kee
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from rsq import codec
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
-from rsq.errors import LONGEST_S, Ignore, InvalidTask, MaxRetriesExceededError, Reject, Retry, WorkerLost
+from rsq.calls.outcome import Buried, Completed, Replaced, Retried, Verdict, pack_failure
+from rsq.calls.plan import Plan
+from rsq.errors import LONGEST_S, Ignore, InvalidTask, MaxRetriesExceededError, Reject, Replace, Retry, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
 
@@ -28,6 +30,9 @@ FIRST_BACKOFF_S = 1.0
 RETRY_DELAY_S = 180.0
 """`default_retry_delay` where there is no backoff and none is given, as in Celery."""
 
+
+MOST_REPLACED = 100
+"""So often in a row a call may be replaced."""
 
 FOREIGN_TTL_MS = 86_400_000
 """How long the failure of a message is readable whose task, and so whose options, cannot be asked."""
@@ -148,6 +153,11 @@ def decide(
     """
     if isinstance(error, Ignore):
         return Completed(delivery, "ignored", b"", 0)
+    if isinstance(error, Replace):
+        try:
+            return replaced(delivery, error)
+        except ValueError as fault:
+            return bury(delivery, "failed", fault, runtime_s=runtime_s, result_ttl_ms=result_ttl_ms)
     if isinstance(error, Reject):
         if error.requeue:
             return Retried(
@@ -172,6 +182,24 @@ def decide(
         return Retried(delivery, "retried", {**delivery.meta, "attempt": attempt + 1}, delay_ms, why)
     reason = "time-limit" if delivery.overdue_s else "retries-exhausted" if wanted and attempt > 1 else "failed"
     return bury(delivery, reason, cause, runtime_s=runtime_s, result_ttl_ms=result_ttl_ms)
+
+
+def replaced(delivery: Delivery, error: Replace) -> Replaced:
+    """The verdict on a call that hands its place on. Raises ValueError where it must not."""
+    plan, times = error.plan, delivery.meta.get("replaced", 0) + 1
+    if not isinstance(plan, Plan):
+        raise ValueError(f"{delivery.task} replaces itself by {type(plan).__name__}, which is no flow")
+    if times > MOST_REPLACED:
+        raise ValueError(f"{delivery.task} was replaced {MOST_REPLACED} times in a row, and is to be once more")
+    nodes, tail = list(plan.nodes), None
+    for number, node in enumerate(nodes):
+        if node.call is not None and node.call.message.id == delivery.id:
+            message = copy.copy(node.call.message)
+            message.meta = {**message.meta, "replaced": times}
+            nodes[number], tail = replace(node, call=replace(node.call, message=message)), number
+    if tail is None:
+        raise ValueError(f"{delivery.task} replaces itself by a flow of which no call has its id")
+    return Replaced(delivery, replace(plan, nodes=nodes), tail)
 
 
 def bury(

@@ -18,7 +18,7 @@ from rsq import codec
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict
+from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict
 from rsq.calls.retry import bury_unusable, error_of
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeError, LeaseLost
 from rsq.logs import guarded
@@ -324,6 +324,9 @@ class Committer:
                     verdict.why,
                     self._where(verdict),
                 )
+            elif type(verdict) is Replaced:
+                if info:
+                    log.info("%s %s in %.3f s %s", *_what(verdict.delivery, "replaced"), self._where(verdict))
             elif type(verdict) is Buried:
                 log.error(
                     "%s %s in %.3f s: %s %s\n%s",

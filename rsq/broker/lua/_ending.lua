@@ -22,14 +22,16 @@ local function note_delayed(members, id, result)
 end
 
 -- What follows from the end of these calls in their flows.
--- members  task id -> { flow id, number, value where it went well, else packed result }, of those that are ours to end
+-- members  task id -> { flow id, number, value where it went well, else packed result, what it adds to its flow: { key,
+--          head, rows } as in _flow, or nil }, of those that are ours to end
 local function tell_flows(ids, way, members)
   told = flows(now_ms())
   told.check()
   for _, id in ipairs(ids) do
     local member = members[id]
     if member then
-      local value = WELL[way] and member[3] or FAILED .. member[3]
+      local value, added = WELL[way] and member[3] or FAILED .. member[3], member[4]
+      if added then told.add(member[1], added[1], added[2], added[3], true, id) end
       told.report(member[1], member[2], WELL[way], value, id, LOUD[way], way == 'purged')
       members[id] = nil
     end

@@ -11,9 +11,14 @@ local FAILED = '\193'
 
 local function flows(now)
   local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200, 524288, 65536, 60000
+  -- For so long it is remembered that a flow was cancelled of whose calls nobody knows where they are.
+  local FORGET_MS = 86400000
   local P = string.match(T, '^{[^}]*}')
   local FLOWS, TODO = P .. '::flows', P .. '::todo'
-  local NUMBERS = { 'size', 'open', 'ok', 'bad', 'sunk', 'failed', 'ttl_ms', 'kept_ms', 'life_ms', 'touched', 'far' }
+  local NUMBERS = {
+    'size', 'calls', 'open', 'ok', 'bad', 'sunk', 'failed', 'unsealed', 'touched', 'far', 'ttl_ms', 'kept_ms', 'life_ms',
+    'lease_ms', 'terminate', 'success', 'complete', 'death', 'tail', 'up_node',
+  }
   local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
   local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
   local self, known, order = { strayed = 0 }, {}, {}
@@ -26,21 +31,22 @@ local function flows(now)
 
   -- A flow as it is now, with what changes noted in it: `state`, the numbers, and by node `bits`, `counts`, `values`.
   local function new_flow(id)
-    local f = { id = id, head = key_of('flow', id), calls = key_of('flow-calls', id) }
+    local f = { id = id, head = key_of('flow', id), node_key = key_of('flow-calls', id) }
     f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
     f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
-    f.sends, f.told, f.hastened = {}, {}, {}
+    f.sends, f.told, f.hastened, f.rows, f.pages, f.replaced = {}, {}, {}, {}, {}, {}
     return f
   end
 
   local function read_flow(id)
     local f = new_flow(id)
-    local values = redis.call('HMGET', f.head, 'state', unpack(NUMBERS))
+    local values = redis.call('HMGET', f.head, 'state', 'up', unpack(NUMBERS))
     if not values[1] then return end
-    f.state = values[1]
-    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 1]) or 0 end
+    f.state, f.up = values[1], values[2] or ''
+    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 2]) or 0 end
+    f.callbacks = f.success >= 0 or f.complete >= 0 or f.death >= 0
     f.before, f.far_before = f.state, f.far
-    expect('hash', f.calls, f.value_key)
+    expect('hash', f.node_key, f.value_key)
     expect('string', f.ok_key, f.bad_key)
     return f
   end
@@ -81,10 +87,12 @@ local function flows(now)
 
   local function node_of(f, n)
     if not f.nodes[n] then
-      local row = unpacked(f, n, f.rows and f.rows[n] or redis.call('HGET', f.calls, n), 11)
+      local row = unpacked(f, n, f.rows[n] or redis.call('HGET', f.node_key, n), 12)
       f.nodes[n] = {
         kind = row[1], outs = row[2], waits = row[3], policy = row[4], errbacks = row[5], sink = row[6] == 1,
         fails = row[7], id = row[8], queue = row[9], task = row[10],
+        -- What it says of other nodes is counted from here.
+        base = row[12],
       }
     end
     return f.nodes[n]
@@ -92,13 +100,13 @@ local function flows(now)
 
   -- The call of a node that has not been released yet, or nil.
   local function waiting_call(f, n)
-    if f.waiting[n] == nil then f.waiting[n] = redis.call('HGET', f.calls, n .. 'c') end
+    if f.waiting[n] == nil then f.waiting[n] = redis.call('HGET', f.node_key, n .. 'c') end
     if not f.waiting[n] then return end
-    local row = unpacked(f, n, f.waiting[n], 14)
+    local row = unpacked(f, n, f.waiting[n], 15)
     return {
       queue = P .. ':' .. row[1], priority = row[2], id = row[3], task = row[4], body = row[5], meta = row[6],
       delay_ms = row[7], eta_ms = row[8], expires_ms = row[9], key = row[10], key_ttl_ms = row[11], ends = row[12],
-      takes = row[13], single = row[14], size = #f.waiting[n],
+      takes = row[13], single = row[14], base = row[15], size = #f.waiting[n],
     }
   end
 
@@ -106,7 +114,7 @@ local function flows(now)
   local function count_down(f, n, node)
     local left = f.counts[n]
     if not left then
-      local kept = node.waits > 1 and redis.call('HGET', f.calls, n .. 'n')
+      local kept = node.waits > 1 and redis.call('HGET', f.node_key, n .. 'n')
       left = kept and (tonumber(kept) or unreadable(f, n)) or node.waits
     end
     f.counts[n] = left - 1
@@ -170,8 +178,11 @@ local function flows(now)
     return '\146' .. array .. value .. string.sub(body, rest)
   end
 
-  local function meta_of(f, n, call, takes, parent)
-    local number, entries = 1, '\164flow' .. (takes == '' and '\146' or '\147') .. cmsgpack.pack(f.id) .. cmsgpack.pack(n) .. takes
+  local function meta_of(f, n, call, takes, base, parent)
+    local place = { cmsgpack.pack(f.id), cmsgpack.pack(n) }
+    if takes ~= '' then place[3] = takes end
+    if takes ~= '' and base > 0 then place[4] = cmsgpack.pack(base) end
+    local number, entries = 1, '\164flow' .. string.char(0x90 + #place) .. table.concat(place)
     if parent ~= '' then number, entries = number + 1, entries .. '\166parent' .. cmsgpack.pack(parent) end
     if call.expires_ms >= 0 then
       number, entries = number + 1, entries .. '\167expires' .. cmsgpack.pack(now + call.expires_ms)
@@ -201,9 +212,14 @@ local function flows(now)
 
   -- A call that was to run again, after its death or that of another, has ended.
   local function end_rerun(f, n)
-    if f.rerun[n] or f.rerun[n] == nil and redis.call('HEXISTS', f.calls, n .. 'r') == 1 then
+    if f.rerun[n] or f.rerun[n] == nil and redis.call('HEXISTS', f.node_key, n .. 'r') == 1 then
       f.rerun[n], f.open = false, f.open - 1
     end
+  end
+
+  -- What happens to the call that stands for one of another flow happens to that one, too.
+  local function hand_up(f, n, ok, value, id, loud)
+    if f.up ~= '' and n == f.tail then self.report(f.up, f.up_node, ok, value, id, loud) end
   end
 
   -- It will never run, since another one failed: once, and nobody is told but those who wait for it.
@@ -222,6 +238,7 @@ local function flows(now)
       bytes_left = bytes_left - #result
       if node.sink then expect('string', P .. ':' .. node.queue .. ':result:' .. node.id) end
       f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, result, node.sink }
+      hand_up(f, n, false, FAILED .. result, node.id, string.sub(result, 2, 9) == '\167FAILURE')
     end
     follow(f, n, node, 'bad', parent, origin)
   end
@@ -232,7 +249,7 @@ local function flows(now)
     for i = 1, #node.errbacks, 2 do
       nodes_left = nodes_left - 1
       local about = { string.format('%.0f', n), node.errbacks[i + 1], node.queue, node.task }
-      release(f, node.errbacks[i], '', about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' ')))
+      release(f, node.errbacks[i] + node.base, '', about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' ')))
     end
   end
 
@@ -251,9 +268,10 @@ local function flows(now)
     if unheard then f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, string.sub(value, 2), true } end
     if not ok then
       if loud then tell_errbacks(f, n, node) end
-      if node.fails >= 0 and is_live(f) then doom(f, node.fails, n, id) end
+      if node.fails >= 0 and is_live(f) then doom(f, node.fails + node.base, n, id) end
     end
     follow(f, n, node, not ok and 'bad' or was == 'bad' and 'late' or 'ok', id)
+    hand_up(f, n, ok, value, id, loud)
   end
 
   -- Nothing is waited for any more.
@@ -289,16 +307,16 @@ local function flows(now)
       claimed[marker] = call.id
     end
     expect_delayed(call.priority, call.queue)
-    local takes, body = told or call.takes, call.body
-    local value = call.single >= 0 and small_value(f, call.single)
+    local takes, body, single = told or call.takes, call.body, call.single >= 0 and call.single + call.base
+    local value = single and small_value(f, single)
     if value then
       takes, body, bytes_left = '', with_value(body, value), bytes_left - #value
-    elseif call.single >= 0 then
-      f.kept[call.single] = true
+    elseif single then
+      f.kept[single] = true
     end
     local due = call.eta_ms >= 0 and call.eta_ms or now + math.max(0, call.delay_ms)
     f.far = math.max(f.far, due)
-    f.sends[#f.sends + 1] = { n, due, call, body, meta_of(f, n, call, takes, parent) }
+    f.sends[#f.sends + 1] = { n, due, call, body, meta_of(f, n, call, takes, told and 0 or call.base, parent) }
     return takes ~= ''
   end
 
@@ -317,6 +335,8 @@ local function flows(now)
   -- One that is to end with the flow: who waits for it hears of it.
   local function close(f, n)
     local node = node_of(f, n)
+    local within = redis.call('HGET', f.node_key, n .. 's')
+    if within then self.stop(within, f.state, f.result, f.terminate == 1) end
     if node.kind == ERRBACK or bit_of(f, n) ~= 'open' then return end
     if node.kind == JOIN then return move(f, n, 'bad', node) end
     local queue, loud = P .. ':' .. node.queue, f.state == 'expired'
@@ -326,6 +346,7 @@ local function flows(now)
       move(f, n, 'bad', node)
       f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, loud and #node.errbacks > 0
       if loud then tell_errbacks(f, n, node) end
+      hand_up(f, n, false, FAILED .. f.result, node.id, loud)
     elseif redis.call('ZSCORE', queue .. ':delayed', node.id) then
       -- It is due now, for whoever gets it to see to the rest.
       expect_delayed(0, queue)
@@ -340,7 +361,11 @@ local function flows(now)
   -- Carries on where it stopped. False where the budget is used up.
   local function step(item)
     local f, passed, last = item.flow, 0, -1
-    local runs = item.runs or node_of(f, item.n).outs
+    local runs, base = item.runs, item.base
+    if not runs then
+      local node = node_of(f, item.n)
+      runs, base = node.outs, node.base
+    end
     for _, part in ipairs(runs) do
       local from, length = part, 1
       if part < 0 then from, length = last + 1, -part end
@@ -349,7 +374,7 @@ local function flows(now)
         nodes_left = nodes_left - 1
         if item.how == 'close' then
           close(f, n)
-        elseif visit(item, n) and item.n >= 0 then
+        elseif visit(item, n + base) and item.n >= 0 then
           f.kept[item.n] = true
         end
         item.at = item.at + 1
@@ -366,21 +391,33 @@ local function flows(now)
     return true
   end
 
+  -- The callbacks of a batch: each once, and not before everything else of this script.
+  local function call_back(f)
+    if f.death >= 0 and (f.bad > 0 or f.abandoned) then release(f, f.death, '') end
+    if f.unsealed > 0 or f.ok + f.bad < f.calls then return end
+    if f.complete >= 0 then release(f, f.complete, '') end
+    if f.success >= 0 and f.ok == f.calls then release(f, f.success, '') end
+  end
+
   -- What follows from all that was said, as far as the budget goes.
   function self.go_on()
     while first <= #work and not self.used_up() do
       local item = work[first]
       if item.flow.broken or guarded(item.flow, step, item) then first = first + 1 end
     end
+    for _, f in ipairs(order) do
+      if f.callbacks and is_live(f) and not f.broken then guarded(f, call_back, f) end
+    end
   end
 
   -- Where something was left, `how` and what else tells how far it came.
-  function self.resume(id, n, how, at, parent, origin)
+  function self.resume(id, n, how, at, parent, origin, packed, base)
     local f = self.flow(id)
     if not f or not is_live(f) and how ~= 'close' then return end
-    local item = { flow = f, n = n, how = how, at = at, parent = parent, origin = origin }
+    local item = { flow = f, n = n, how = how, at = at, parent = parent, origin = origin, base = base or 0 }
     if n < 0 then
-      local packed = redis.call('HGET', f.head, how == 'close' and 'sinks' or 'roots')
+      item.packed = packed or ''
+      if item.packed == '' then packed = redis.call('HGET', f.head, how == 'close' and 'sinks' or 'roots') end
       local readable, runs = pcall(cmsgpack.unpack, packed or '')
       if not readable or type(runs) ~= 'table' then
         f.broken = 'its head cannot be read'
@@ -421,50 +458,110 @@ local function flows(now)
   function self.rerun(id, n)
     local f = self.flow(id)
     if not f or not is_live(f) or n < 0 or n >= f.size or bit_of(f, n) ~= 'bad' then return false end
-    if redis.call('HEXISTS', f.calls, n .. 'r') == 0 then f.rerun[n], f.open = true, f.open + 1 end
+    if redis.call('HEXISTS', f.node_key, n .. 'r') == 0 then f.rerun[n], f.open = true, f.open + 1 end
     return true
   end
 
-  -- It ends before its time, with this packed result for whoever waits for it.
-  function self.stop(id, state, result)
+  -- It ends before its time, with this packed result for whoever waits for it. `terminate`: what runs is interrupted.
+  function self.stop(id, state, result, terminate)
     local f = self.flow(id)
-    if not f or not is_live(f) then return false end
-    f.state, f.result = state, result
+    if not f or f.broken or not (is_live(f) or terminate and f.state == 'cancelled') then return false end
+    local packed = redis.call('HGET', f.head, 'queues')
+    f.state, f.terminate, f.marked = state, terminate and 1 or 0, {}
+    f.queues = cmsgpack.unpack(packed or '\144')
+    for i = 1, #f.queues, 3 do
+      f.queues[i] = P .. ':' .. f.queues[i]
+      expect('zset', f.queues[i] .. ':revoked')
+    end
     self.resume(id, -1, 'close', 0, '', -1)
     f.result = result
     return true
   end
 
   -- A new flow. `rows` and `calls` are those of its nodes that are not stored yet, by number.
-  function self.start(id, head, runs, rows, calls)
+  function self.start(id, head, rows, calls)
     local f = new_flow(id)
     f.rows, f.waiting = rows, calls
-    for name, value in pairs(head) do f[name] = value end
-    f.state, f.ok, f.bad, f.sunk, f.failed, f.touched, f.far = 'started', 0, 0, 0, -1, 0, now
+    for _, name in ipairs(NUMBERS) do f[name] = head[name] or 0 end
+    f.up = head.up or ''
+    f.state, f.failed, f.far, f.callbacks = 'started', -1, now, f.success >= 0 or f.complete >= 0 or f.death >= 0
     known[id], order[#order + 1] = f, f
-    work[#work + 1] = { flow = f, n = -1, how = 'roots', at = 0, parent = '', origin = -1, runs = runs }
+    if f.up ~= '' then
+      local above = self.flow(f.up)
+      if above and not above.broken then above.replaced[f.up_node] = id end
+    end
+    local runs = cmsgpack.unpack(head.roots)
+    work[#work + 1] = { flow = f, n = -1, how = 'roots', at = 0, parent = '', origin = -1, runs = runs, base = 0 }
     return f
+  end
+
+  local function based(row, base) return string.sub(row, 1, -5) .. struct.pack('>I4', base) end
+
+  -- More nodes, which count their edges from 0. True where they stand, also since an earlier time; false where the flow
+  -- has ended, or is sealed and the one that adds is none of its members that run.
+  -- key    names them: they are added once
+  -- head   as in flow_add
+  -- rows   pairs of what is known of a node, and its call
+  function self.add(id, key, head, rows, inside, parent)
+    local f = self.flow(id)
+    if not f or not is_live(f) then return false end
+    if f.pages[key] or redis.call('HEXISTS', f.node_key, '+' .. key) == 1 then return true end
+    if f.unsealed == 0 and not inside then return false end
+    local base = f.size
+    f.pages[key] = base
+    f.size, f.open, f.calls = base + #rows / 2, f.open + head.open, f.calls + head.calls
+    for i = 1, #rows, 2 do
+      local n = base + (i - 1) / 2
+      f.rows[n], f.bits[n] = based(rows[i], base), 'open'
+      f.waiting[n] = rows[i + 1] ~= '' and based(rows[i + 1], base)
+    end
+    local item = { flow = f, n = -1, how = 'roots', at = 0, parent = parent, origin = -1, base = base }
+    item.runs, item.packed = cmsgpack.unpack(head.roots), head.roots
+    work[#work + 1] = item
+    return true
+  end
+
+  -- Nothing is added any more, but by members that run. `late`: nobody has said so, and nobody will.
+  function self.seal(id, late)
+    local f = self.flow(id)
+    if not f or not is_live(f) or f.unsealed == 0 then return false end
+    f.unsealed, f.touched, f.abandoned = 0, 0, late
+    return true
+  end
+
+  -- Whoever fills it is still there.
+  function self.keep_open(id)
+    local f = self.flow(id)
+    if not f or not is_live(f) or f.unsealed == 0 then return false end
+    f.renewed = true
+    return true
   end
 
   -- -- writing
 
   local function write_nodes(f)
+    for n, row in pairs(f.rows) do
+      redis.call('HSET', f.node_key, n, row)
+      if f.waiting[n] then redis.call('HSET', f.node_key, n .. 'c', f.waiting[n]) end
+    end
+    for n, within in pairs(f.replaced) do redis.call('HSET', f.node_key, n .. 's', within) end
+    for key, base in pairs(f.pages) do redis.call('HSET', f.node_key, '+' .. key, base) end
     for n in pairs(f.moved) do
       if f.bits[n] == 'ok' then redis.call('SETBIT', f.bad_key, n, 0) end
       redis.call('SETBIT', f.bits[n] == 'ok' and f.ok_key or f.bad_key, n, 1)
     end
     for n, left in pairs(f.counts) do
       if left > 0 then
-        redis.call('HSET', f.calls, n .. 'n', left)
+        redis.call('HSET', f.node_key, n .. 'n', left)
       elseif node_of(f, n).waits > 1 then
-        redis.call('HDEL', f.calls, n .. 'n')
+        redis.call('HDEL', f.node_key, n .. 'n')
       end
     end
     for n, call in pairs(f.waiting) do
-      if call == false then redis.call('HDEL', f.calls, n .. 'c') end
+      if call == false then redis.call('HDEL', f.node_key, n .. 'c') end
     end
     for n, again in pairs(f.rerun) do
-      if again then redis.call('HSET', f.calls, n .. 'r', 1) else redis.call('HDEL', f.calls, n .. 'r') end
+      if again then redis.call('HSET', f.node_key, n .. 'r', 1) else redis.call('HDEL', f.node_key, n .. 'r') end
     end
     local fresh = redis.call('EXISTS', f.value_key) == 0
     for n, kept in pairs(f.kept) do
@@ -497,15 +594,18 @@ local function flows(now)
 
   local function keep_for(f, ms, ttl_ms)
     local ttl = string.format('%.0f', ttl_ms)
-    for _, key in ipairs({ f.head, f.calls, f.value_key, f.ok_key, f.bad_key }) do redis.call('PEXPIRE', key, ttl) end
-    redis.call('ZADD', FLOWS, string.format('%.0f', now + ms), f.id)
+    for _, key in ipairs({ f.head, f.node_key, f.value_key, f.ok_key, f.bad_key }) do redis.call('PEXPIRE', key, ttl) end
+    if f.unsealed == 0 or f.before ~= 'started' then redis.call('ZADD', FLOWS, string.format('%.0f', now + ms), f.id) end
     if redis.call('PTTL', FLOWS) < ttl_ms then redis.call('PEXPIRE', FLOWS, ttl) end
   end
 
   local function write_head(f)
-    if is_live(f) then f.state = f.open > 0 and 'started' or f.sunk > 0 and 'failed' or 'succeeded' end
+    if is_live(f) then
+      f.state = f.open + f.unsealed > 0 and 'started' or f.sunk > 0 and 'failed' or 'succeeded'
+    end
     local head = { 'state', f.state }
-    for _, name in ipairs({ 'open', 'ok', 'bad', 'sunk', 'failed', 'far' }) do
+    if f.abandoned then head[3], head[4] = 'abandoned', 1 end
+    for _, name in ipairs({ 'size', 'calls', 'open', 'ok', 'bad', 'sunk', 'failed', 'unsealed', 'far' }) do
       head[#head + 1], head[#head + 2] = name, string.format('%.0f', f[name])
     end
     if f.state ~= 'started' and f.state ~= f.before then
@@ -515,18 +615,28 @@ local function flows(now)
     local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
     if prolongs then head[#head + 1], head[#head + 2] = 'touched', string.format('%.0f', now) end
     if f.result then head[#head + 1], head[#head + 2] = 'result', f.result end
+    if f.marked then
+      head[#head + 1], head[#head + 2] = 'terminate', f.terminate
+      -- Those of its calls that run, or are on their way, find it under a name that no call can have.
+      local until_ms = string.format('%.1f', now + FORGET_MS + f.terminate / 2)
+      for i = 1, f.state == 'cancelled' and #f.queues or 0, 3 do
+        redis.call('ZADD', f.queues[i] .. ':revoked', until_ms, 'flow ' .. f.id)
+        redis.call('PEXPIRE', f.queues[i] .. ':revoked', FORGET_MS)
+      end
+    end
     redis.call('HSET', f.head, unpack(head))
     if prolongs then
       local latest = math.max(f.far, now) - now
-      keep_for(f, f.life_ms + latest, 2 * f.life_ms + latest)
+      keep_for(f, f.unsealed > 0 and f.lease_ms or f.life_ms + latest, 2 * f.life_ms + latest)
     elseif f.state == 'succeeded' then
-      redis.call('UNLINK', f.calls, f.value_key, f.ok_key, f.bad_key)
+      redis.call('UNLINK', f.node_key, f.value_key, f.ok_key, f.bad_key)
       redis.call('PEXPIRE', f.head, string.format('%.0f', math.max(f.ttl_ms, repeat_window())))
       redis.call('ZREM', FLOWS, f.id)
     elseif f.state ~= f.before then
       local ms = f.state == 'failed' and f.kept_ms or math.max(f.ttl_ms, repeat_window())
       keep_for(f, ms, ms)
     end
+    if f.renewed then redis.call('ZADD', FLOWS, 'XX', string.format('%.0f', now + f.lease_ms), f.id) end
     if f.state ~= f.before then redis.call('PUBLISH', f.head, f.state) end
   end
 
@@ -552,7 +662,8 @@ local function flows(now)
     for i = first, #work do
       local item = work[i]
       if not item.flow.broken then
-        redis.call('RPUSH', TODO, cmsgpack.pack({ item.flow.id, item.n, item.how, item.at, item.parent, item.origin }))
+        local rest = { item.flow.id, item.n, item.how, item.at, item.parent, item.origin, item.packed or '', item.base or 0 }
+        redis.call('RPUSH', TODO, cmsgpack.pack(rest))
         left = left + 1
       end
     end

@@ -1,11 +1,11 @@
 -- What rows of calls that end say of flows: rows of their own, behind the others. Needs _settle; rows are at hand.
 
 -- Those whose outcomes are ours to write, as `look_up` takes them; nil where none of the calls is part of a flow. And
--- where the rows of the calls end.
-local function members_in(first, number, consumer, stream, taken)
-  if number == 0 then return nil, #ARGV end
-  local members, last = {}, #ARGV - number * REPORTED.WIDTH
-  for i = last + 1, #ARGV, REPORTED.WIDTH do
+-- where the rows of the calls end, which begin at `first`, as the `number` reports end at `last`.
+local function members_in(first, last, number, consumer, stream, taken)
+  if number == 0 then return nil, last end
+  local members, reports = {}, last - number * REPORTED.WIDTH
+  for i = reports + 1, last, REPORTED.WIDTH do
     local row, value = first + tonumber(ARGV[i + REPORTED.ROW]) * WIDTH, ARGV[i + REPORTED.VALUE]
     local id = ARGV[row + ID]
     if is_ours(consumer, stream, ARGV[row + ENTRY_ID], id, taken) then
@@ -13,5 +13,5 @@ local function members_in(first, number, consumer, stream, taken)
       members[id] = { ARGV[i + REPORTED.FLOW], tonumber(ARGV[i + REPORTED.NODE]), value }
     end
   end
-  return members, last
+  return members, reports
 end

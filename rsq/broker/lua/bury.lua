@@ -20,7 +20,7 @@ local now, dead, max_length = now_ms(), T .. ':dead', string.format('%.0f', tonu
 -- Redis takes no time before its epoch.
 local max_age_ms = math.min(tonumber(ARGV[5]), now)
 local ids, settled, untraced = {}, {}, {}
-local members, last = members_in(7, tonumber(ARGV[6]), consumer, stream_of(priority), taken)
+local members, last = members_in(7, #ARGV, tonumber(ARGV[6]), consumer, stream_of(priority), taken)
 for i = 7, last, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
 look_up(ids, 'dead', members)
 expect('stream', dead, ENDED)

@@ -14,12 +14,12 @@ told.check()
 for _, packed in ipairs(redis.call('LRANGE', TODO, 0, ITEMS - 1)) do
   if told.used_up() then break end
   local readable, item = pcall(cmsgpack.unpack, packed)
-  if readable and type(item) == 'table' and #item == 6 then told.resume(unpack(item)) end
+  if readable and type(item) == 'table' and #item == 8 then told.resume(unpack(item)) end
   done = done + 1
   told.go_on()
 end
 local due = not told.used_up() and redis.call('ZRANGEBYSCORE', FLOWS, '-inf', now, 'LIMIT', 0, 1)[1]
-local ends = due and told.stop(due, 'expired', ARGV[1])
+local ends = due and (told.seal(due, true) or told.stop(due, 'expired', ARGV[1]))
 if ends then told.go_on() end
 
 if done > 0 then redis.call('LTRIM', TODO, done, -1) end

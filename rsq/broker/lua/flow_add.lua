@@ -1,0 +1,17 @@
+-- flow_add: a page of nodes is added to a batch, once
+-- KEYS  T
+-- ARGV  flow id, key (names the page), head (packed map: calls, open and roots as in `flow`, of these nodes alone), then for
+--       each node what is known of it, and its call; they number themselves from 0
+-- out   'added', also to a repeated call | 'closed' (it is sealed, has ended, or is gone): nothing was written
+-- work  the nodes given, 1,000 at most; what that releases, see _flow
+-- include: _common
+-- include: _ready
+-- include: _calls
+-- include: _flow
+local told, rows, head = flows(now_ms()), {}, cmsgpack.unpack(ARGV[3])
+told.check()
+for i = 4, #ARGV do rows[#rows + 1] = ARGV[i] end
+if not told.add(ARGV[1], ARGV[2], head, rows, false, '') then return { 'closed' } end
+told.go_on()
+if told.write() > 0 then wake() end
+return { 'added' }
