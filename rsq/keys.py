@@ -9,6 +9,7 @@ stands last in a name: ids may hold colons.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from rsq.errors import SettingsError
 
@@ -19,7 +20,7 @@ RELEASED = "released"
 """The consumer that holds entries which were handed back: always an orphan, so anybody may claim from it."""
 
 PARTITION = 0
-"""The one partition that there is."""
+"""Where a queue lies of which nothing else is known: the first partition, and mostly the only one."""
 
 PRIORITIES = range(10)
 """0 is the default, 9 the most urgent."""
@@ -49,9 +50,9 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-def tag(namespace: str) -> str:
-    """The hash tag of the partition, without its braces."""
-    return f"{namespace}:{PARTITION}"
+def tag(namespace: str, partition: int = PARTITION) -> str:
+    """The hash tag of a partition, without its braces. That of the fleet is the bare namespace."""
+    return f"{namespace}:{partition}"
 
 
 class QueueKeys:
@@ -74,9 +75,9 @@ class QueueKeys:
         "stats",
     )
 
-    def __init__(self, namespace: str, queue: str) -> None:
+    def __init__(self, namespace: str, queue: str, partition: int = PARTITION) -> None:
         self.queue = queue
-        self.prefix = f"{{{tag(namespace)}}}:{queue}"
+        self.prefix = f"{{{tag(namespace, partition)}}}:{queue}"
         self.delayed = f"{self.prefix}:delayed"
         self.messages = f"{self.prefix}:messages"
         self.consumers = f"{self.prefix}:consumers"
@@ -148,6 +149,16 @@ class BeatKeys:
         self.beats = f"{self.prefix}:beats"
 
 
+def fleet(namespace: str) -> str:
+    """What a script gets that works on the keys of the fleet: their tag, never the name of a key."""
+    return f"{{{namespace}}}"
+
+
+def partitions(namespace: str) -> str:
+    """Hash: queue -> number of its partition, and under no name the numbers taken. Missing where there is only one."""
+    return f"{{{namespace}}}:partitions"
+
+
 def queues(namespace: str) -> str:
     """Set of the queues known so far."""
     return f"{{{namespace}}}:queues"
@@ -168,9 +179,9 @@ def wish(namespace: str, worker_id: str) -> str:
     return f"{{{namespace}}}:wish:{worker_id}"
 
 
-def patterns(namespace: str) -> tuple[str, str]:
-    """Which keys belong to a namespace, as shell patterns: those of its partition, and those of its fleet.
+def patterns(namespace: str, numbers: Iterable[int] = (PARTITION,)) -> list[str]:
+    """Which keys belong to a namespace, as shell patterns: those of its partitions, and those of its fleet.
 
     Each has its tag in it, by which a cluster finds the one node that has these keys.
     """
-    return f"{{{tag(namespace)}}}:*", f"{{{namespace}}}:*"
+    return [*(f"{{{tag(namespace, number)}}}:*" for number in numbers), f"{{{namespace}}}:*"]

@@ -25,7 +25,8 @@ GREATEST = 2**53
 _UNITS = {"s": 1, "ms": 1000}
 """How many of each unit of time a second has; the unit stands at the end of a setting's name."""
 _ABOVE_ZERO = ("lease_s", "broker_timeout_s", "dead_max_age_s", "watchdog_s")
-_AT_LEAST_ONE = ("max_message_bytes", "dead_max_length", "max_deliveries")
+_AT_LEAST_ONE = ("max_message_bytes", "dead_max_length", "max_deliveries", "partitions")
+_MOST = {"partitions": 64}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Settings:
     ``embedded://[/directory]``."""
     namespace: str = "rsq"
     """First part of every key; two namespaces on one server never meet."""
+    partitions: int = 1
+    """Over how many partitions new queues are spread, 64 at most; of use on a cluster alone."""
     default_queue: str = "default"
     timezone: str = "UTC"
     """What a datetime without an offset means, and a `crontab` without `tz`: a name such as ``Europe/Paris``."""
@@ -100,9 +103,9 @@ def _check_bounds(name: str, value: float) -> None:
     if not value >= least:  # NaN, too
         raise SettingsError(f"{name} must be {'at least 1' if least else 'a number from 0 on'}, not {value}")
     unit = name.rpartition("_")[2]
-    longest = LONGEST_S * _UNITS[unit] if unit in _UNITS else GREATEST
+    longest = LONGEST_S * _UNITS[unit] if unit in _UNITS else _MOST.get(name, GREATEST)
     if value > longest:
-        what = "a hundred years" if unit in _UNITS else str(GREATEST)
+        what = "a hundred years" if unit in _UNITS else str(longest)
         raise SettingsError(f"{name} must be {what} at most, not {value}")
 
 

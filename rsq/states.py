@@ -62,5 +62,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "flow_add": ("", "ready or delayed"),
     "flow_seal": ("", ""),
     "replace": ("running or taken", "ready or delayed"),
+    "assign": ("", ""),
+    "vacate": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

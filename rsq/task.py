@@ -39,8 +39,8 @@ from rsq.signals import after_publish, before_publish
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from rsq.broker.answers import Accepted
     from rsq.broker.client import Client
-    from rsq.broker.producer import Accepted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -154,7 +154,7 @@ class Task(Generic[P, R]):
             routed.setdefault(message.queue, []).append(number)
         results: dict[int, AsyncResult[R]] = {}
         for name, numbers in routed.items():
-            queue = client.queue(name)
+            queue = client.target(name)
             sent = client.producer.send_many(queue, [pairs[number] for number in numbers])
             for number, accepted in zip(numbers, sent, strict=True):
                 results[number] = self._result(queue, pairs[number][0], accepted)
@@ -335,7 +335,7 @@ class Task(Generic[P, R]):
         if self.app.eager is not None:
             return self._send_eagerly(message, placement)
         client = self.app.client
-        queue = client.queue(message.queue)
+        queue = client.target(message.queue)
         return self._result(queue, message, client.producer.send(queue, message, placement))
 
     async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
@@ -344,7 +344,7 @@ class Task(Generic[P, R]):
         if self.app.eager is not None:
             return self._send_eagerly(message, placement)
         client = self.app.client
-        queue = client.queue(message.queue)
+        queue = await client.atarget(message.queue)
         return self._result(queue, message, await client.aproducer.send(queue, message, placement))
 
     def _send_eagerly(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:

@@ -34,7 +34,7 @@ PERSISTENT = re.compile(
     r"""
     \{ [^{}:]+ : \d+ \} : [^:]+ : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes
       | overdue | stats | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | fired:.+)
-    | \{ [^{}:]+ \} : (queues | workers | beat:.+)
+    | \{ [^{}:]+ \} : (queues | partitions | workers | beat:.+)
     """,
     re.VERBOSE,
 )

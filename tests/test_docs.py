@@ -337,7 +337,7 @@ def test_each_key_has_its_line() -> None:
         for value in (getattr(at, name) for name in keys.QueueKeys.__slots__)
         if value.startswith(f"{at.prefix}:")
     }
-    shared = {"{}:queues", "{}:workers", "{}:worker", "{}:wish"}
+    shared = {"{}:partitions", "{}:queues", "{}:workers", "{}:worker", "{}:wish"}
     flow = keys.FlowKeys(at.prefix, "")
     of_flows = {getattr(flow, name).replace("{n:0}", "{:}").rstrip(":") for name in keys.FlowKeys.__slots__}
     assert table == in_lua | in_python | shared | of_flows
@@ -411,7 +411,7 @@ def users() -> dict[str, str]:
 
 def test_the_rights_of_a_worker_cover_its_scripts() -> None:
     rights = users()["worker"].split()
-    for script in set(scripts.ALL) - {scripts.PURGE, scripts.REDRIVE}:
+    for script in set(scripts.ALL) - {scripts.PURGE, scripts.REDRIVE, scripts.VACATE}:
         for command, word in re.findall(r"(?:call\(|pcall\(|on_group\(stream, )'(\w+)'(?:, '(\w+)')?", script.source):
             name = f"{command}|{word}" if command in ("XGROUP", "XINFO") else command
             assert f"+{name.lower()}" in rights, f"{script}: {name}"

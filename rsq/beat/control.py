@@ -158,7 +158,7 @@ class Schedules:
         record = self._known(name, store.read(name))
         now_ms = client.now_ms()
         message = record.message(new_id(), now_ms)
-        accepted = client.producer.send(client.queue(record.queue), message, record.placement())
+        accepted = client.producer.send(client.target(record.queue), message, record.placement())
         store.advance([(record, None, LastRun(now_ms, record.queue, accepted.task_id))])
         return AsyncResult(client, accepted.task_id, record.queue, duplicate=accepted.duplicate)
 

@@ -17,7 +17,7 @@ from rsq import codec
 from rsq.app import BaseApp
 from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall
-from rsq.broker.queue import ends_of
+from rsq.broker.queue import Queue, ends_of
 from rsq.calls import schedules
 from rsq.calls.due import CATCHUPS, due_slots
 from rsq.calls.message import Message, pack_meta
@@ -25,7 +25,7 @@ from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement
 from rsq.calls.schedules import Crontab, Every
 from rsq.errors import LONGEST_S, DecodeError, SettingsError
-from rsq.keys import QueueKeys, check_queue
+from rsq.keys import check_queue
 from rsq.task import Task
 
 RUN_TIME = ""
@@ -189,8 +189,8 @@ class Record:
             replaces=self.replaces,
         )
 
-    def fire_call(self, namespace: str, slot_ms: int, now_ms: int) -> ScriptCall:
-        """The script call that fires one slot, unless that has been done."""
+    def fire_call(self, queue: Queue, slot_ms: int, now_ms: int) -> ScriptCall:
+        """The script call that fires one slot, unless that has been done. `queue`: that of the record."""
         message = self.message(slot_id(self.name, slot_ms), now_ms)
         arguments = (
             *(self.name, self.generation, self.since_ms, slot_ms),
@@ -198,7 +198,7 @@ class Record:
             *(self.delay_ms, self.max_length, self.dedupe_key, self.dedupe_ttl_ms),
             *(ends_of(self.dedupe_until), int(self.replaces)),
         )
-        return scripts.FIRE, QueueKeys(namespace, self.queue).prefix, arguments
+        return scripts.FIRE, queue.keys.prefix, arguments
 
     def pack(self) -> bytes:
         """All but the name and the generation, which stand beside it."""

@@ -29,7 +29,7 @@ from rsq.broker.client import Client
 from rsq.broker.connection import ScriptCall
 from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, DecodeError
-from rsq.keys import BeatKeys, QueueKeys, is_queue
+from rsq.keys import BeatKeys, is_queue
 
 CHUNK = 500
 """Commands in one write."""
@@ -68,8 +68,7 @@ class Store:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._namespace = client.settings.namespace
-        self.keys = BeatKeys(self._namespace)
+        self.keys = BeatKeys(client.settings.namespace)
 
     # -- reading
 
@@ -166,7 +165,7 @@ class Store:
         queues = sorted({record.queue for record in records})
         with self._client.link() as link:
             for queue in queues:
-                link.call_packed(self._client.queue(queue).introduce())
+                link.call_packed(self._client.target(queue).introduce())
             for first in range(0, len(calls), CHUNK):
                 replies += _checked(link.run_many(calls[first : first + CHUNK]))
         return [
@@ -180,7 +179,7 @@ class Store:
         record = replace(record, before=before, due_ms=None if record.paused else record.due_ms)
         with self._client.link() as link:
             if record.queue != there.queue:
-                link.call_packed(self._client.queue(record.queue).introduce())
+                link.call_packed(self._client.target(record.queue).introduce())
             generation = link.run_one(self._define_call(record.name, there.generation, record))
         return replace(record, generation=generation) if generation else None
 
@@ -191,7 +190,7 @@ class Store:
         since_ms = record.since_ms
         with self._client.link() as link:
             for queue in record.before:
-                tag = QueueKeys(self._namespace, queue).prefix
+                tag = self._client.queue(queue).keys.prefix
                 last = link.run(scripts.HAND_OVER, tag, record.name, record.generation, HAND_OVER_TTL_MS)
                 since_ms = max(since_ms, int(last))
             settled = None if record.removed else replace(record, before=(), since_ms=since_ms)
@@ -214,20 +213,22 @@ class Store:
         """Fire slots, each once whoever else tries; those of one schedule in order.
 
         Raises BrokerUnavailable; some of them may be fired then. What the server refuses is in the answer, as verdict
-        ``refused``.
+        ``refused``, and so is what one of several partitions could not take in.
         """
         pairs = list(slots)
-        calls = [record.fire_call(self._namespace, slot, now_ms) for record, slot in pairs]
+        calls = [record.fire_call(self._client.target(record.queue), slot, now_ms) for record, slot in pairs]
         fired: list[Fired] = []
         with self._client.link() as link:
             for first in range(0, len(calls), CHUNK):
                 replies = link.run_many(calls[first : first + CHUNK])
+                if all(isinstance(reply, BrokerUnavailable) for reply in replies):
+                    raise replies[0]
                 for (record, slot), reply in zip(pairs[first : first + CHUNK], replies, strict=True):
-                    if isinstance(reply, BrokerUnavailable):
-                        raise reply
                     if isinstance(reply, BrokerError):
                         fired.append(Fired(record, slot, "refused", str(reply)))
                     else:
+                        if reply[0] == b"moved":
+                            self._client.located([record.queue])  # the next try goes there
                         detail = reply[1].decode() if isinstance(reply[1], bytes) else str(reply[1])
                         fired.append(Fired(record, slot, reply[0].decode(), detail))
         return fired

@@ -25,6 +25,7 @@ from rsq.errors import LeaseLost
 from rsq.keys import GROUP
 from rsq.task import Task
 from rsq.worker.leases import RENEWALS, Leases
+from rsq.worker.listing import Listing
 from rsq.worker.outlook import WHOLE_SWEEP_S
 
 FEW, MANY = 10_000, 1_000_000
@@ -200,11 +201,22 @@ def idle_workers(rig: Rig) -> Samples:
 
     def supervise() -> None:
         """What all supervisors do, in turn."""
-        leases = [Leases(link(), [queue], f"worker-{number}") for number in range(count)]
+        leases = [Leases(link(), [queue]) for _ in range(count)]
+        listings = [
+            Listing(
+                link(),
+                app.settings,
+                f"worker-{number}",
+                {queue.name: queue.partition},
+                {"host": "simulated", "pid": number},
+            )
+            for number in range(count)
+        ]
         due = time.monotonic()
         while not stop.is_set():
             for number, each in enumerate(leases):
-                each.renew([f"child-{number}"], {"host": "simulated", "pid": number, "children": 1})
+                each.renew([f"child-{number}"])
+                listings[number].tell({"children": 1})
                 due += lease_s / RENEWALS / count
                 stop.wait(due - time.monotonic())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, repeating
 from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
+from rsq.broker.partitions import Queues, stored_partitions
 from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
@@ -48,15 +49,15 @@ class Client:
         self.settings = settings
         self.endpoint = Endpoint.of(settings)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
-        self._sending = Sending(settings.broker_timeout_s, settings.wait_replicas, self.endpoint.answer_s)
+        self.queues = Queues(settings, self.endpoint)
+        self._sending = Sending(self.queues, settings.broker_timeout_s, settings.wait_replicas, self.endpoint.answer_s)
         self._links = PerLoop(lambda: AsyncLink(self.endpoint))
         self.producer = Producer(self.pool, self._sending)
         self.aproducer = AsyncProducer(self._links, self._sending)
         self.listener = ResultListener(self.endpoint, self.pool)
         self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
-        self.flows = Flows(settings, self._follow, self._afollow, self.queue)
-        self._queues: dict[str, Queue] = {}
+        self.flows = Flows(settings, self._follow, self._afollow, self.target)
         self._clock = ServerClock()
 
     @contextmanager
@@ -69,12 +70,26 @@ class Client:
             self.pool.give_back(link)
 
     def queue(self, name: str | None) -> Queue:
-        """The queue of this name; None means the default queue."""
+        """The queue of this name, to look at; None means the default queue. With partitions it is sought."""
         name = name or self.settings.default_queue
-        queue = self._queues.get(name)
-        if queue is None:
-            queue = self._queues[name] = Queue(name, self.settings)
-        return queue
+        return self.queues.get(name) or self.located([name])[0]
+
+    def located(self, names: Iterable[str], use: bool = False) -> list[Queue]:
+        """These queues, where the server says that they lie, whatever this process was told; see `Queues.finding`."""
+        deadline = self._deadline()
+        return self._follow(self.queues.finding(names, deadline, use))
+
+    def target(self, name: str | None) -> Queue:
+        """`queue`, to send to: it gets a partition if it has none. Raises BrokerError."""
+        name = name or self.settings.default_queue
+        return self.queues.get(name) or self.located([name], use=True)[0]
+
+    async def atarget(self, name: str) -> Queue:
+        """`target` for coroutines."""
+        found = self.queues.get(name)
+        if found is None:
+            (found,) = await self._links.here().follow(self.queues.finding([name], self._deadline(), use=True))
+        return found
 
     def ask(self, *commands: Command) -> list[Any]:
         """Put questions to the server, which may safely be repeated; replies in order.
@@ -100,7 +115,9 @@ class Client:
 
     def queue_names(self) -> list[str]:
         """Every queue that a producer or a worker has used, and the default one; what can be no name is passed over."""
-        (known,) = self.ask(("SMEMBERS", keys.queues(self.settings.namespace)))
+        namespace = self.settings.namespace
+        known, placed = self.ask(("SMEMBERS", keys.queues(namespace)), ("HGETALL", keys.partitions(namespace)))
+        self.queues.learn(stored_partitions(placed))
         names = {name.decode("utf-8", "replace") for name in known}
         return sorted({*filter(keys.is_queue, names), self.settings.default_queue})
 
@@ -120,7 +137,7 @@ class Client:
 
     async def aresult_keys(self, task_id: str, queue: str | None) -> list[str]:
         """`result_keys` for coroutines."""
-        if queue:
+        if queue and self.queues.get(queue):
             return self.result_keys(task_id, queue)
         return await asyncio.get_running_loop().run_in_executor(None, self.result_keys, task_id, queue)
 

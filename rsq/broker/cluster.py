@@ -70,8 +70,10 @@ class SlotMap:
 
     def master(self, slot: int) -> Place | None:
         """The node to ask for a slot; None where the map has to be read first, or holds nobody for it."""
-        if self._doubted and monotonic() - self._read_at >= REFRESH_EVERY_S:
-            return None
+        return None if self._doubted and monotonic() - self._read_at >= REFRESH_EVERY_S else self.known(slot)
+
+    def known(self, slot: int) -> Place | None:
+        """Who held a slot when that was last heard."""
         ranges = self._ranges
         return self._moved.get(slot) or next((place for first, last, place in ranges if first <= slot <= last), None)
 
@@ -127,6 +129,10 @@ class Cluster:
         except FAULTS:
             self._slots.doubt()
             raise
+
+    def holder(self, tag: str) -> Place | None:
+        """The master of a tag, as far as it is known without asking."""
+        return self._slots.known(slot_of(tag))
 
     def stragglers(self, place: Place) -> Stragglers:
         """Ids of connections are a node's own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from time import sleep
 from typing import Any, TypeAlias, TypeVar
 
@@ -49,7 +50,7 @@ LOADS = 3
 class Endpoint:
     """Where the server is, or the cluster. Makes connections; knows nothing of queues.
 
-    home      tag of the partition: on a cluster, where commands without a key go
+    home      tag of a partition: on a cluster, where commands without a key go
     answer_s  how long one try of what has a deadline waits for its answer; see `ANSWER_S`
     """
 
@@ -76,6 +77,12 @@ class Endpoint:
     def of(cls, settings: Settings) -> Endpoint:
         """Where these settings lead to."""
         return cls(settings.url, keys.tag(settings.namespace))
+
+    def at(self, home: str) -> Endpoint:
+        """The same server or cluster, with another tag for its home."""
+        other = copy(self)
+        other.home = home
+        return other
 
     def __str__(self) -> str:
         return self.embedded.describe() if self.embedded else redacted(self.url)

@@ -9,24 +9,24 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from rsq.broker.aio import AsyncLink, PerLoop
+from rsq.broker.answers import Accepted, Send, answer, check_replicated, gave_up
 from rsq.broker.connection import running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, pauses
+from rsq.broker.partitions import Queues
 from rsq.broker.pool import LinkPool
-from rsq.broker.queue import Queue
+from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.wire import packed
 from rsq.calls.message import Message
 from rsq.calls.placement import PLAIN, Placement
 from rsq.errors import (
     BrokerError,
     BrokerUnavailable,
-    DuplicateCall,
     NotReplicated,
     QueueFull,
-    QueuePaused,
 )
 
 log = logging.getLogger("rsq.broker")
@@ -49,15 +49,6 @@ server that took over may be ahead, since what it has was stamped by its predece
 further back then."""
 
 T = TypeVar("T")
-
-Send: TypeAlias = "tuple[Message, Placement]"
-
-
-class Accepted(NamedTuple):
-    """Answer to a send. `task_id` is the call that stands; `duplicate` tells that it is an earlier one."""
-
-    task_id: str
-    duplicate: bool = False
 
 
 class Producer:
@@ -112,25 +103,27 @@ class AsyncProducer:
 class Sending:
     """The talks of sending, and what a process remembers from one to the next.
 
+    queues     where they lie
     timeout_s  total deadline of one send
     replicas   how many must have a call before a send is over, where its placement does not say otherwise
     answer_s   how long one try waits for its answer, and longer in proportion for what is large; infinite where no
                other node can take the server's place
     """
 
-    def __init__(self, timeout_s: float, replicas: int = 0, answer_s: float = math.inf) -> None:
+    def __init__(self, queues: Queues, timeout_s: float, replicas: int = 0, answer_s: float = math.inf) -> None:
+        self._queues = queues
         self._timeout_s = timeout_s
         self._replicas = replicas
         self._answer_s = answer_s
         self._introduced: set[str] = set()
-        self._open_until: dict[str, float] = {}
+        self._open_until: dict[Queue, float] = {}
         self._unsure = Unsure()
 
     def talk(self, queue: Queue, message: Message, placement: Placement) -> Exchange[Accepted]:
         """Send one call."""
         deadline = Deadline(self._timeout_s)
         fault: BrokerUnavailable | None = None
-        if placement is PLAIN and deadline.began < self._open_until.get(queue.name, 0.0) and not self._replicas:
+        if placement is PLAIN and deadline.began < self._open_until.get(queue, 0.0) and not self._replicas:
             try:
                 (reply,) = yield [queue.plain_enqueue(message)], self._of_one_try(deadline, [(message, placement)])
                 if not isinstance(reply, BrokerError):
@@ -221,6 +214,10 @@ class Sending:
                     repeated = True
                     if fault is None or deadline.left_s() > 0:  # else it only says that the time was over
                         fault = error
+                except QueueMoved as error:
+                    self._open_until.pop(queue, None)
+                    (queue,) = yield from self._queues.finding([queue.name], deadline, use=True)
+                    fault = BrokerUnavailable(str(error))
                 yield max(0.0, min(pause_s, deadline.left_s()))
             why = f"{fault or 'no answer'}; gave up after {deadline.seconds:g} s. "
             raise gave_up(sends, why)
@@ -247,7 +244,7 @@ class Sending:
             fresh = [send for send, there in zip(sends, arrived, strict=True) if not there]
         plain = len(fresh) > 1 and all(placement is PLAIN for _, placement in fresh)
         # The script also knows whether the queue is closed: one call a second of the plain ones goes this way.
-        asks = not plain or deadline.began >= self._open_until.get(queue.name, 0.0)
+        asks = not plain or deadline.began >= self._open_until.get(queue, 0.0)
         replies: list[Any] = []
         if not plain:
             replies = yield from self._write(queue, fresh, [], deadline, replicas, first_try is not None)
@@ -259,7 +256,7 @@ class Sending:
         count = replies.pop() if replicas else None
         accepted = [answer(queue, *send, reply) for send, reply in zip(fresh, replies, strict=True)]
         if fresh and asks:
-            self._open_until[queue.name] = deadline.began + OPEN_S
+            self._open_until[queue] = deadline.began + OPEN_S
         if first_try is not None:
             each = iter(accepted)
             accepted = [
@@ -364,57 +361,3 @@ def room_pauses(seconds: float) -> Iterator[float]:
     while (left_s := deadline.left_s()) > 0:
         yield min(pause_s, left_s)
         pause_s = min(longest_s, pause_s * 2)
-
-
-def answer(queue: Queue, message: Message, placement: Placement, reply: Any) -> Accepted:
-    """What the reply of XADD or of `enqueue.lua` says. Raises QueueFull, QueuePaused, DuplicateCall, or the refusal."""
-    if isinstance(reply, bytes):
-        return Accepted(message.id)
-    if isinstance(reply, BrokerError):
-        raise reply
-    verdict, value = reply
-    if verdict == b"paused":
-        raise QueuePaused(
-            f"queue {queue.name!r} is paused and refuses calls; {message.task}[{message.id}] was not enqueued: "
-            f"send it again after rsq resume {queue.name}"
-        )
-    if verdict == b"full":
-        raise QueueFull(
-            f"queue {queue.name!r} holds {value} messages, its max_length; {message.task}[{message.id}] was not "
-            "enqueued: try again later"
-        )
-    if verdict == b"duplicate" and placement.raises:
-        raise DuplicateCall(
-            f"{message.task}[{value.decode()}] stands already under this "
-            f"{f'dedupe key {placement.dedupe_key!r}' if placement.dedupe_key else 'task id'}; nothing was enqueued",
-            value.decode(),
-        )
-    return Accepted(value.decode(), duplicate=verdict in (b"duplicate", b"replaced"))
-
-
-def check_replicated(sends: Sequence[Send], accepted: Sequence[Accepted], count: Any, replicas: int) -> None:
-    """Whether `count`, what WAIT answered, is enough. Raises NotReplicated."""
-    if isinstance(count, int) and count >= replicas:
-        return
-    message = sends[0][0]
-    what = f"{message.task}[{message.id}] is" if len(sends) == 1 else f"these calls of {message.task} are"
-    why = f"{count} of {replicas} replicas have confirmed" if isinstance(count, int) else str(count)
-    raise NotReplicated(
-        f"{what} stored on the master, but may be lost if it fails before its replicas have caught up: {why}. Sent "
-        "again with the same task_id from this process, a call is not doubled",
-        [each.task_id for each in accepted],
-    )
-
-
-def gave_up(sends: Sequence[Send], why: str) -> BrokerUnavailable:
-    """The error where it is not known what became of these."""
-    message = sends[0][0]
-    if len(sends) == 1:
-        what = f"Task {message.task}[{message.id}] may or may not be enqueued: to send it again without doubling it, "
-        how = f"pass task_id={message.id!r} from this process"
-    else:
-        what = (
-            f"{len(sends)} calls of {message.task} may or may not be enqueued: to send one again without doubling it, "
-        )
-        how = "pass its task_id, one of this error's `task_ids`, from this process"
-    return BrokerUnavailable(why + what + how, [message.id for message, _ in sends])

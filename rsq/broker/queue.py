@@ -14,14 +14,16 @@ from rsq.broker.wire import Argument, packed, packed_texts
 from rsq.calls.message import Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, pack_failure
 from rsq.calls.placement import Placement
+from rsq.errors import BrokerRefused
 from rsq.settings import Settings
 from rsq.states import State
 
 if TYPE_CHECKING:
     from rsq.broker.connection import ScriptCall
 
-PAUSE, REFUSE = b"pause", b"refuse"
-"""What the key `paused` holds: nothing is handed out; with the second one nothing is taken in, either."""
+PAUSE, REFUSE, MOVED = b"pause", b"refuse", b"moved"
+"""What the key `paused` holds: nothing is handed out; with the second one nothing is taken in, either; and with the
+third one that is so for good, since the queue lies in another partition."""
 
 FORGET_MS = 86_400_000
 """How long it is remembered that a call was revoked of which nobody knows where it is."""
@@ -40,12 +42,22 @@ def repeat_window_ms(settings: Settings) -> int:
     return int(min(settings.broker_timeout_s, 900.0) * 4000)  # an hour at most, as in _common.lua
 
 
-class Queue:
-    """One queue: its name, its keys and its transitions. Holds no connection and no state."""
+class QueueMoved(BrokerRefused):
+    """A queue was looked for in a partition in which it does not lie any more."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"queue {name} lies in another partition now: what knows it from before is to be started again"
+        )
+
+
+class Queue:
+    """One queue: its name, its partition, its keys and its transitions. Holds no connection and no state."""
+
+    def __init__(self, name: str, settings: Settings, partition: int = keys.PARTITION) -> None:
         self.name = keys.check_queue(name)
-        self.keys = keys.QueueKeys(settings.namespace, name)
+        self.partition = partition
+        self.keys = keys.QueueKeys(settings.namespace, name, partition)
         self.settings = settings
         self._repeat_window_ms = repeat_window_ms(settings)
         self._streams = [self.keys.stream(priority) for priority in keys.PRIORITIES]

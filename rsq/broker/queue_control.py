@@ -26,7 +26,7 @@ def pause(client: Client, names: Iterable[str], refuse: bool = False) -> None:
     Raises  SettingsError for what cannot name a queue, BrokerUnavailable, BrokerRefused
     """
     commands: list[Command] = []
-    for queue in [client.queue(name) for name in names]:
+    for queue in client.located(names, use=True):
         commands.append(("SET", queue.keys.paused, REFUSE if refuse else PAUSE))
         # Known from now on, even if nobody has used it yet: `rsq status` has to show it.
         commands.append(("SADD", keys.queues(client.settings.namespace), queue.name))
@@ -36,7 +36,7 @@ def pause(client: Client, names: Iterable[str], refuse: bool = False) -> None:
 
 def resume(client: Client, names: Iterable[str]) -> list[str]:
     """End the pause of these queues; gives those that were paused. Raises as `pause` does."""
-    queues = [client.queue(name) for name in names]
+    queues = client.located(names)
     replies = client.ask(*(("DEL", queue.keys.paused) for queue in queues)) if queues else []
     return [queue.name for queue, deleted in zip(queues, replies, strict=True) if deleted]
 

@@ -66,6 +66,8 @@ FLOW_REVOKE = Script("flow_revoke")
 FLOW_ADD = Script("flow_add")
 FLOW_SEAL = Script("flow_seal")
 REPLACE = Script("replace")
+ASSIGN = Script("assign")
+VACATE = Script("vacate")
 
 ALL = (
     ENQUEUE,
@@ -96,4 +98,6 @@ ALL = (
     FLOW_ADD,
     FLOW_SEAL,
     REPLACE,
+    ASSIGN,
+    VACATE,
 )

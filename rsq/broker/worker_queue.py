@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rsq import codec, keys
 from rsq.broker import rows, scripts
 from rsq.broker.flow_pages import Pages, pack
-from rsq.broker.queue import Queue
+from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
@@ -66,19 +66,25 @@ class Rules:
     rate: tuple[str, int, int] | None = None
 
 
+def by_partition(queues: Sequence[WorkerQueue]) -> list[list[WorkerQueue]]:
+    """The queues of each partition, both in the order in which they are given."""
+    found: dict[int, list[WorkerQueue]] = {}
+    for queue in queues:
+        found.setdefault(queue.partition, []).append(queue)
+    return list(found.values())
+
+
 class WorkerQueue(Queue):
     """A queue as a worker sees it."""
 
     def register(self, link: Link, consumer: str, former: str = "") -> None:
-        """Begin as a consumer, with a lease.
+        """Begin as a consumer, with a lease. Raises QueueMoved: there is nothing to be done here any more.
 
         former  the name under which it lost its lease: it answers for what it acknowledged early under that and runs;
                 what else a read has brought under that is for others
         """
-        # A full server adds nothing to a set, not even what it holds, and must be given workers to be emptied.
-        if not link.call("SISMEMBER", keys.queues(self.settings.namespace), self.name):
-            link.call_packed(self.introduce())
-        link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms, former)
+        if link.run(scripts.REGISTER, self.keys.prefix, consumer, self.settings.lease_ms, former) == b"moved":
+            raise QueueMoved(self.name)
 
     def renew_call(self, consumers: Sequence[str]) -> ScriptCall:
         """Prolong the leases of a worker's consumers; answers those that have lost theirs."""

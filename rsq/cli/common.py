@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from rsq.app import BaseApp
 from rsq.cli.out import say
 from rsq.cli.params import Seconds
 from rsq.loader import load_app
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
+    from rsq.broker.queue import Queue
 
 
 @dataclass
@@ -57,6 +61,11 @@ loglevel_option = click.option(
     default="info",
     show_default=True,
 )
+
+
+def queue_of(client: Client, name: str | None) -> Queue:
+    """The queue of this name, wherever it lies; None means the default queue. Raises BrokerError."""
+    return client.located([name or client.settings.default_queue])[0]
 
 
 def timeout_option(default: float, what: str) -> Callable[[Any], Any]:

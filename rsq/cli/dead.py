@@ -19,6 +19,7 @@ from rsq.cli.common import (
     local_time,
     pass_context,
     plural,
+    queue_of,
     queue_option,
     shortened,
 )
@@ -62,7 +63,7 @@ def list_(context: Context, queue: str | None, task: str | None, reason: str | N
     client = context.app_or_plain().client
     with client.link() as link:
         letters = []
-        for letter in _chosen(link, client.queue(queue), task, reason):
+        for letter in _chosen(link, queue_of(client, queue), task, reason):
             letters.append(letter)
             if len(letters) == limit:
                 break
@@ -70,7 +71,7 @@ def list_(context: Context, queue: str | None, task: str | None, reason: str | N
         document([_plain(letter) for letter in letters])
         return
     if not letters:
-        say(f"no dead letters in queue {client.queue(queue).name}")
+        say(f"no dead letters in queue {queue_of(client, queue).name}")
         return
     table(
         ("ID", "TASK", "REASON", "ATTEMPTS", "DIED", "ERROR"),
@@ -102,9 +103,9 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
     """
     client = context.app_or_plain().client
     with client.link() as link:
-        letter = letters.dead_letter(link, client.queue(queue), task_id)
+        letter = letters.dead_letter(link, queue_of(client, queue), task_id)
     if letter is None:
-        fail(f"no dead letter {task_id} in queue {client.queue(queue).name}; see rsq dead list", code=EXIT_NO)
+        fail(f"no dead letter {task_id} in queue {queue_of(client, queue).name}; see rsq dead list", code=EXIT_NO)
     if as_json:
         document(_plain(letter))
         return
@@ -150,7 +151,7 @@ def redrive(
       rsq dead redrive -Q mail --task shop.tasks.send_welcome
     """
     client = context.app_or_plain().client
-    target = client.queue(queue)
+    target = queue_of(client, queue)
     sent = refused = 0
     missing = dict.fromkeys(task_ids)
     with client.link() as link:
@@ -188,7 +189,7 @@ def purge(
       rsq dead purge -Q mail --reason undecodable --yes
     """
     client = context.app_or_plain().client
-    target = client.queue(queue)
+    target = queue_of(client, queue)
     with client.link() as link:
         named = list(_named(link, target, task_ids, task, reason, everything))
         missing = dict.fromkeys(task_ids)

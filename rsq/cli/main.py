@@ -17,6 +17,7 @@ from rsq.cli.demo import demo
 from rsq.cli.health import health
 from rsq.cli.inspect import inspect
 from rsq.cli.out import EXIT_BROKER, ending, fail, interrupted, prepare
+from rsq.cli.partitions import partitions
 from rsq.cli.queues import pause, purge, resume, status
 from rsq.cli.schedule import schedule
 from rsq.cli.server import server
@@ -101,6 +102,7 @@ for command in (
     inspect,
     control,
     purge,
+    partitions,
     dead,
     health,
     server,

@@ -8,7 +8,7 @@ import click
 
 from rsq.broker import queue_control
 from rsq.broker.status import counts, workers
-from rsq.cli.common import Context, ago, json_option, pass_context, plural
+from rsq.cli.common import Context, ago, json_option, pass_context, plural, queue_of
 from rsq.cli.out import confirm, document, say, table
 
 
@@ -27,7 +27,7 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     client = context.app_or_plain().client
     names = [queue] if queue else client.queue_names()
     with client.link() as link:
-        queues = [counts(link, client.queue(name)) for name in names]
+        queues = [counts(link, queue) for queue in client.located(names)]
     alive = workers(client)
     if as_json:
         document({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in alive]})
@@ -110,7 +110,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:
       rsq purge default --yes
     """
     client = context.app_or_plain().client
-    target = client.queue(queue)
+    target = queue_of(client, queue)
     with client.link() as link:
         held = counts(link, target)
         waiting = plural(held.ready + held.delayed, "message")

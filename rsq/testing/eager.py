@@ -13,10 +13,11 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from rsq.app import BaseApp
 from rsq.broker.aio_listener import AsyncResultListener
+from rsq.broker.answers import Accepted, answer
 from rsq.broker.client import Client
 from rsq.broker.connection import Link
 from rsq.broker.listener import ResultListener
-from rsq.broker.producer import Accepted, answer
+from rsq.broker.partitions import Queues
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
@@ -155,7 +156,7 @@ class _Runner:
     def __init__(self, app: BaseApp) -> None:
         self._tasks = app.tasks
         self._clock = ServerClock()
-        self._attempts = Attempts(app.tasks, app.settings, self._clock)
+        self._attempts = Attempts(app.tasks, app.settings, lambda queue: self._clock)
 
     def follow(self, message: Message) -> Verdict:
         """The verdict after all retries; Retried if there are too many of them."""
@@ -205,6 +206,7 @@ class MemoryClient(Client):
 
     def __init__(self, settings: Settings, may_ask: Callable[[Settings], bool]) -> None:
         super().__init__(settings)
+        self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
         self.listener = _MemoryListener(self)
@@ -224,7 +226,7 @@ class MemoryClient(Client):
         return _now_ms()
 
     def queue_names(self) -> list[str]:
-        return sorted({*self._queues, self.settings.default_queue})
+        return sorted({*self.queues.names(), self.settings.default_queue})
 
     def read_result(self, task_id: str, queue: str | None) -> bytes | None:
         return self.first_of(self.result_keys(task_id, queue))

@@ -87,10 +87,10 @@ def delete_namespace(settings: Settings) -> None:
     if endpoint.embedded is not None and not endpoint.embedded.status().running:
         return  # nobody has used it, and looking must not start it
     namespace = settings.namespace
-    patterns = keys.patterns(namespace)
     link = Link(endpoint, LINK_TIMEOUT_S)
     try:
-        for pattern in patterns:
+        numbers = {int(each) for each in link.call("HVALS", keys.partitions(namespace)) if each.isdigit()}
+        for pattern in keys.patterns(namespace, {keys.PARTITION, *numbers}):
             cursor = b"0"
             while True:
                 cursor, found = link.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)

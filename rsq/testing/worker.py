@@ -10,7 +10,7 @@ from rsq import keys
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.wire import Command
-from rsq.broker.worker_queue import WorkerQueue
+from rsq.broker.worker_queue import by_partition
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.testing.server import LINK_TIMEOUT_S
 from rsq.worker.solo import SoloWorker
@@ -27,8 +27,7 @@ class ThreadWorker:
 
     def __init__(self, app: BaseApp, queue_names: Sequence[str]) -> None:
         self._settings = app.settings
-        self._queues = [WorkerQueue(name, self._settings) for name in queue_names or app.queues()]
-        self._solo = SoloWorker(app, [queue.name for queue in self._queues], main_thread=False)
+        self._solo = SoloWorker(app, queue_names, main_thread=False)
         self._link = Link(Endpoint.of(self._settings), LINK_TIMEOUT_S)
         self._thread = threading.Thread(target=self._serve, name="rsq-test-worker", daemon=True)
         self._error: BaseException | None = None
@@ -86,17 +85,19 @@ class ThreadWorker:
         return f"running: {', '.join(f'{d.task}[{d.id}]' for d in held)}" if held else ""
 
     def _waiting(self, delayed: bool) -> str:
-        # One transaction: between two looks a message could move from the queue not yet seen to one seen already.
-        commands: list[Command] = []
-        for queue in self._queues:
-            commands.append(("ZCARD", queue.keys.delayed))
-            commands += [("XLEN", stream) for stream in queue.keys.streams()]
-        numbers = self._link.pipeline([("MULTI",), *commands, ("EXEC",)])[-1]
-        if isinstance(numbers, BrokerError):
-            raise numbers
         left = []
-        for queue in self._queues:
-            (later, *now), numbers = numbers[:COUNTS], numbers[COUNTS:]
-            if sum(now) or (delayed and later):
-                left.append(f"queue {queue.name} holds {sum(now)} messages and {later} delayed ones")
+        for queues in by_partition(self._solo.queues):
+            # One transaction: between two looks a message could move from a queue not yet seen to one seen already.
+            # Into another partition none moves.
+            commands: list[Command] = []
+            for queue in queues:
+                commands.append(("ZCARD", queue.keys.delayed))
+                commands += [("XLEN", stream) for stream in queue.keys.streams()]
+            numbers = self._link.pipeline([("MULTI",), *commands, ("EXEC",)])[-1]
+            if isinstance(numbers, BrokerError):
+                raise numbers
+            for queue in queues:
+                (later, *now), numbers = numbers[:COUNTS], numbers[COUNTS:]
+                if sum(now) or (delayed and later):
+                    left.append(f"queue {queue.name} holds {sum(now)} messages and {later} delayed ones")
         return "; ".join(left)

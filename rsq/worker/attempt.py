@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -45,6 +45,7 @@ _NO_POLICY = RetryPolicy()
 class Attempts:
     """Runs deliveries of one app. One for each lane, for it runs one body at a time.
 
+    clock_of   gives the clock of the server of a queue
     interrupt  the way to a plain function where it runs; None = it is not to be interrupted
     limits     time limits of the bodies; None = there are none
     """
@@ -53,13 +54,13 @@ class Attempts:
         self,
         tasks: Mapping[str, Task[..., Any]],
         settings: Settings,
-        clock: ServerClock,
+        clock_of: Callable[[str], ServerClock],
         interrupt: Interrupt | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._tasks = tasks
         self._settings = settings
-        self._clock = clock
+        self._clock_of = clock_of
         self._rng = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._function = interrupt or InMainThread()
@@ -256,7 +257,7 @@ class Attempts:
 
     def _decide(self, delivery: Delivery, task: Task[..., Any], error: BaseException, runtime_s: float) -> Verdict:
         ttl_ms = self._result_ttl_ms(delivery, task)
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock_of(delivery.queue).now_ms()
         return decide(
             delivery, error, task.policy, runtime_s=runtime_s, result_ttl_ms=ttl_ms, rng=self._rng, now_ms=now_ms
         )
@@ -278,7 +279,7 @@ class Attempts:
         if task is None:
             return self._unknown(delivery)
         expires = delivery.meta.get("expires")
-        if may_expire and expires is not None and expires <= self._clock.now_ms():
+        if may_expire and expires is not None and expires <= self._clock_of(delivery.queue).now_ms():
             return self._expired(delivery, task)
         return None
 
@@ -297,7 +298,7 @@ class Attempts:
 
     def _unknown(self, delivery: Delivery) -> Verdict:
         """A rolling deploy may have sent what only newer workers know: put it off, and give it up after the grace."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock_of(delivery.queue).now_ms()
         since_ms = min(now_ms, delivery.meta.get("deferred_since", now_ms))  # others may have written it
         grace_ms = self._settings.unknown_task_grace_s * 1000
         text = unknown_task_text(delivery.task, self._tasks)

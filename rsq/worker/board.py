@@ -1,7 +1,7 @@
 """Shared memory between a supervisor and its children: which call runs where since when, and until when leases last.
 
 It tells the supervisor which entry a dead child was running, and the child, without asking the server, whether its
-lease still holds. Times are of the monotonic clock, which all processes of a host share.
+leases still hold. Times are of the monotonic clock, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import struct
 from dataclasses import dataclass
 
 _MOMENT = struct.Struct("<d")
-_CHILD = struct.Struct("<dIIQdd?")  # lease_until, generation, fenced, tasks done, beat, commit_beat, ended
+_CHILD = struct.Struct("<Q?B")  # tasks done, ended, lanes
+_LANE = struct.Struct("<dIIdd")  # lease_until, generation, fenced, beat, commit_beat
 _SLOT = struct.Struct("<dHBB41p101p121p")  # started, queue index, priority, taken, entry id, task id, name of the task
 _LIMIT = struct.Struct("<dd")  # deadline, limit in seconds
 _RUNNING_SIZE = 1  # one byte before each slot: RUNS or TIMED while it runs; written last at the start, first at the end
 _RUNS, _TIMED = 1, 2
+
+MOST_LANES = 64
+"""There is room for so many on the board, which is made before it is known how many there are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Board:
 
     def __init__(self, children: int, slots: int) -> None:
         self._slots = slots
-        self._child_size = _CHILD.size + slots * Slot.size
+        self._child_size = _CHILD.size + MOST_LANES * _LANE.size + slots * Slot.size
         self._memory = mmap.mmap(-1, children * self._child_size)
 
     def child(self, index: int) -> ChildBoard:
@@ -59,13 +63,71 @@ class ChildBoard:
     def __init__(self, memory: mmap.mmap, offset: int, slots: int) -> None:
         self._memory = memory
         self._offset = offset
-        self.slots = [Slot(memory, offset + _CHILD.size + number * Slot.size) for number in range(slots)]
+        first_lane = offset + _CHILD.size
+        first_slot = first_lane + MOST_LANES * _LANE.size
+        self._lanes = [LaneBoard(memory, first_lane + number * _LANE.size) for number in range(MOST_LANES)]
+        self.slots = [Slot(memory, first_slot + number * Slot.size) for number in range(slots)]
 
-    def clear(self) -> None:
+    def clear(self, lanes: int = 1) -> None:
         """Before a new child takes this place."""
-        _CHILD.pack_into(self._memory, self._offset, 0.0, 0, 0, 0, 0.0, 0.0, False)
+        _CHILD.pack_into(self._memory, self._offset, 0, False, lanes)
+        for lane in self._lanes:
+            lane.clear()
         for slot in self.slots:
             slot.end()
+
+    @property
+    def lanes(self) -> list[LaneBoard]:
+        """One for each lane that the child has."""
+        return self._lanes[: max(1, self._memory[self._offset + 9])]
+
+    def divide(self, lanes: int) -> None:
+        """It has so many lanes. Said before it begins."""
+        self._memory[self._offset + 9] = lanes
+
+    @property
+    def done(self) -> int:
+        """Bodies that this child has run to their end."""
+        return int(struct.unpack_from("<Q", self._memory, self._offset)[0])
+
+    @done.setter
+    def done(self, number: int) -> None:
+        struct.pack_into("<Q", self._memory, self._offset, number)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child has said that it ends in good order: any other end is a crash, whatever its exit code."""
+        return self._memory[self._offset + 8] == 1
+
+    def end(self) -> None:
+        """The child ends, and nothing runs there any more."""
+        self._memory[self._offset + 8] = 1
+
+    @property
+    def beat(self) -> float:
+        """When that fetcher last took a step that has waited for longest; 0.0 before the first step of all."""
+        return min((lane.beat for lane in self.lanes if lane.beat), default=0.0)
+
+    @property
+    def commit_beat(self) -> float:
+        """The same of the committers, as long as they have outcomes to write; 0.0 = none has any."""
+        return min((lane.commit_beat for lane in self.lanes if lane.commit_beat), default=0.0)
+
+    def running(self) -> list[Running]:
+        """The calls that run now, or ran when the child died."""
+        return [entry for slot in self.slots if (entry := slot.read()) is not None]
+
+
+class LaneBoard:
+    """What is told of one lane of a child: its lease, and the last steps of its threads."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+
+    def clear(self) -> None:
+        """As it is before its child begins."""
+        _LANE.pack_into(self._memory, self._offset, 0.0, 0, 0, 0.0, 0.0)
 
     @property
     def lease_until(self) -> float:
@@ -78,7 +140,7 @@ class ChildBoard:
 
     @property
     def generation(self) -> int:
-        """Rises each time the child lost its lease and took a new consumer name."""
+        """Rises each time the lane lost its lease and took a new consumer name."""
         return int(struct.unpack_from("<I", self._memory, self._offset + 8)[0])
 
     @generation.setter
@@ -95,22 +157,13 @@ class ChildBoard:
         struct.pack_into("<I", self._memory, self._offset + 12, generation + 1)
 
     @property
-    def done(self) -> int:
-        """Bodies that this child has run to their end."""
-        return int(struct.unpack_from("<Q", self._memory, self._offset + 16)[0])
-
-    @done.setter
-    def done(self, number: int) -> None:
-        struct.pack_into("<Q", self._memory, self._offset + 16, number)
-
-    @property
     def beat(self) -> float:
         """When the fetcher last took a step, as it does often, unless a body holds the GIL; 0.0 before the first."""
-        return self._moment(24)
+        return self._moment(16)
 
     @beat.setter
     def beat(self, moment: float) -> None:
-        _MOMENT.pack_into(self._memory, self._offset + 24, moment)
+        _MOMENT.pack_into(self._memory, self._offset + 16, moment)
 
     @property
     def commit_beat(self) -> float:
@@ -118,24 +171,11 @@ class ChildBoard:
 
         It takes one at least each few seconds, also while the server is away or refuses, unless a body holds the GIL.
         """
-        return self._moment(32)
+        return self._moment(24)
 
     @commit_beat.setter
     def commit_beat(self, moment: float) -> None:
-        _MOMENT.pack_into(self._memory, self._offset + 32, moment)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the child has said that it ends in good order: any other end is a crash, whatever its exit code."""
-        return self._memory[self._offset + 40] == 1
-
-    def end(self) -> None:
-        """The child ends, and nothing runs there any more."""
-        self._memory[self._offset + 40] = 1
-
-    def running(self) -> list[Running]:
-        """The calls that run now, or ran when the child died."""
-        return [entry for slot in self.slots if (entry := slot.read()) is not None]
+        _MOMENT.pack_into(self._memory, self._offset + 24, moment)
 
     def _moment(self, at: int) -> float:
         moment: float = _MOMENT.unpack_from(self._memory, self._offset + at)[0]

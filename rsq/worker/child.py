@@ -11,27 +11,25 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NoReturn
 
-from rsq import codec
-from rsq.broker.connection import Endpoint, Link
+from rsq.broker.connection import Endpoint
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import RsqError
 from rsq.loader import load_app, need_real_threads
-from rsq.settings import Settings
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
 from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.identity import Identity
-from rsq.worker.leases import Leases, Retirement
+from rsq.worker.lanes import side_by_side
+from rsq.worker.leases import Retirement
 from rsq.worker.process import EXIT_CANNOT_BEGIN, EXIT_FAILED, EXIT_ORPHANED, EXIT_UNCOMMITTED, heed_no_group_signals
-from rsq.worker.stop import BEGIN, STOP, Lifeline, StopSignals, SupervisorGone
+from rsq.worker.rounds import Rounds
+from rsq.worker.stop import BEGIN, STOP, Lifeline, StopSignals, SupervisorGone, framed
 
 log = logging.getLogger("rsq.worker")
-
-LENGTH_BYTES = 4
-"""Before the hello stands how long it is: the end of the pipe tells nothing, for what the app forks holds it open."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,16 @@ def run(place: ChildPlace) -> int:
             return 0
     except SupervisorGone:
         return EXIT_ORPHANED
-    identity = Identity(place.worker_id, place.index, place.incarnation, place.board)
+    partitions = lifeline.read()
+    queues = [WorkerQueue(name, settings, partitions[name]) for name in names if name in partitions]
+    if len(queues) < len(names):
+        log.warning("this worker began without the queues %s: restart it", ", ".join({*names} - partitions.keys()))
+    identities = [Identity(place.worker_id, place.index, place.incarnation, lane) for lane in place.board.lanes]
     crew = Crew(
         app.tasks,
         settings,
-        names,
-        identity,
+        queues,
+        identities,
         place.board,
         place.pool,
         Wear(place.max_tasks, place.max_memory_mib),
@@ -112,7 +114,7 @@ def run(place: ChildPlace) -> int:
                     stopping.set()
                 crew.stop()
         except SupervisorGone:
-            _orphaned(identity, settings, names, place.board)
+            _orphaned(identities, queues, place.board)
         except BaseException:
             # Deaf it would work on when all others have ended.
             log.exception("child %d hears its supervisor no more", os.getpid())
@@ -132,14 +134,16 @@ def run(place: ChildPlace) -> int:
     return code
 
 
-def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], board: ChildBoard) -> NoReturn:
-    """The supervisor died, so nobody renews the lease: hand everything back unmarked, at once, and end."""
-    link = Link(Endpoint.of(settings), 1.0)
+def _orphaned(identities: Sequence[Identity], queues: Sequence[WorkerQueue], board: ChildBoard) -> NoReturn:
+    """The supervisor died, so nobody renews the leases: hand everything back unmarked, at once, and end."""
     try:
-        leases = Leases(link, [WorkerQueue(name, settings) for name in names], identity.consumer)
-        for error in leases.retire(Retirement(identity.consumer, "", board.running())).values():
-            raise error
-        log.warning("the supervisor is gone: handed everything back as %s", identity.consumer)
+        lanes = Rounds(Endpoint.of(queues[0].settings), queues, queues[0].settings).lanes
+        retirements = [Retirement(identity.consumer, "", board.running()) for identity in identities]
+        acts = [partial(leases.retire, each) for leases, each in zip(lanes, retirements, strict=True)]
+        errors = [error for failed in side_by_side(acts) for error in failed.values()]
+        if errors:
+            raise errors[0]
+        log.warning("the supervisor is gone: handed everything back as %s", identities[0].consumer)
     except RsqError as error:
         log.warning("the supervisor is gone; others take over when the lease runs out: %s", error)
     finally:
@@ -148,5 +152,4 @@ def _orphaned(identity: Identity, settings: Settings, names: Sequence[str], boar
 
 def _say(fd: int, hello: dict[str, object]) -> None:
     with os.fdopen(fd, "wb") as pipe:
-        text = codec.encode(hello)
-        pipe.write(len(text).to_bytes(LENGTH_BYTES, "big") + text)
+        pipe.write(framed(hello))

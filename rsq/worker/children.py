@@ -17,7 +17,7 @@ from rsq.worker.board import Board, ChildBoard
 from rsq.worker.child import ChildPlace
 from rsq.worker.identity import consumer_name
 from rsq.worker.process import fork, open_descriptors
-from rsq.worker.stop import BEGIN, REPLACED, STOP
+from rsq.worker.stop import BEGIN, REPLACED, STOP, framed
 
 LEAST_ROOM = 16
 """A worker has room for four times the children that it begins with, and for so many at least."""
@@ -78,7 +78,7 @@ class Child:
     go          pipe by which it is told what to do, and learns by its closing that the supervisor is gone
     board       its part of the shared memory
     heard       what has come of its hello
-    registered  its consumer has a lease
+    registered  its consumers have leases
     cut_off     we killed it ourselves: what it ran is no suspect
     cut_for_limit_at  when we did for the time limit of what it ran, else None
     """
@@ -97,15 +97,20 @@ class Child:
     cut_for_limit_at: float | None = None
 
     @property
-    def consumer(self) -> str:
-        """The name under which it consumes at present."""
-        return consumer_name(self.worker_id, self.index, self.incarnation, self.board.generation)
+    def consumers(self) -> list[str]:
+        """The names under which its lanes consume at present."""
+        lanes = self.board.lanes
+        return [consumer_name(self.worker_id, self.index, self.incarnation, lane.generation) for lane in lanes]
 
-    def let_go(self, lease_until: float) -> None:
-        """Its consumer is registered, with a lease until then: it may work."""
-        self.board.lease_until = lease_until
+    def let_go(self, leases_until: Sequence[float], partitions: Mapping[str, int]) -> None:
+        """The consumers of its lanes are registered, with leases until then: it may work.
+
+        partitions  of its queues
+        """
+        for lane, until in zip(self.board.lanes, leases_until, strict=True):
+            lane.lease_until = until
         self.registered = True
-        self._tell(BEGIN)
+        self._tell(BEGIN + framed(partitions))
 
     def dismiss(self, for_good: bool = False) -> None:
         """Have it end: what runs in it ends in its own time, what has not begun goes to others.

@@ -22,7 +22,7 @@ from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Ve
 from rsq.calls.retry import bury_unusable, error_of
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeError, LeaseLost
 from rsq.logs import guarded
-from rsq.worker.board import ChildBoard
+from rsq.worker.identity import Identity
 from rsq.worker.wakeup import Bell
 
 log = guarded("rsq.task")
@@ -60,7 +60,7 @@ class Committer:
         self,
         link: Link,
         queues: Mapping[str, WorkerQueue],
-        board: ChildBoard,
+        identity: Identity,
         on_lease_lost: Callable[[str], None],
         on_failure: Callable[[], None],
         on_caught_up: Callable[[], None],
@@ -68,7 +68,8 @@ class Committer:
     ) -> None:
         self._link = link
         self._queues = queues
-        self._board = board
+        self._identity = identity
+        self._board = identity.board
         self._on_lease_lost = on_lease_lost
         self._on_failure = on_failure
         self._on_caught_up = on_caught_up
@@ -121,9 +122,9 @@ class Committer:
         if self._verdicts or self._in_flight:
             self._wakeup.set()
 
-    def write_all(self, goes_on: Callable[[], bool]) -> None:
-        """Return when all outcomes are written that wait now, or `goes_on` says no."""
-        while (self._verdicts or self._in_flight) and goes_on():
+    def write_all(self) -> None:
+        """Return when all outcomes are written that wait now, or the lease has run out."""
+        while (self._verdicts or self._in_flight) and self._identity.lease_holds():
             self._wakeup.set()
             time.sleep(ALL_PAUSE_S)
 

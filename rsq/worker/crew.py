@@ -1,4 +1,4 @@
-"""The crew of one child: inbox, committer, fetcher and executor, put together, started and stopped in order."""
+"""The crew of one child: lanes and executor, put together, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rsq.broker.connection import Endpoint, Link
+from rsq.broker.connection import Endpoint
 from rsq.broker.pool import LinkPool
-from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
+from rsq.broker.worker_queue import WorkerQueue, by_partition
 from rsq.calls.message import Delivery
-from rsq.clock import ServerClock
 from rsq.settings import Settings
 from rsq.task import Task
 from rsq.worker.attempt import Attempts
@@ -20,19 +19,14 @@ from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
 from rsq.worker.committer import Committer
 from rsq.worker.executors import make_executor
-from rsq.worker.executors.lane import Surroundings
-from rsq.worker.fetcher import Fetcher
+from rsq.worker.executors.lane import Source, Surroundings
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import InMainThread, InThread
+from rsq.worker.lane import COMMIT_TIMEOUT_S, Lane
+from rsq.worker.lanes import Committers, Inboxes, side_by_side
 from rsq.worker.prefetch import Prefetch
-from rsq.worker.turns import Turns
 from rsq.worker.watch import Watch
-
-READ_MARGIN_S = 2.0
-"""A blocking read that is this late has lost its peer."""
-
-COMMIT_TIMEOUT_S = 5.0
 
 SWITCH_S = 0.0005
 """For so long a thread keeps the interpreter that another one waits for. With Python's own 5 ms a committer whose reply
@@ -47,6 +41,8 @@ def share_the_interpreter() -> None:
 class Crew:
     """Everything that runs in one child beside the supervisor's work. Also what a solo worker consists of.
 
+    queues      in order; each partition of theirs has a lane
+    identities  of the lanes
     pool        how bodies run: a name of `-P`. As many at once as the board has slots
     wear        after how much the crew begins nothing more; default: never
     weights     of the queues; default: their order is strict
@@ -58,8 +54,8 @@ class Crew:
         self,
         tasks: Mapping[str, Task[..., Any]],
         settings: Settings,
-        queue_names: Sequence[str],
-        identity: Identity,
+        queues: Sequence[WorkerQueue],
+        identities: Sequence[Identity],
         board: ChildBoard,
         pool: str = "prefork",
         wear: Wear | None = None,
@@ -67,46 +63,36 @@ class Crew:
         weights: Mapping[str, int] | None = None,
         main_thread: bool = True,
     ) -> None:
-        self._endpoint = Endpoint.of(settings)
-        queues = [WorkerQueue(name, settings) for name in queue_names]
-        clock = ServerClock()
-        self._inbox = Inbox()
-        self._committer = Committer(
-            self._make_link(),
-            {queue.name: queue for queue in queues},
-            board,
-            on_lease_lost=lambda consumer: self._fetcher.fence(consumer),
-            on_failure=on_failure or self._inbox.close,
-            on_caught_up=self._inbox.hungry.set,
-            log_arguments=settings.log_arguments,
+        endpoint = Endpoint.of(settings)
+        self._lanes = lanes = [
+            Lane(endpoint, some, identity, on_failure or self._give_up)
+            for some, identity in zip(by_partition(queues), identities, strict=True)
+        ]
+        lane_of = {queue.name: lane for lane in lanes for queue in lane.queues}
+        one = len(lanes) == 1
+        self._inbox: Inbox | Inboxes = lanes[0].inbox if one else Inboxes([lane.inbox for lane in lanes])
+        self._committer: Committer | Committers = (
+            lanes[0].committer if one else Committers({name: lane.committer for name, lane in lane_of.items()})
         )
         self._watch = Watch(kills=pool == "prefork")
         surroundings = Surroundings(
             inbox=self._inbox,
             committer=self._committer,
-            identity=identity,
             board=board,
-            queues={queue.name: (index, queue) for index, queue in enumerate(queues)},
-            links=LinkPool(self._endpoint, COMMIT_TIMEOUT_S),
-            attempts=partial(Attempts, tasks, settings, clock),
+            sources={
+                queue.name: Source(index, queue, lane_of[queue.name].identity) for index, queue in enumerate(queues)
+            },
+            links=LinkPool(endpoint, COMMIT_TIMEOUT_S),
+            attempts=partial(Attempts, tasks, settings, lambda name: lane_of[name].clock),
             watch=self._watch,
             serving=InMainThread if main_thread else InThread,
             wear=wear or Wear(),
             hand_back=self.stop,
         )
         self.executor = make_executor(pool, surroundings)
-        self._fetcher = Fetcher(
-            Link(self._endpoint, LONGEST_BLOCK_MS / 1000 + READ_MARGIN_S),
-            Turns(queues, weights or {}),
-            identity,
-            board,
-            self._inbox,
-            self.executor,
-            self._committer,
-            Prefetch(settings.prefetch_ms, self.executor.slots),
-            clock,
-            self._make_link,
-        )
+        for lane in lanes:
+            prefetch = Prefetch(settings.prefetch_ms, self.executor.slots, len(lanes))
+            lane.feed(self.executor, board, weights or {}, prefetch)
         self._board = board
         self._stopping = threading.Lock()
 
@@ -115,24 +101,24 @@ class Crew:
 
         Returns False when outcomes could not be committed any more.
         """
-        self._committer.start()
-        self._fetcher.start()
+        for lane in self._lanes:
+            lane.start()
         self.executor.serve()
         self._board.done = self.executor.done
         self._watch.close()
         self.stop()
-        return self._committer.close(COMMIT_TIMEOUT_S)
+        return all(side_by_side([lane.close for lane in self._lanes]))
 
     def stop(self) -> None:
         """Hand back what has not begun, at once; the running body ends in its own time. From any thread, repeatedly."""
         with self._stopping:
             self._inbox.close()
-            self._fetcher.stop()
+            side_by_side([lane.stop for lane in self._lanes])
 
     def unsettled(self) -> list[Delivery]:
         """Deliveries that run, or whose verdict is not known to be written."""
         # In this order: a delivery moves from the first list to the second.
         return [delivery for delivery, _ in self.executor.running()] + self._committer.held()
 
-    def _make_link(self) -> Link:
-        return Link(self._endpoint, COMMIT_TIMEOUT_S)
+    def _give_up(self) -> None:
+        self._inbox.close()

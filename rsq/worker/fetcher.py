@@ -71,7 +71,7 @@ class Workload(Protocol):
 
 
 class Fetcher:
-    """One child's reading side."""
+    """The reading side of one lane of a child."""
 
     def __init__(
         self,
@@ -91,8 +91,10 @@ class Fetcher:
         self._unblocker = make_link()
         self._turns = turns
         self._queues = turns.queues
+        self._names = {queue.name for queue in turns.queues}
         self._identity = identity
-        self._board = board
+        self._board = identity.board
+        self._child = board
         self._inbox = inbox
         self._workload = workload
         self._committer = committer
@@ -179,7 +181,7 @@ class Fetcher:
 
     def _room(self, running: list[tuple[Delivery, float]], now: float) -> int:
         """How many messages may be fetched now; 0 while enough is there, or while long tasks have all slots."""
-        done = self._board.done = self._workload.done
+        done = self._child.done = self._workload.done
         ahead = self._prefetch.update(done, self._workload.busy_s)
         held = len(self._inbox)
         self._inbox.low_water = ahead // 2
@@ -352,7 +354,8 @@ class Fetcher:
         dropped = self._inbox.drain()
         # What was acknowledged early has its token, and runs on: nobody else will run it.
         # And who has been told already is not told again when the next name is lost, too.
-        for delivery in [each for each, _ in self._workload.running() if not (each.taken or each.lease_lost)]:
+        mine = [each for each, _ in self._workload.running() if each.queue in self._names]
+        for delivery in [each for each in mine if not (each.taken or each.lease_lost)]:
             delivery.lease_lost = True
             text = (
                 f"{delivery.task}[{delivery.id}] belongs to another worker now: nothing of this run will be committed"

@@ -8,9 +8,10 @@ import os
 from rsq.errors import SettingsError
 from rsq.worker.children import Children
 from rsq.worker.health import ChildHealth, Health, HealthFile
-from rsq.worker.lease_keeper import LINK_TIMEOUT_S, LeaseKeeper
+from rsq.worker.lease_keeper import LeaseKeeper
 from rsq.worker.leases import RENEWALS
 from rsq.worker.part import Part
+from rsq.worker.rounds import LINK_TIMEOUT_S
 
 log = logging.getLogger("rsq.worker")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from rsq import codec
 from rsq.errors import DecodeError
-from rsq.worker.child import LENGTH_BYTES
 from rsq.worker.children import Child
 from rsq.worker.part import Part
+from rsq.worker.stop import LENGTH_BYTES
 
 MOST_BYTES = 1 << 16
 """Read at once."""

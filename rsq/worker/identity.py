@@ -6,7 +6,7 @@ import os
 import socket
 import time
 
-from rsq.worker.board import ChildBoard
+from rsq.worker.board import LaneBoard
 
 
 def new_worker_id() -> str:
@@ -20,23 +20,23 @@ def consumer_name(worker_id: str, child: int, incarnation: int, generation: int)
 
 
 class Identity:
-    """A child's consumer name. It changes when the lease was lost: the old name is fenced for good."""
+    """The consumer name of one lane of a child. It changes when the lease was lost: the old name is fenced for good."""
 
-    def __init__(self, worker_id: str, child: int, incarnation: int, board: ChildBoard) -> None:
+    def __init__(self, worker_id: str, child: int, incarnation: int, board: LaneBoard) -> None:
         self._parts = (worker_id, child, incarnation)
-        self._board = board
+        self.board = board
         self.consumer = consumer_name(*self._parts, board.generation)
 
     def next_name(self) -> str:
         """The name to take after this one."""
-        return consumer_name(*self._parts, self._board.generation + 1)
+        return consumer_name(*self._parts, self.board.generation + 1)
 
     def change(self, lease_until: float) -> None:
         """Take the next name, which is registered already: whoever keeps the leases renews it from now on."""
         self.consumer = self.next_name()
-        self._board.lease_until = lease_until
-        self._board.generation += 1
+        self.board.lease_until = lease_until
+        self.board.generation += 1
 
     def lease_holds(self) -> bool:
         """False once the lease ran out without a renewal, as far as this host can know."""
-        return time.monotonic() < self._board.lease_until
+        return time.monotonic() < self.board.lease_until

@@ -48,8 +48,7 @@ class Inbox:
             if self._closed:
                 return None
             self._arrived.clear()
-            self.idle = True
-            self.hungry.set()
+            self.await_more()
             if not waiting and not self._closed:
                 self._arrived.wait()
             self.idle = False
@@ -58,9 +57,16 @@ class Inbox:
         """`peek` without waiting. After None the executor is rung for when something comes."""
         self.idle = False
         if not self._waiting and not self._closed:
-            self.idle = True
-            self.hungry.set()
-        # What came before `idle` was set has not rung.
+            self.await_more()
+        return self.first()  # what came before `idle` was set has not rung
+
+    def await_more(self) -> None:
+        """The executor has nothing to do: it is rung for when something comes."""
+        self.idle = True
+        self.hungry.set()
+
+    def first(self) -> Delivery | None:
+        """The next message, left in place; None when there is none, or the inbox is closed."""
         try:
             return None if self._closed else self._waiting[0]
         except IndexError:

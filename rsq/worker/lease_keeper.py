@@ -13,17 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 from rsq import codec
-from rsq.broker.connection import Endpoint, Link
-from rsq.broker.server_check import check_server
-from rsq.broker.worker_queue import WorkerQueue
+from rsq.broker.connection import Endpoint
+from rsq.broker.queue import QueueMoved
 from rsq.broker.worker_wishes import Wish
 from rsq.errors import BrokerError, BrokerUnavailable, RsqError
 from rsq.settings import Settings
 from rsq.worker.children import Children, WorkerOptions
+from rsq.worker.duty import Duty
 from rsq.worker.leases import Leases
 from rsq.worker.part import Part
 from rsq.worker.portrait import Portrait, queues_line
-from rsq.worker.remote_control import RemoteControl
 
 log = logging.getLogger("rsq.worker")
 
@@ -32,9 +31,6 @@ AGAIN_S = 0.5
 
 SAY_S = 10.0
 """While the server is away, it is said again after this long."""
-
-LINK_TIMEOUT_S = 2.0
-"""One answer may take this long, so that several tries fit into a lease."""
 
 
 class LeaseKeeper(Part):
@@ -45,8 +41,7 @@ class LeaseKeeper(Part):
     obey      is told what is wished of this worker after each renewal
     fail      is told why this worker cannot begin
 
-    renewed   when the server last confirmed the leases (monotonic)
-    answers   it did when it was last asked
+    renewed   when a server last confirmed leases (monotonic)
     stopping  the worker ends: nobody is let go any more
     """
 
@@ -64,7 +59,6 @@ class LeaseKeeper(Part):
         self.settings: Settings | None = None
         self.hello: dict[str, Any] = {}
         self.renewed = time.monotonic()
-        self.answers = False
         self.stopping = False
         self._options = options
         self._worker_id = worker_id
@@ -74,26 +68,26 @@ class LeaseKeeper(Part):
         self._begun = begun
         self._obey = obey
         self._fail = fail
-        self._control: RemoteControl | None = None
+        self._duty: Duty | None = None
         self._say_at = 0.0
 
     @property
-    def leases(self) -> Leases | None:
-        """Once the server has been looked at."""
-        return None if self._control is None else self._control.leases
+    def lanes(self) -> list[Leases]:
+        """The leases in each partition; none until the server has been looked at."""
+        return [] if self._duty is None else self._duty.rounds.lanes
 
     def welcome(self, hello: dict[str, Any]) -> None:
         """A child is ready: it is let go with the next renewal, now. The first one tells the settings."""
         if self.settings is None:
             self.hello, self.settings = hello, Settings(**hello["settings"])
-        elif self._control is not None and hello["tasks"] != self.hello["tasks"]:
+        elif self._duty is not None and hello["tasks"] != self.hello["tasks"]:
             self.hello["tasks"] = hello["tasks"]
-            self._control.leases.change(tasks=codec.encode(hello["tasks"]))
+            self._duty.control.change(tasks=codec.encode(hello["tasks"]))
         self.soon()
 
     def soon(self) -> None:
         """Something has changed that is to be told."""
-        if self.settings is not None and (self._control is not None or not self.stopping):
+        if self.settings is not None and (self._duty is not None or not self.stopping):
             self.due_at = 0.0
 
     def stop(self) -> None:
@@ -103,11 +97,11 @@ class LeaseKeeper(Part):
 
     def leave(self) -> None:
         """The worker ends: it is listed no more. A server that is away is not waited for once more."""
-        if self._control is not None and not self.answers:
+        if self._duty is not None and not self._duty.control.answers:
             log.warning("could not sign off, for the server did not answer when it was last asked")
-        elif self._control is not None:
+        elif self._duty is not None:
             try:
-                self._control.leases.leave()
+                self._duty.control.leave()
             except BrokerError as error:
                 log.warning("could not sign off: %s", error)
 
@@ -115,66 +109,91 @@ class LeaseKeeper(Part):
         """Renew, then let go who is ready. A server that is away at the start is waited for like one that goes away."""
         assert self.settings is not None, "it has begun"
         try:
-            control = self._control = self._control or self._begin(self.settings)
-            self._renew(control)
-            self._let_go(control.leases)
-            self.answers, self._say_at = True, 0.0
+            duty = self._duty = self._duty or self._begin(self.settings)
+            errors = [*self._renew(duty), *self._let_go(duty)]
+            if errors:
+                raise errors[0]
+            self._say_at = 0.0
         except RsqError as error:
-            self.answers = False
-            if self._control is None and not isinstance(error, BrokerUnavailable):
+            if self._duty is None and not isinstance(error, BrokerUnavailable):
                 self._fail(error)
                 return
+            if isinstance(error, QueueMoved) and not any(child.registered for child in self._children):
+                self._duty = None  # where its queues lie is asked anew
             now = time.monotonic()
             if now >= self._say_at:
                 log.warning("%s; trying again every %.1f s", error, AGAIN_S)
                 self._say_at = now + SAY_S
             self.due_at = now + AGAIN_S
 
-    def _begin(self, settings: Settings) -> RemoteControl:
+    def _begin(self, settings: Settings) -> Duty:
         """Look at the server, and say what runs here."""
         options, hello = self._options, self.hello
         names, tasks = hello["queues"], hello["tasks"]
-        link = Link(Endpoint.of(settings), LINK_TIMEOUT_S)
-        queues = queues_line(names, hello["unread"])
-        self._announce(what_runs(self._worker_id, hello["app"], tasks, queues, options, check_server(link, settings)))
-        self._begun()
-        if not tasks:
-            log.warning("app %s has no tasks: every message will be put off and then given up", hello["app"])
         portrait = Portrait(
             hello["app"], names, tasks, options.pool, options.slots, options.most_children, settings.lease_ms
         )
-        return RemoteControl(
-            link, [WorkerQueue(name, settings) for name in names], self._worker_id, portrait, self._selector, self._rung
-        )
+        duty = Duty(Endpoint.of(settings), names, settings, self._worker_id, portrait, self._selector, self._rung)
+        queues = queues_line(names, hello["unread"])
+        self._announce(what_runs(self._worker_id, hello["app"], tasks, queues, options, duty.server))
+        self._begun()
+        if not tasks:
+            log.warning("app %s has no tasks: every message will be put off and then given up", hello["app"])
+        return duty
 
     def _rung(self, connected: bool) -> None:
         """Something is wished, or the bell has been cut off."""
         self.due_at = min(self.due_at, time.monotonic() + (0.0 if connected else AGAIN_S))
 
-    def _renew(self, control: RemoteControl) -> None:
+    def _renew(self, duty: Duty) -> list[BrokerError]:
+        """Renew all leases, and tell of it; gives what went wrong."""
         # Read before the names, which a child may change at any moment: then only the old one is lost.
-        generations = {child: child.board.generation for child in self._children if child.registered}
-        living = {child.consumer: child for child in generations}
+        generations = {
+            child: [lane.generation for lane in child.board.lanes] for child in self._children if child.registered
+        }
+        living = [(child, child.consumers) for child in generations]
+        errors: list[BrokerError] = []
+        for number, renewal in enumerate(
+            duty.rounds.renew([[consumers[lane] for _, consumers in living] for lane in range(len(self.lanes))])
+        ):
+            if isinstance(renewal, BrokerError):
+                errors.append(renewal)
+                continue
+            self.renewed = time.monotonic()
+            for child, consumers in living:
+                lane = child.board.lanes[number]
+                if consumers[number] in renewal.lost:
+                    lane.fence(generations[child][number])
+                else:
+                    lane.lease_until = renewal.until
         members = [(child.pid, child.registered, child.board) for child in self._children]
-        places, done = len(self._children.places), self._children.done
-        until, lost = control.renew(list(living), members, places, self.stopping, done)
-        for name, child in living.items():
-            if name in lost:
-                child.board.fence(generations[child])
-            else:
-                child.board.lease_until = until
-        self.renewed = time.monotonic()
-        self.due_at = self.renewed + control.leases.renew_every_s
-        self._obey(control.wish)
-        if control.news:
+        try:
+            duty.control.tell(members, len(self._children.places), self.stopping, self._children.done)
+        except BrokerUnavailable as error:
+            if not living:
+                errors.append(error)  # else the leases are renewed, which matters more
+        self.due_at = self.renewed + duty.rounds.every_s
+        self._obey(duty.control.wish)
+        if duty.control.news:
             self.due_at = 0.0
+        return errors
 
-    def _let_go(self, leases: Leases) -> None:
-        """Register the consumers of those that have said hello, and let them work."""
+    def _let_go(self, duty: Duty) -> list[BrokerError]:
+        """Register the consumers of those that have said hello, and let them work; gives what went wrong.
+
+        One without a lease in some partition works in the others, and begins there when it finds the server.
+        """
+        errors: list[BrokerError] = []
         for child in self._children:
-            if child.hello is None and not child.registered and not child.cut_off and not self.stopping:
-                child.let_go(leases.register(child.consumer))
+            if child.hello is not None or child.registered or child.cut_off or self.stopping:
+                continue
+            child.board.divide(len(self.lanes))
+            leases_until, faults = duty.rounds.register(child.consumers)
+            errors += faults
+            if any(leases_until):
+                child.let_go(leases_until, duty.partitions)
                 self.soon()
+        return errors
 
 
 def what_runs(worker_id: str, app: str, tasks: list[str], queues: str, children: object, server: str) -> str:

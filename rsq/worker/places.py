@@ -135,7 +135,8 @@ class Places(Part):
         late = overdue(child)
         running = [entry for entry in child.board.running() if entry not in late and (how or entry.taken)]
         if child.registered:
-            self._retirements.add(Retirement(child.consumer, how, running, late))
+            for lane, consumer in enumerate(child.consumers):
+                self._retirements.add(Retirement(consumer, how, running, late, lane))
         elif self._keeper.settings is None and not child.cut_off and not self.closed:
             self._fail(SettingsError(f"the child died while it loaded the app ({how})"))
         if how and code != EXIT_CANNOT_BEGIN and not (self.closed and not child.registered):

@@ -38,20 +38,26 @@ WEIGHT = 0.5
 
 
 class Prefetch:
-    """The moving average of one child's run times, and what follows from it."""
+    """The moving average of one child's run times, and what follows from it.
 
-    def __init__(self, prefetch_ms: int, slots: int) -> None:
+    lanes  that share what the child holds: each has as much of it, so that a busy one leaves room to the others
+    """
+
+    def __init__(self, prefetch_ms: int, slots: int, lanes: int = 1) -> None:
         self._ahead_s = prefetch_ms / 1000
         self._slots = slots
+        self._lanes = lanes
         self._mean_s: float | None = None
         self._seen = (0, 0.0)
         self._tasks = self._stuck = 0.0
         self._mean_bytes: float | None = None
         self.ahead = 0
-        """How many messages to hold beyond those that run."""
+        """How many messages the child is to hold beyond those that run."""
 
     def update(self, done: int, busy_s: float) -> int:
-        """Take over the totals of all tasks so far (their number and summed run time); gives the new `ahead`."""
+        """Take over the totals of all tasks so far (their number and summed run time); gives this lane's share of the
+        new `ahead`.
+        """
         number, time_s = done - self._seen[0], busy_s - self._seen[1]
         if number > 0:
             self._seen = (done, busy_s)
@@ -59,7 +65,7 @@ class Prefetch:
             self._mean_s = mean_s if self._mean_s is None else self._mean_s + WEIGHT * (mean_s - self._mean_s)
             wanted = int(self._slots * self._ahead_s / max(self._mean_s, 1e-7))
             self.ahead = min(wanted, MOST_AHEAD, max(1, self.ahead * GROWTH), self._affordable(number, self._mean_s))
-        return min(self.ahead, self._fitting)
+        return min(-(-self.ahead // self._lanes), self._fitting)
 
     def saw(self, number: int, size_bytes: int) -> None:
         """So many messages came, with so many bytes in all."""
@@ -75,7 +81,7 @@ class Prefetch:
 
     @property
     def _fitting(self) -> int:
-        return int(BYTES_AHEAD / max(self._mean_bytes or 0.0, 1.0))
+        return int(BYTES_AHEAD / self._lanes / max(self._mean_bytes or 0.0, 1.0))
 
     def stuck(self) -> None:
         """All slots run what turned out long: what was held ahead goes back."""

@@ -36,15 +36,18 @@ class Retirements(Part):
 
     def tend(self, now: float) -> None:
         """Hand on one: the leases of the living come before the next. What is refused is left to the lease's end."""
-        leases = self._keeper.leases
-        if leases is None or not self._keeper.answers:
+        lanes = self._keeper.lanes
+        answering = [each for each in self._left if lanes and lanes[each[0].lane].answers]
+        if not answering:
             self.due_at = now + AGAIN_S
             return
-        retirement, queues = self._left.pop(0)
-        failed = leases.retire(retirement, queues)
+        retirement, queues = answering[0]
+        self._left.remove(answering[0])
+        failed = lanes[retirement.lane].retire(retirement, queues)
         away = {name for name, error in failed.items() if isinstance(error, BrokerUnavailable)}
         for name in failed.keys() - away:
             log.error("what %s held goes to others when its lease has ended: %s", retirement.consumer, failed[name])
         if away:
             self._left.append((retirement, away))
-        self.due_at = math.inf if not self._left else now + AGAIN_S if away else 0.0
+            self._keeper.soon()  # which finds out when the server is back
+        self.due_at = 0.0 if self._left else math.inf

@@ -14,33 +14,37 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from rsq import keys
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.forks import renew_in_child
-from rsq.broker.server_check import check_server
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
-from rsq.worker.board import Board
+from rsq.worker.board import Board, Running
 from rsq.worker.child_limits import Wear
 from rsq.worker.children import WorkerOptions
 from rsq.worker.crew import Crew, share_the_interpreter
+from rsq.worker.duty import Duty
 from rsq.worker.identity import Identity, new_worker_id
-from rsq.worker.lease_keeper import AGAIN_S, LINK_TIMEOUT_S, what_runs
-from rsq.worker.leases import Leases, Retirement
+from rsq.worker.lanes import side_by_side
+from rsq.worker.lease_keeper import AGAIN_S, what_runs
+from rsq.worker.leases import Retirement
+from rsq.worker.listing import Listing
 from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.process import free_forks
-from rsq.worker.remote_control import RemoteControl
+from rsq.worker.rounds import LINK_TIMEOUT_S, Rounds
 from rsq.worker.stop import StopSignals
 
 log = logging.getLogger("rsq.worker")
 
 
 class SoloWorker:
-    """One crew, and the thread that keeps its lease.
+    """One crew, and the thread that keeps its leases.
 
     on_shutdown  called in that thread when `rsq control` asks for the end; default: `stop`
     main_thread  it serves in the main one: that decides how bodies are interrupted
@@ -58,42 +62,54 @@ class SoloWorker:
         self._app = app
         self._settings = app.settings
         self.queue_names = list(queue_names) or list(app.queues())
+        for name in self.queue_names:
+            keys.check_queue(name)
         self.worker_id = new_worker_id()
+        self._endpoint = Endpoint.of(self._settings)
         self._board = Board(1, slots=1).child(0)
-        self._identity = Identity(self.worker_id, 0, 1, self._board)
-        self._link = Link(Endpoint.of(self._settings), LINK_TIMEOUT_S)
-        self._queues = [WorkerQueue(name, self._settings) for name in self.queue_names]
-        portrait = Portrait(app.name, self.queue_names, sorted(app.tasks), "solo", 1, 1, self._settings.lease_ms)
+        self._wear = wear
+        self._weights = weights
+        self._main_thread = main_thread
         self._on_shutdown = on_shutdown or self.stop
-        self._crew = Crew(
-            app.tasks,
-            self._settings,
-            self.queue_names,
-            self._identity,
-            self._board,
-            "solo",
-            wear,
-            weights=weights,
-            main_thread=main_thread,
-        )
+        self._identities: list[Identity] = []
+        self._duty: Duty
+        self._crew: Crew
         self._selector = selectors.DefaultSelector()
         self._prompter, self._prompt = socket.socketpair()
         renew_in_child(self)
-        self._contact = RemoteControl(self._link, self._queues, self.worker_id, portrait, self._selector, self._rung)
-        self._leases = self._contact.leases
         self._pause_s = 0.0
         self._stopping = False
         self._keeper: threading.Thread | None = None
 
     def begin(self) -> str:
-        """Look at the server and take a lease; gives the line about the server. Raises BrokerError."""
-        report = check_server(self._link, self._settings)
-        self._board.lease_until = self._leases.register(self._identity.consumer)
-        self._renew()
-        self._keeper = threading.Thread(target=self._keep_lease, name="rsq-lease", daemon=True)
+        """Look at the server and take leases; gives the line about the server. Raises BrokerError."""
+        settings, names = self._settings, self.queue_names
+        portrait = Portrait(self._app.name, names, sorted(self._app.tasks), "solo", 1, 1, settings.lease_ms)
+        duty = self._duty = Duty(self._endpoint, names, settings, self.worker_id, portrait, self._selector, self._rung)
+        self._board.divide(len(duty.rounds.lanes))
+        self._identities = [Identity(self.worker_id, 0, 1, lane) for lane in self._board.lanes]
+        self._crew = Crew(
+            self._app.tasks,
+            settings,
+            duty.queues,
+            self._identities,
+            self._board,
+            "solo",
+            self._wear,
+            weights=self._weights,
+            main_thread=self._main_thread,
+        )
+        leases_until, errors = duty.rounds.register([identity.consumer for identity in self._identities])
+        if not any(leases_until):
+            raise errors[0]
+        for lane, until in zip(self._board.lanes, leases_until, strict=True):
+            lane.lease_until = until
+        with contextlib.suppress(BrokerUnavailable):  # of one partition: it is tried again
+            self._renew()
+        self._keeper = threading.Thread(target=self._keep_leases, name="rsq-lease", daemon=True)
         self._keeper.start()
-        queues = queues_line(self.queue_names, self._app.unread(self.queue_names))
-        return what_runs(self.worker_id, self._app.name, sorted(self._app.tasks), queues, "none (solo)", report)
+        queues = queues_line(names, self._app.unread(names))
+        return what_runs(self.worker_id, self._app.name, sorted(self._app.tasks), queues, "none (solo)", duty.server)
 
     def install(self) -> None:
         """Let bodies be interrupted. Called in the main thread, where that is the one which will serve."""
@@ -107,10 +123,10 @@ class SoloWorker:
         finally:
             self._prompter.close()
             self._keeper.join()
-            self._sign_off(Retirement(self._identity.consumer, ""))
+            self._sign_off([])
 
     def stop(self) -> None:
-        """From any thread: hand back what has not begun, and let the running body end."""
+        """From any thread, once it has begun: hand back what has not begun, and let the running body end."""
         self._stopping = True
         with contextlib.suppress(OSError):  # it has ended already
             self._prompter.send(b"s")  # for a report that tells it
@@ -118,8 +134,12 @@ class SoloWorker:
 
     def abandon(self) -> None:
         """From any thread: hand the running body back, too, with no attempt counted. The process must end then."""
-        taken = [entry for entry in self._board.running() if entry.taken]
-        self._sign_off(Retirement(self._identity.consumer, "", taken))
+        self._sign_off([entry for entry in self._board.running() if entry.taken])
+
+    @property
+    def queues(self) -> list[WorkerQueue]:
+        """Those that it reads, once it has begun."""
+        return self._duty.queues
 
     @property
     def done(self) -> int:
@@ -135,9 +155,9 @@ class SoloWorker:
         self._prompter.close()
         self._prompt.close()
 
-    def _keep_lease(self) -> None:
+    def _keep_leases(self) -> None:
         self._selector.register(self._prompt, selectors.EVENT_READ)
-        self._pause_s = self._leases.renew_every_s
+        every_s = self._pause_s = self._duty.rounds.every_s
         while True:
             if ready := self._selector.select(self._pause_s):
                 bell = ready[0][0].data
@@ -149,11 +169,11 @@ class SoloWorker:
                     break
                 continue
             try:
-                self._pause_s = 0.0 if self._renew() else self._leases.renew_every_s
+                self._pause_s = 0.0 if self._renew() else every_s
             except BrokerError as error:
                 log.warning("the lease could not be renewed, again in %.1f s: %s", AGAIN_S, error)
                 self._pause_s = AGAIN_S
-        self._contact.end()
+        self._duty.control.end()
         self._selector.close()
         self._prompt.close()
 
@@ -161,33 +181,49 @@ class SoloWorker:
         self._pause_s = 0.0 if connected else AGAIN_S
 
     def _renew(self) -> bool:
-        """Renew the lease. True: something was heard that another report is to tell at once."""
-        members = [(os.getpid(), True, self._board)]
-        generation = self._board.generation  # read before the name, which may change at any moment
-        until, lost = self._contact.renew([self._identity.consumer], members, 1, self._stopping)
-        if lost:
-            self._board.fence(generation)
-        else:
-            self._board.lease_until = until
-        news = self._contact.news
-        if news and self._contact.wish.stop and not self._stopping:
-            self._on_shutdown()
-        return news
+        """Renew the leases. True: something was heard that another report is to tell at once.
 
-    def _sign_off(self, retirement: Retirement) -> None:
-        link = Link(self._link.endpoint, LINK_TIMEOUT_S)
+        Raises BrokerError: some could not be renewed
+        """
+        members = [(os.getpid(), True, self._board)]
+        # Read before the names, which may change at any moment.
+        generations = [lane.generation for lane in self._board.lanes]
+        renewals = self._duty.rounds.renew([[identity.consumer] for identity in self._identities])
+        for lane, generation, renewal in zip(self._board.lanes, generations, renewals, strict=True):
+            if isinstance(renewal, BrokerError):
+                continue
+            if renewal.lost:
+                lane.fence(generation)
+            else:
+                lane.lease_until = renewal.until
+        control = self._duty.control
+        with contextlib.suppress(BrokerUnavailable):  # said there
+            control.tell(members, 1, self._stopping)
+        if control.news and control.wish.stop and not self._stopping:
+            self._on_shutdown()
+        for renewal in renewals:
+            if isinstance(renewal, BrokerError):
+                raise renewal
+        return control.news
+
+    def _sign_off(self, taken: Sequence[Running]) -> None:
+        """Hand back what is held, and be listed no more. On links of its own: a thread may use the others."""
+        rounds = Rounds(self._endpoint, self._duty.queues, self._settings)
+        retirements = [Retirement(identity.consumer, "", taken) for identity in self._identities]
+        acts = [partial(lane.retire, each) for lane, each in zip(rounds.lanes, retirements, strict=True)]
+        failed = [error for errors in side_by_side(acts) for error in errors.values()]
+        for error in failed:
+            log.warning("goes to others when its lease has ended: %s", error)
+        rounds.close()
+        self._duty.rounds.close()
+        link = Link(self._endpoint.at(self._settings.namespace), LINK_TIMEOUT_S)
         try:
-            leases = Leases(link, self._queues, self.worker_id)
-            failed = leases.retire(retirement).values()
-            for error in failed:
-                log.warning("goes to others when its lease has ended: %s", error)
-            if not any(isinstance(error, BrokerUnavailable) for error in failed):
-                leases.leave()
+            if len(rounds.lanes) > 1 or not any(isinstance(error, BrokerUnavailable) for error in failed):
+                Listing(link, self._settings, self.worker_id, self._duty.partitions).leave()
         except BrokerError as error:
             log.warning("could not sign off: %s", error)
         finally:
             link.close()
-            self._link.close()
 
 
 def run_solo(options: WorkerOptions, announce: Callable[[str], None]) -> int:

@@ -9,7 +9,9 @@ import os
 import select
 import signal
 import time
+from typing import Any
 
+from rsq import codec
 from rsq.worker import process
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -18,12 +20,23 @@ TWIN_S = 0.5
 """What comes so soon after the first signal is the same one: shells, `timeout` and terminals send it twice."""
 
 BEGIN, REPLACED, STOP = b"g", b"r", b"s"
-"""What a supervisor tells a child: its lease stands; make room for a successor; the worker ends."""
+"""What a supervisor tells a child: its leases stand (behind that comes a `framed` map: the partitions of its queues);
+make room for a successor; the worker ends.
+"""
+
+LENGTH_BYTES = 4
+"""Before what is framed stands how long it is: the end of a pipe tells nothing, since forks of the app hold it open."""
 
 LOOK_S = 5.0
 """How often a child asks whose it is, should it have lost the pipe that tells."""
 
 _WISH = 0
+
+
+def framed(value: object) -> bytes:
+    """A value as it is written into a pipe between a supervisor and a child."""
+    text = codec.encode(value)
+    return len(text).to_bytes(LENGTH_BYTES, "big") + text
 
 
 class StopSignals:
@@ -156,6 +169,10 @@ class Lifeline:
         self._poll.register(fd, select.POLLIN)
         self._poll.register(signals, select.POLLIN)
         process.keep_private(fd)
+
+    def read(self) -> Any:
+        """What was told `framed` behind the last word, in one write with it."""
+        return codec.decode(os.read(self._fd, int.from_bytes(os.read(self._fd, LENGTH_BYTES), "big")))
 
     def hear(self, seconds: float | None = None) -> bytes:
         """What was told first of what has not been heard yet, within so many seconds; b'' for nothing.

@@ -24,11 +24,12 @@ from rsq.worker.hard_limits import HardLimits
 from rsq.worker.health_report import HealthReport
 from rsq.worker.hellos import Hellos
 from rsq.worker.identity import new_worker_id
-from rsq.worker.lease_keeper import LINK_TIMEOUT_S, SAY_S, LeaseKeeper
+from rsq.worker.lease_keeper import SAY_S, LeaseKeeper
 from rsq.worker.part import Part
 from rsq.worker.places import Places
 from rsq.worker.reload import CodeWatch
 from rsq.worker.retirements import Retirements
+from rsq.worker.rounds import LINK_TIMEOUT_S
 from rsq.worker.stop import StopSignals
 from rsq.worker.watchdog import Watchdog
 
@@ -149,7 +150,7 @@ class Supervisor(Part):
         """Nobody lives, and what was held is handed on, or cannot be: then its leases run out by themselves."""
         if self._children or self._beat or self._places:
             return False
-        return not self._retirements or self._keeper.leases is None or time.monotonic() >= self._give_up_at
+        return not self._retirements or not self._keeper.lanes or time.monotonic() >= self._give_up_at
 
     def on_readable(self, fd: int) -> None:
         """Signals have come: of people, or of a child's death."""
@@ -189,7 +190,7 @@ class Supervisor(Part):
 
     def _give_up_soon(self) -> None:
         """What is left to do is handing back; it gets a few tries and no more."""
-        self._give_up_at = min(self._give_up_at, time.monotonic() + LINK_TIMEOUT_S)
+        self._give_up_at = min(self._give_up_at, time.monotonic() + LINK_TIMEOUT_S * max(1, len(self._keeper.lanes)))
 
     def _fail(self, error: Exception) -> None:
         """It cannot begin: end the children, then raise."""

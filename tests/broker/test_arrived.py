@@ -10,6 +10,7 @@ import pytest
 from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.deadline import Deadline
+from rsq.broker.partitions import Queues
 from rsq.broker.producer import Sending
 from rsq.broker.queue import Queue
 from rsq.calls.outcome import Buried
@@ -45,7 +46,8 @@ def test_the_clock_of_a_server_that_took_over_may_be_ahead(rig: Rig, answer_s: f
     began, at_ms = monotonic(), rig.now_ms()
     entry = ("id", "a", "task", "t", "body", "", "meta", "")
     rig.redis.xadd(rig.keys.stream(), dict(zip(entry[::2], entry[1::2], strict=True)), id=f"{at_ms - ahead_ms}-0")
-    sending = Sending(5.0, answer_s=answer_s)
+    endpoint = rig.link.endpoint
+    sending = Sending(Queues(rig.queue.settings, endpoint), 5.0, answer_s=answer_s)
     talk = sending._look(rig.queue, [(rig.message("a"), Placement())], Deadline(60.0), began)
     assert rig.link.follow(talk) == [True]
 

@@ -9,6 +9,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Link
+from rsq.broker.queue import QueueMoved
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import BrokerRefused
 from tests.broker.conftest import FAR, HOUR_MS, Rig, entry, ids
@@ -21,10 +22,11 @@ def test_a_lease_and_a_group(rig: Rig) -> None:
     assert [group["name"] for group in rig.redis.xinfo_groups(rig.keys.stream())] == [keys.GROUP.encode()]
 
 
-def test_the_queue_makes_itself_known(rig: Rig, link: Link, queue: WorkerQueue) -> None:
-    queue.register(link, "alice")
-    assert rig.snapshot().pop("{rsq}:queues") == {"q"}
-    assert rig.redis.zscore(rig.keys.consumers, "alice") is not None
+def test_nobody_registers_where_a_queue_does_not_lie_any_more(rig: Rig, link: Link, queue: WorkerQueue) -> None:
+    assert rig.run(scripts.VACATE) == b"moved"
+    with pytest.raises(QueueMoved, match="another partition"):
+        queue.register(link, "alice")
+    assert rig.snapshot() == {"paused": "moved"}
 
 
 def test_twice_is_a_longer_lease(rig: Rig) -> None:

@@ -149,7 +149,7 @@ def test_where_nothing_can_be_written_a_worker_works_all_the_same(
 ) -> None:
     """In a container whose root is read-only."""
     worker = start_worker(concurrency=1, lease=1, RSQ_HEALTH_DIR=folder)
-    ((_, before),) = app_seen(app)
+    ((_, before),) = wait_until(lambda: app_seen(app), 60, "it to be listed")
     wait_until(lambda: app_seen(app)[0][1] > before + 3000, 60, "some renewals")
     assert tasks.add.delay(1, 1).get(timeout=30) == 2
     assert worker.log().count("health file:") == 1
@@ -159,5 +159,5 @@ def test_where_nothing_can_be_written_a_worker_works_all_the_same(
 
 def app_seen(app: App) -> list[tuple[bytes, float]]:
     with app.client.link() as link:
-        name, score = link.call("ZRANGE", keys.workers("rsq"), 0, 0, "WITHSCORES")
-    return [(name, float(score))]
+        found = link.call("ZRANGE", keys.workers("rsq"), 0, 0, "WITHSCORES")
+    return [(name, float(score)) for name, score in zip(found[::2], found[1::2], strict=True)]

@@ -27,7 +27,7 @@ def run(url: str, *arguments: str) -> str:
 
 def ask_again(app: App, queue: str = "default") -> None:
     """Have the next plain call ask whether its queue is open, as if a second had gone by."""
-    app.client._sending._open_until.pop(queue, None)
+    app.client._sending._open_until.pop(app.client.queue(queue), None)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

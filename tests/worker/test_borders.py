@@ -236,7 +236,7 @@ def test_an_unknown_task_is_given_up_whatever_its_meta_says(app: App, redis: Any
 def test_an_unknown_task_is_not_put_off_for_ever(name: str, number: int) -> None:
     mine = delivery(1)
     setattr(mine, name, number)
-    verdict = Attempts({}, Settings(), ServerClock()).run(mine)
+    verdict = Attempts({}, Settings(), lambda queue: ServerClock()).run(mine)
     assert isinstance(verdict, Buried)
     assert verdict.reason == "worker-lost"
 
@@ -284,7 +284,7 @@ def test_outcomes_that_the_server_refuses_are_kept_until_it_takes_them(
     with working(app) as worker:
         rights("-xack")
         handles = [counts.delay(number) for number in range(3)]
-        wait_until(lambda: len(worker._crew._committer._refused) == 3, 30, "them to be refused")
+        wait_until(lambda: len(worker._crew._lanes[0].committer._refused) == 3, 30, "them to be refused")
         rights("+xack")
         wait_until(lambda: not worker.unsettled(), 30, "them to be written")
         assert sorted(runs) == [0, 1, 2]

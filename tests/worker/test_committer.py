@@ -17,6 +17,7 @@ from rsq.calls.outcome import Completed
 from rsq.settings import Settings
 from rsq.worker.board import Board
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
+from rsq.worker.identity import Identity
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 
@@ -31,12 +32,14 @@ class Office:
         self.queue.register(self.link, "alice")
         self.caught_up = threading.Event()
         self.failed = threading.Event()
-        self.board = Board(1, slots=1).child(0)
+        self.identity = Identity("alice", 0, 1, Board(1, slots=1).child(0).lanes[0])
+        self.board = self.identity.board
+        self.board.lease_until = time.monotonic() + 600
         self.written = Link(Endpoint(url), 5)
         self.committer = Committer(
             self.written,
             {"default": self.queue},
-            self.board,
+            self.identity,
             on_lease_lost=lambda consumer: None,
             on_failure=self.failed.set,
             on_caught_up=self.caught_up.set,
@@ -154,7 +157,7 @@ def test_all_that_waits_is_written_before_who_asks_goes_on(office: Office) -> No
     office.committer.leave_to_me()
     for delivery in office.deliveries(3):
         office.committer.put(done(delivery))
-    office.committer.write_all(lambda: True)
+    office.committer.write_all()
     assert office.succeeded() == 3
     assert office.committer.held() == []
 
@@ -162,8 +165,9 @@ def test_all_that_waits_is_written_before_who_asks_goes_on(office: Office) -> No
 def test_nobody_waits_for_it_longer_than_he_may(office: Office) -> None:
     for delivery in office.deliveries(1):  # and no thread that would write it
         office.committer.put(done(delivery))
-    looks = iter([True, True, False])
-    office.committer.write_all(lambda: next(looks))
+    office.board.lease_until = time.monotonic() + 0.05
+    office.committer.write_all()
+    assert not office.identity.lease_holds()
     assert office.succeeded() == 0
     office.start()
 

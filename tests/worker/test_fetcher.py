@@ -67,13 +67,13 @@ class Desk:
         self.queues = [WorkerQueue("q", settings), WorkerQueue("other", settings)]
         self.queue = self.queues[0]
         self.board = Board(1, slots=1).child(0)
-        self.identity = Identity("host-1", 0, 1, self.board)
+        self.identity = Identity("host-1", 0, 1, self.board.lanes[0])
         self.inbox = Inbox()
         self.body = Body(self.inbox)
         self.committer = Committer(
             Link(Endpoint(url), 5),
             {queue.name: queue for queue in self.queues},
-            self.board,
+            self.identity,
             on_lease_lost=lambda consumer: self.fetcher.fence(consumer),
             on_failure=lambda: None,
             on_caught_up=lambda: None,
@@ -92,7 +92,7 @@ class Desk:
         )
         for queue in self.queues:
             queue.register(self.link, self.identity.consumer)
-        self.board.lease_until = time.monotonic() + 600
+        self.identity.board.lease_until = time.monotonic() + 600
 
     def steps_until(self, condition: Callable[[], object], what: str) -> None:
         def take_one() -> object:
@@ -131,17 +131,17 @@ def desk(redis: Any, url: str) -> Iterator[Desk]:
 def test_nothing_is_read_past_ones_own_lease(desk: Desk) -> None:
     desk.fetcher.step()
     desk.add(b"")
-    desk.board.lease_until = time.monotonic()
+    desk.identity.board.lease_until = time.monotonic()
     for _ in range(3):
         desk.fetcher.step()
     assert desk.pending() == {}
-    desk.board.lease_until = time.monotonic() + 600
+    desk.identity.board.lease_until = time.monotonic() + 600
     desk.steps_until(desk.inbox.held, "the renewed lease to be used")
     assert desk.pending() == {desk.identity.consumer: 1}
 
 
 def test_a_lease_that_ran_out_and_is_lost_gives_a_new_name(desk: Desk) -> None:
-    desk.board.lease_until = time.monotonic()
+    desk.identity.board.lease_until = time.monotonic()
     desk.unregister()
     with pytest.raises(LeaseLost):
         desk.fetcher.step()
@@ -149,7 +149,7 @@ def test_a_lease_that_ran_out_and_is_lost_gives_a_new_name(desk: Desk) -> None:
 
 def test_an_idle_read_ends_with_the_lease(desk: Desk) -> None:
     desk.fetcher.step()
-    until = desk.board.lease_until = time.monotonic() + 0.2
+    until = desk.identity.board.lease_until = time.monotonic() + 0.2
     desk.fetcher.step()
     desk.add(b"")
     wait_until(lambda: time.monotonic() > until, what="the lease to end")
@@ -187,9 +187,9 @@ def test_the_lease_of_a_new_name_counts_from_when_it_was_asked_for(desk: Desk, m
     desk.fetcher.fence(desk.identity.consumer)
     desk.fetcher.step()
     answered_at = time.monotonic()
-    assert asked_at + 600 <= desk.board.lease_until <= answered_at + 600 - 0.2
+    assert asked_at + 600 <= desk.identity.board.lease_until <= answered_at + 600 - 0.2
     name = desk.identity.next_name()
-    until = Leases(desk.link, desk.queues, "host-1").register(name)
+    until = Leases(desk.link, desk.queues).register(name)
     assert answered_at + 600 <= until <= time.monotonic() + 600 - 0.2
 
 

@@ -30,9 +30,10 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
         mine.slots[1].start(2.5, 0, 0, True, b"2-1", b"y" * 100, "ä".encode() * 99)
         mine.slots[1].limit(62.5, 60.0)
         mine.done = 12
-        mine.generation = 3
-        mine.beat = 4.5
-        mine.commit_beat = 5.5
+        lane = mine.lanes[0]
+        lane.generation = 3
+        lane.beat = 4.5
+        lane.commit_beat = 5.5
         os._exit(0)
     os.waitpid(pid, 0)
     theirs = board.child(1)
@@ -40,7 +41,7 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
         Running(1.5, 3, 7, False, b"1700000000000-12", "task-id", "shop.mail.send"),
         Running(2.5, 0, 0, True, b"2-1", "y" * 100, "ä" * 60, 62.5, 60.0),
     ]
-    assert (theirs.done, theirs.generation, theirs.beat, theirs.commit_beat) == (12, 3, 4.5, 5.5)
+    assert (theirs.done, theirs.lanes[0].generation, theirs.beat, theirs.commit_beat) == (12, 3, 4.5, 5.5)
     assert board.child(0).running() == []
     theirs.slots[1].unlimit()
     assert theirs.running()[1] == Running(2.5, 0, 0, True, b"2-1", "y" * 100, "ä" * 60)
@@ -48,7 +49,7 @@ def test_the_board_is_seen_by_the_parent_after_the_child_is_dead() -> None:
     assert [entry.task_id for entry in theirs.running()] == ["y" * 100]
     theirs.clear()
     assert theirs.running() == []
-    assert theirs.generation == 0
+    assert theirs.lanes[0].generation == 0
 
 
 def test_a_child_that_has_just_died_is_told_nothing() -> None:
@@ -56,13 +57,13 @@ def test_a_child_that_has_just_died_is_told_nothing() -> None:
     read, write = os.pipe()
     child = Child(0, 2**22 + 1, "host-1", 1, 0.0, None, write, Board(1, slots=1).child(0))
     os.close(read)
-    child.let_go(time.monotonic() + 10.0)
+    child.let_go([time.monotonic() + 10.0], {})
     child.dismiss()
     os.close(write)
 
 
 def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
-    board = Board(1, slots=1).child(0)
+    board = Board(1, slots=1).child(0).lanes[0]
     identity = Identity("host-1", 0, 2, board)
     first = identity.consumer
     assert not identity.lease_holds()
@@ -74,7 +75,7 @@ def test_an_identity_takes_a_new_name_for_each_lost_lease() -> None:
 
 
 def test_only_the_generation_whose_lease_is_lost_is_fenced() -> None:
-    board = Board(1, slots=1).child(0)
+    board = Board(1, slots=1).child(0).lanes[0]
     identity = Identity("host-1", 0, 0, board)
 
     def fenced() -> bool:

@@ -54,6 +54,7 @@ class Looks:
 
     def __init__(self, child: Child) -> None:
         self.child = child
+        self.lane = child.board.lanes[0]
         self.now = 1000.0
         self.watchdog = Watchdog(Few(child))
         self.watchdog.begin(WATCHDOG_S)
@@ -63,9 +64,9 @@ class Looks:
         end = self.now + seconds
         while self.now < end and not self.child.cut_off:
             if fetches:
-                self.child.board.beat = self.now
-            if commits and self.child.board.commit_beat:
-                self.child.board.commit_beat = self.now
+                self.lane.beat = self.now
+            if commits and self.lane.commit_beat:
+                self.lane.commit_beat = self.now
             self.watchdog.tend(self.now)
             self.now = self.watchdog.due_at
         return self.child.cut_off
@@ -101,7 +102,7 @@ def test_nobody_counts_before_the_first_step_of_its_fetcher(child: Child) -> Non
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_committer_that_stands_still(child: Child, busy: bool) -> None:
     looks = Looks(child)
-    child.board.commit_beat = looks.now
+    looks.lane.commit_beat = looks.now
     if busy:
         child.board.slots[0].start(1.0, 0, 0, False, b"1-1", b"x", b"task")
     assert not looks.go_on(2 * WATCHDOG_S)
@@ -145,19 +146,23 @@ class Refusing:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, set[str]]] = []
-        self.away = True
+        self.away = self.answers = True
 
     def retire(self, retirement: Retirement, only: set[str]) -> dict[str, Exception]:
         self.asked.append((retirement.consumer, set(only)))
         names = only or {"well", "refuses", "away"}
         failed: dict[str, Exception] = {"refuses": BrokerRefused("WRONGTYPE")} if "refuses" in names else {}
+        self.answers = not self.away
         return failed | ({"away": BrokerUnavailable("away")} if self.away and "away" in names else {})
 
 
 class Keeper:
     def __init__(self) -> None:
-        self.leases = Refusing()
-        self.answers = True
+        self.lanes = [Refusing()]
+
+    def soon(self) -> None:
+        """Have the leases renewed: the server answers again."""
+        self.lanes[0].answers = True
 
 
 def test_what_was_held_is_handed_on_queue_by_queue(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,25 +171,24 @@ def test_what_was_held_is_handed_on_queue_by_queue(caplog: pytest.LogCaptureFixt
     for consumer in ("a", "b"):
         part.add(Retirement(consumer, ""))
     part.tend(0.0)
-    assert part.due_at > 0.0
     part.tend(1.0)
-    assert keeper.leases.asked == [("a", set()), ("b", set())]
+    assert keeper.lanes[0].asked == [("a", set()), ("b", set())]
     assert caplog.text.count("WRONGTYPE") == 2
-    keeper.leases.away = False
+    keeper.lanes[0].away = False
     part.tend(2.0)
     assert part.due_at == 0.0
     part.tend(2.0)
-    assert keeper.leases.asked[2:] == [("a", {"away"}), ("b", {"away"})]
+    assert keeper.lanes[0].asked[2:] == [("a", {"away"}), ("b", {"away"})]
     assert (bool(part), part.due_at) == (False, math.inf)
 
 
 def test_nothing_is_handed_on_while_the_leases_of_the_living_cannot_be_renewed() -> None:
     keeper: Any = Keeper()
-    keeper.answers = False
+    keeper.lanes[0].answers = False
     part = Retirements(keeper)
     part.add(Retirement("a", ""))
     part.tend(10.0)
-    assert keeper.leases.asked == []
+    assert keeper.lanes[0].asked == []
     assert 10.0 < part.due_at < 20.0
 
 
@@ -192,12 +196,12 @@ def test_a_server_that_is_away_is_not_waited_for_once_more_at_the_end(caplog: py
     nobody: Any = None
     keeper = LeaseKeeper(nobody, "host-1", nobody, nobody, nobody, nobody, nobody, nobody)
     asked: list[str] = []
-    leases: Any = SimpleNamespace(leave=lambda: asked.append("leave"))
-    keeper._control = cast(Any, SimpleNamespace(leases=leases))
+    control = SimpleNamespace(leave=lambda: asked.append("leave"), answers=False)
+    keeper._duty = cast(Any, SimpleNamespace(control=control))
     keeper.leave()
     assert asked == []
     assert "could not sign off" in caplog.text
-    keeper.answers = True
+    control.answers = True
     keeper.leave()
     assert asked == ["leave"]
 

@@ -147,7 +147,7 @@ def test_the_hard_limit_covers_the_reading_of_arguments(monkeypatch: pytest.Monk
 
     fields = [b"id", b"x1", b"task", b"reads", b"body", body, b"meta", b""]
     watch = Watch(kills=True)
-    attempts = Attempts(app.tasks, app.settings, ServerClock(), InThread(), Limits(watch, slot))
+    attempts = Attempts(app.tasks, app.settings, lambda queue: ServerClock(), InThread(), Limits(watch, slot))
     monkeypatch.setattr(f"{__name__}.looked_at", slot)
     seen.clear()
     assert isinstance(attempts.run(Delivery("default", 0, b"1-1", fields)), Completed)

@@ -39,6 +39,11 @@ local function last_delivered(stream)
   end
 end
 
+-- Whether the queue lies in another partition, as the first to use it has found: nothing is done here any more.
+local function has_moved()
+  return redis.call('GET', T .. ':paused') == 'moved'
+end
+
 -- The fence: a consumer that is not registered owns nothing any more and may write nothing.
 local function holds_lease(consumer)
   return redis.call('ZSCORE', T .. ':consumers', consumer)

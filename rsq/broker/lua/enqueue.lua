@@ -8,6 +8,7 @@
 --       replace (1 = a duplicate brings newer arguments for the call that waits), debounce_ms ('' = none: that call
 --       starts so long after the last duplicate), repeated (1 = an earlier try did not arrive)
 -- out   'accepted', id | 'duplicate' or 'replaced', id that won | 'full', messages held | 'paused', id (the queue refuses calls)
+--       | 'moved', id (it lies in another partition)
 -- include: _common
 -- include: _ready
 -- include: _admit
@@ -52,6 +53,7 @@ end
 if unique and redis.call('EXISTS', id_marker) == 1 or redis.call('HEXISTS', T .. ':messages', id) == 1 then
   return { 'duplicate', id }
 end
+if has_moved() then return { 'moved', id } end
 if refuses() then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end

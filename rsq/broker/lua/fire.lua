@@ -5,7 +5,7 @@
 --       ends, replace (1 = it may be given newer arguments by a duplicate), both as in enqueue
 -- out   'fired', id | 'done', last slot fired | 'stale', generation of a newer definition | 'early', ms to wait
 --       | 'duplicate', id that won | 'full', messages held | 'paused', id (the queue refuses calls); with these three the
---       slot is passed over: it counts as fired
+--       slot is passed over: it counts as fired | 'moved', id (the queue lies in another partition: nothing is done here)
 -- include: _common
 -- include: _ready
 -- include: _admit
@@ -17,6 +17,7 @@ local delay_ms, max_length, dedupe_key, marker_ttl_ms = tonumber(ARGV[10]), tonu
 local ends, replace = ARGV[14], ARGV[15] == '1'
 local now = now_ms()
 
+if has_moved() then return { 'moved', id } end
 local marker = redis.call('GET', fired)
 if marker then
   local newest, fired_ms = string.match(marker, '^(%d+) (%d+)$')

@@ -2,7 +2,7 @@
 -- KEYS  T
 -- ARGV  consumer, lease_ms, the name under which it was known before and lost its lease ('' = none): what it acknowledged
 --       early under that, and still runs, it answers for from now on; whatever else that holds without a lease is for others
--- out   now ms
+-- out   now ms | 'moved': the queue lies in another partition
 -- work  one consumer and what it took early; after a silence all consumers of the queue
 -- include: _common
 -- include: _heard
@@ -10,6 +10,7 @@
 -- include: _ready
 -- include: _calls
 local consumer, lease_ms, former, now = ARGV[1], tonumber(ARGV[2]), ARGV[3] or '', now_ms()
+if has_moved() then return 'moved' end
 go_on_when_full()
 local made = redis.pcall('XGROUP', 'CREATE', T .. ':stream', GROUP, '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end

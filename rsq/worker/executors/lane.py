@@ -11,7 +11,7 @@ from concurrent.futures import Executor as Pool
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rsq.broker.connection import Link
 from rsq.broker.pool import LinkPool
@@ -28,6 +28,7 @@ from rsq.worker.committer import Committer
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import Interrupt
+from rsq.worker.lanes import Committers, Inboxes
 from rsq.worker.permits import bring_newer
 from rsq.worker.time_limits import Limits
 from rsq.worker.watch import Watch
@@ -46,22 +47,33 @@ REFUSED_DELAY_MS = 10_000
 """A call comes back after this long whose start the server refused."""
 
 
+class Source(NamedTuple):
+    """Where a delivery comes from.
+
+    place     of its queue in the order of the child's queues
+    identity  under which it was fetched, whose lease covers it
+    """
+
+    place: int
+    queue: WorkerQueue
+    identity: Identity
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the lanes of one child share.
 
-    queues     by name, with the place of each in the order of the child's queues
+    sources    by the name of the queue
     attempts   makes what runs bodies, with the way to a plain function and with its time limits
     watch      throws what is due into bodies
     serving    makes the way to a plain function in the thread that serves
     hand_back  gives back what has not begun: called by an executor that ends by itself
     """
 
-    inbox: Inbox
-    committer: Committer
-    identity: Identity
+    inbox: Inbox | Inboxes
+    committer: Committer | Committers
     board: ChildBoard
-    queues: Mapping[str, tuple[int, WorkerQueue]]
+    sources: Mapping[str, Source]
     links: LinkPool
     attempts: Callable[[Interrupt, Limits], Attempts]
     watch: Watch
@@ -83,12 +95,10 @@ class Lane:
         self.done = 0
         self.busy_s = 0.0
         self._committer = surroundings.committer
-        self._identity = surroundings.identity
-        self._board = surroundings.board
         self._slot = surroundings.board.slots[number]
         self._watch = surroundings.watch
         self.attempts = surroundings.attempts(interrupt, Limits(surroundings.watch, self._slot))
-        self._queues = surroundings.queues
+        self._sources = surroundings.sources
         self._links = surroundings.links
 
     def run(self, delivery: Delivery, now: float) -> None:
@@ -141,17 +151,16 @@ class Lane:
 
     def _starts_plainly(self, delivery: Delivery, now: float) -> bool:
         """Mark it, if it starts without a word to the server."""
-        if now < self._board.lease_until and self.attempts.is_plain(delivery):
+        if now < self._sources[delivery.queue].identity.board.lease_until and self.attempts.is_plain(delivery):
             self._mark(delivery, now)
             return True
         return False
 
     def _mark(self, delivery: Delivery, now: float) -> None:
         """Tell on the board what runs here from now on."""
-        index, _ = self._queues[delivery.queue]
         self._slot.start(
             now,
-            index,
+            self._sources[delivery.queue].place,
             delivery.priority,
             delivery.taken,
             delivery.entry_id,
@@ -161,11 +170,11 @@ class Lane:
 
     def _prepare(self, delivery: Delivery, now: float) -> bool:
         """Ask the server what has to be asked before the start, and mark it. False: it must not be started here."""
-        if now >= self._board.lease_until:
+        _, queue, identity = self._sources[delivery.queue]
+        if now >= identity.board.lease_until:
             # Others may have it by now; the fence decides whether it is still ours to hand back.
             self._committer.put(Released(delivery))
             return False
-        _, queue = self._queues[delivery.queue]
         try:
             verdict = self._bring_inputs(queue, delivery) or self._permission(queue, delivery)
             if verdict is None:
@@ -220,7 +229,7 @@ class Lane:
         link = self._links.take()
         pauses_s = [*REFUSED_PAUSES_S]
         try:
-            while self._identity.lease_holds():
+            while self._sources[delivery.queue].identity.lease_holds():
                 try:
                     return ask(link)
                 except BrokerError as error:

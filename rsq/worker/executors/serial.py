@@ -22,7 +22,6 @@ class SerialExecutor(Executor):
         self._way = surroundings.serving()
         super().__init__(surroundings, 1, lambda: self._way)
         self._committer = surroundings.committer
-        self._identity = surroundings.identity
         self._strays = 0
 
     def install(self) -> None:
@@ -55,7 +54,7 @@ class SerialExecutor(Executor):
         while (wear is None or not wear.is_reached(lane.done)) and (delivery := inbox.peek()) is not None:
             if delivery.crashes or delivery.overdue_s:
                 # It may take this process with it: what has ended must not run again for that.
-                committer.write_all(self._identity.lease_holds)
+                committer.write_all()
             # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
             now = time.monotonic()
             lane.running = (delivery, now)
