@@ -11,7 +11,6 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from rsq import codec
@@ -182,7 +181,8 @@ class Committer:
     def _commit(self, patient: bool = True) -> None:
         batch, waiting, was_behind = self._in_flight, self._verdicts, self.is_behind
         size = 0
-        for verdict in [*islice(waiting, MOST_VERDICTS - len(batch))]:
+        # The list is made in one step: lanes add to these meanwhile, and a deque is not gone through while it grows.
+        for verdict in list(waiting)[: MOST_VERDICTS - len(batch)]:
             batch.append(verdict)
             waiting.popleft()
             size += len(verdict.result if type(verdict) is Completed else verdict.delivery.body)

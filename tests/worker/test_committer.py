@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -13,7 +15,7 @@ from rsq.broker.connection import Endpoint, Link
 from rsq.broker.dead_letters import dead_letters
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
-from rsq.calls.outcome import Completed
+from rsq.calls.outcome import Completed, Released
 from rsq.settings import Settings
 from rsq.worker.board import Board
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
@@ -198,3 +200,27 @@ def test_what_ends_the_thread_is_told(office: Office, monkeypatch: pytest.Monkey
     office.start()
     office.committer.put(done(office.deliveries(1)[0]))
     assert office.failed.wait(10)
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="CPython 3.12 traces no instructions, or crashes")
+def test_verdicts_come_while_it_takes_up_others(office: Office) -> None:
+    """From a lane of another thread, between any two instructions of its own."""
+    (delivery,) = office.deliveries(1)
+    events = iter(range(5000))
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_name != "_commit":
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "opcode" and next(events, None) is not None:
+            office.committer._verdicts.append(Released(delivery))
+        return trace
+
+    threading.settrace(trace)
+    try:
+        office.start()
+    finally:
+        threading.settrace(None)
+    office.committer.put(Released(delivery))
+    wait_until(lambda: office.failed.is_set() or not office.committer.held(), what="all to be written")
+    assert not office.failed.is_set()
