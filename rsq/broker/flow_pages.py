@@ -70,15 +70,18 @@ class Pages:
             "sinks": pack(in_runs(self._sinks)),
             "queues": pack([part for name, bounds in self.queues.items() for part in (name, *bounds)]),
             "description": plan.description,
-            "ttl_ms": plan.result_ttl_ms,
-            "kept_ms": int(self._settings.dead_max_age_ms),
-            "life_ms": plan.expires_ms,
             "unsealed": int(plan.grows),
-            "lease_ms": plan.lease_ms,
-            **{name: callbacks.get(name, -1) for name in CALLBACKS},
-            "tail": self._tail,
-            "up": self._above[0],
-            "up_node": self._above[1],
+            "fixed": pack(
+                (
+                    plan.result_ttl_ms,
+                    int(self._settings.dead_max_age_ms),
+                    plan.expires_ms,
+                    plan.lease_ms,
+                    *(callbacks.get(name, -1) for name in CALLBACKS),
+                    self._tail,
+                    *self._above,
+                )
+            ),
         }
         yield [pack(head), *rows]
 

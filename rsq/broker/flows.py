@@ -321,30 +321,27 @@ class Flows:
         return replies
 
 
-HEAD = (
-    *("state", "size", "calls", "ok", "bad", "open", "failed", "description", "created", "ended", "unsealed"),
-    "abandoned",
-)
+HEAD = ("state", "counts", "description", "created", "ended", "abandoned")
 
 
 def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
     """A flow from the fields `HEAD` of its head."""
-    state, size, calls, ok, bad, still, failed, description, created, ended, unsealed, abandoned = values
+    state, counts, description, created, ended, abandoned = values
     if state is None:
         return None
-    first = int(failed or -1)
+    size, calls, still, ok, bad, _, _, failed, unsealed, *_ = unpackb(counts) if counts else [0] * 9
     return Flow(
         flow_id,
         state.decode(),
-        int(size or 0),
-        int(calls or 0),
-        int(ok or 0),
-        int(bad or 0),
-        int(still or 0),
-        None if first < 0 else first,
+        size,
+        calls,
+        ok,
+        bad,
+        still,
+        None if failed < 0 else failed,
         (description or b"").decode("utf-8", "replace"),
         int(created or 0),
         int(ended or 0),
-        not int(unsealed or 0),
+        not unsealed,
         bool(abandoned),
     )

@@ -9,21 +9,26 @@ local FAIL, SKIP, CONTINUE = 0, 1, 2
 -- Before a value that is a failure: the packed result of the call that failed, or the number of the node that did.
 local FAILED = '\193'
 
+local function store_node(key, n, row, call)
+  if call then redis.call('HSET', key, n, row, n .. 'c', call) else redis.call('HSET', key, n, row) end
+end
+
 local function flows(now)
   local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200, 524288, 65536, 60000
   -- For so long it is remembered that a flow was cancelled of whose calls nobody knows where they are.
   local FORGET_MS = 86400000
   local P = string.match(T, '^{[^}]*}')
   local FLOWS, TODO = P .. '::flows', P .. '::todo'
-  local NUMBERS = {
-    'size', 'calls', 'open', 'ok', 'bad', 'sunk', 'failed', 'unsealed', 'touched', 'far', 'ttl_ms', 'kept_ms', 'life_ms',
-    'lease_ms', 'terminate', 'success', 'complete', 'death', 'tail', 'up_node',
+  -- What the fields `counts` and `fixed` of a head hold, in this order.
+  local COUNTS = { 'size', 'calls', 'open', 'ok', 'bad', 'stained', 'sunk', 'failed', 'unsealed', 'touched', 'far' }
+  local FIXED = {
+    'ttl_ms', 'kept_ms', 'life_ms', 'lease_ms', 'success', 'complete', 'death', 'tail', 'up', 'up_node',
   }
   local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
   local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
   local self, known, order = { strayed = 0 }, {}, {}
   local work, first, nodes_left, bytes_left = {}, 1, MOST_NODES, MOST_BYTES
-  local claimed = {}
+  local claimed, some_revoked = {}, {}
 
   function self.used_up() return nodes_left <= 0 or bytes_left <= 0 end
 
@@ -35,19 +40,28 @@ local function flows(now)
     f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
     f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
     f.sends, f.told, f.hastened, f.rows, f.pages, f.replaced = {}, {}, {}, {}, {}, {}
+    f.counted, f.released = {}, {}
     return f
+  end
+
+  local function take_in(f, names, packed)
+    local readable, values = pcall(cmsgpack.unpack, packed)
+    if not readable or type(values) ~= 'table' or #values < #names then
+      error('the head of flow ' .. f.id .. ' cannot be read', 0)
+    end
+    for i, name in ipairs(names) do f[name] = values[i] end
   end
 
   local function read_flow(id)
     local f = new_flow(id)
-    local values = redis.call('HMGET', f.head, 'state', 'up', unpack(NUMBERS))
-    if not values[1] then return end
-    f.state, f.up = values[1], values[2] or ''
-    for i, name in ipairs(NUMBERS) do f[name] = tonumber(values[i + 2]) or 0 end
+    local state, counts, fixed = unpack(redis.call('HMGET', f.head, 'state', 'counts', 'fixed'))
+    if not state then return end
+    f.state, f.before = state, state
+    if state == 'starting' then return f end
+    take_in(f, COUNTS, counts)
+    take_in(f, FIXED, fixed)
     f.callbacks = f.success >= 0 or f.complete >= 0 or f.death >= 0
-    f.before, f.far_before = f.state, f.far
-    expect('hash', f.node_key, f.value_key)
-    expect('string', f.ok_key, f.bad_key)
+    f.far_before = f.far
     return f
   end
 
@@ -72,10 +86,14 @@ local function flows(now)
 
   local function bit_of(f, n)
     if not f.bits[n] then
-      f.bits[n] = redis.call('GETBIT', f.ok_key, n) == 1 and 'ok' or redis.call('GETBIT', f.bad_key, n) == 1 and 'bad' or 'open'
+      local bad = f.stained > 0 and redis.call('GETBIT', f.bad_key, n) == 1
+      f.bits[n] = bad and 'bad' or redis.call('GETBIT', f.ok_key, n) == 1 and 'ok' or 'open'
     end
     return f.bits[n]
   end
+
+  -- Nearly no flow has any.
+  local function is_bad(f, n) return f.stained > 0 and bit_of(f, n) == 'bad' end
 
   local function unreadable(f, n) error('node ' .. n .. ' of flow ' .. f.id .. ' cannot be read', 0) end
 
@@ -87,7 +105,13 @@ local function flows(now)
 
   local function node_of(f, n)
     if not f.nodes[n] then
-      local row = unpacked(f, n, f.rows[n] or redis.call('HGET', f.node_key, n), 12)
+      local packed = f.rows[n]
+      if not packed then
+        local left
+        packed, f.waiting[n], left = unpack(redis.call('HMGET', f.node_key, n, n .. 'c', n .. 'n'))
+        f.counts[n] = left and (tonumber(left) or unreadable(f, n)) or nil
+      end
+      local row = unpacked(f, n, packed, 12)
       f.nodes[n] = {
         kind = row[1], outs = row[2], waits = row[3], policy = row[4], errbacks = row[5], sink = row[6] == 1,
         fails = row[7], id = row[8], queue = row[9], task = row[10],
@@ -98,9 +122,8 @@ local function flows(now)
     return f.nodes[n]
   end
 
-  -- The call of a node that has not been released yet, or nil.
+  -- The call of a node that was looked at, and has not been released yet, or nil.
   local function waiting_call(f, n)
-    if f.waiting[n] == nil then f.waiting[n] = redis.call('HGET', f.node_key, n .. 'c') end
     if not f.waiting[n] then return end
     local row = unpacked(f, n, f.waiting[n], 15)
     return {
@@ -112,13 +135,17 @@ local function flows(now)
 
   -- One less to wait for. Gives how many are left.
   local function count_down(f, n, node)
-    local left = f.counts[n]
-    if not left then
-      local kept = node.waits > 1 and redis.call('HGET', f.node_key, n .. 'n')
-      left = kept and (tonumber(kept) or unreadable(f, n)) or node.waits
+    f.counts[n] = (f.counts[n] or node.waits) - 1
+    f.counted[n] = true
+    return f.counts[n]
+  end
+
+  -- What it gave is needed later.
+  local function keep(f, n)
+    if n >= 0 and not f.kept[n] then
+      expect('hash', f.value_key)
+      f.kept[n] = true
     end
-    f.counts[n] = left - 1
-    return left - 1
   end
 
   -- What a node gave, where it is kept and small enough to be put in front of arguments.
@@ -206,7 +233,13 @@ local function flows(now)
       if was == 'bad' then f.bad = f.bad - 1 end
     end
     if node.sink then f.sunk = f.sunk + (to == 'bad' and 1 or was == 'bad' and -1 or 0) end
-    if to == 'bad' and f.failed < 0 and node.kind == CALL then f.failed = n end
+    if to == 'bad' then
+      f.stained = f.stained + 1
+      if f.failed < 0 and node.kind == CALL then f.failed = n end
+      expect('string', f.bad_key)
+    elseif was == 'bad' then
+      expect('string', f.ok_key)
+    end
     return was
   end
 
@@ -232,7 +265,7 @@ local function flows(now)
     else
       f.values[n] = FAILED .. cmsgpack.pack(origin)
     end
-    f.kept[n] = true
+    keep(f, n)
     if node.kind == CALL then
       local result = failure_of(f, origin)
       bytes_left = bytes_left - #result
@@ -264,7 +297,7 @@ local function flows(now)
     move(f, n, ok and 'ok' or 'bad', node)
     f.values[n] = value
     -- A failure is what those behind it are answered with, and what errbacks read; until it is none any more.
-    f.kept[n] = was == 'bad' or not ok
+    if was == 'bad' or not ok then keep(f, n) end
     if unheard then f.told[#f.told + 1] = { P .. ':' .. node.queue, node.id, string.sub(value, 2), true } end
     if not ok then
       if loud then tell_errbacks(f, n, node) end
@@ -286,14 +319,17 @@ local function flows(now)
     end
     local call = waiting_call(f, n)
     if not call then return end
-    f.waiting[n] = false
+    f.waiting[n], f.released[n] = false, true
     bytes_left = bytes_left - call.size
-    if bit_of(f, n) == 'bad' then
+    if is_bad(f, n) then
       f.rerun[n], f.open = true, f.open + 1
     elseif node.kind == ERRBACK then
       f.open = f.open + 1
     end
-    if revoked_until(call.id, call.queue) then
+    if some_revoked[call.queue] == nil then
+      some_revoked[call.queue] = redis.call('EXISTS', call.queue .. ':revoked') == 1
+    end
+    if some_revoked[call.queue] and revoked_until(call.id, call.queue) then
       return settle_node(f, n, false, FAILED .. REVOKED_RESULT, call.id, false, true)
     end
     if call.key ~= '' then
@@ -312,7 +348,7 @@ local function flows(now)
     if value then
       takes, body, bytes_left = '', with_value(body, value), bytes_left - #value
     elseif single then
-      f.kept[single] = true
+      keep(f, single)
     end
     local due = call.eta_ms >= 0 and call.eta_ms or now + math.max(0, call.delay_ms)
     f.far = math.max(f.far, due)
@@ -325,7 +361,7 @@ local function flows(now)
     local f, node = item.flow, node_of(item.flow, n)
     if not is_live(f) then return end
     if item.how == 'bad' and node.policy ~= CONTINUE then
-      if bit_of(f, item.n) == 'bad' then doom(f, n, item.origin, item.parent) end
+      if is_bad(f, item.n) then doom(f, n, item.origin, item.parent) end
     elseif item.how ~= 'late' or node.policy ~= CONTINUE then
       if item.n >= 0 and count_down(f, n, node) > 0 then return true end
       return release(f, n, item.parent) or node.kind == JOIN
@@ -342,9 +378,11 @@ local function flows(now)
     local queue, loud = P .. ':' .. node.queue, f.state == 'expired'
     expect('string', queue .. ':result:' .. node.id)
     bytes_left = bytes_left - #f.result
-    if waiting_call(f, n) or loud then
+    if f.waiting[n] or loud then
       move(f, n, 'bad', node)
-      f.waiting[n], f.values[n], f.kept[n] = false, FAILED .. f.result, loud and #node.errbacks > 0
+      f.released[n] = true
+      f.waiting[n], f.values[n] = false, FAILED .. f.result
+      if loud and #node.errbacks > 0 then keep(f, n) end
       if loud then tell_errbacks(f, n, node) end
       hand_up(f, n, false, FAILED .. f.result, node.id, loud)
     elseif redis.call('ZSCORE', queue .. ':delayed', node.id) then
@@ -374,8 +412,8 @@ local function flows(now)
         nodes_left = nodes_left - 1
         if item.how == 'close' then
           close(f, n)
-        elseif visit(item, n + base) and item.n >= 0 then
-          f.kept[item.n] = true
+        elseif visit(item, n + base) then
+          keep(f, item.n)
         end
         item.at = item.at + 1
       end
@@ -405,6 +443,7 @@ local function flows(now)
       local item = work[first]
       if item.flow.broken or guarded(item.flow, step, item) then first = first + 1 end
     end
+    for i = first, #work do guarded(work[i].flow, keep, work[i].flow, work[i].n) end
     for _, f in ipairs(order) do
       if f.callbacks and is_live(f) and not f.broken then guarded(f, call_back, f) end
     end
@@ -427,7 +466,8 @@ local function flows(now)
       if how == 'close' then
         -- Those that people wait for come first.
         runs[#runs + 1], runs[#runs + 2] = 0, f.size > 1 and 1 - f.size or nil
-        f.result = redis.call('HGET', f.head, 'result') or SKIPPED
+        local result, terminate = unpack(redis.call('HMGET', f.head, 'result', 'terminate'))
+        f.result, f.terminate = f.result or result or SKIPPED, f.terminate or tonumber(terminate) or 0
       end
     end
     work[#work + 1] = item
@@ -447,9 +487,10 @@ local function flows(now)
     local f = self.flow(id)
     if not f or not is_live(f) or n < 0 or n >= f.size then return false end
     return guarded(f, function()
-      if not waiting_call(f, n) or bit_of(f, n) ~= 'open' then return false end
-      f.waiting[n] = false
-      settle_node(f, n, false, FAILED .. REVOKED_RESULT, node_of(f, n).id, false, true)
+      local node = node_of(f, n)
+      if not f.waiting[n] or bit_of(f, n) ~= 'open' then return false end
+      f.waiting[n], f.released[n] = false, true
+      settle_node(f, n, false, FAILED .. REVOKED_RESULT, node.id, false, true)
       return true
     end)
   end
@@ -457,7 +498,7 @@ local function flows(now)
   -- A dead letter is to run again. False where its flow does not wait for it any more.
   function self.rerun(id, n)
     local f = self.flow(id)
-    if not f or not is_live(f) or n < 0 or n >= f.size or bit_of(f, n) ~= 'bad' then return false end
+    if not f or not is_live(f) or n < 0 or n >= f.size or not is_bad(f, n) then return false end
     if redis.call('HEXISTS', f.node_key, n .. 'r') == 0 then f.rerun[n], f.open = true, f.open + 1 end
     return true
   end
@@ -473,8 +514,8 @@ local function flows(now)
       f.queues[i] = P .. ':' .. f.queues[i]
       expect('zset', f.queues[i] .. ':revoked')
     end
-    self.resume(id, -1, 'close', 0, '', -1)
     f.result = result
+    self.resume(id, -1, 'close', 0, '', -1)
     return true
   end
 
@@ -482,8 +523,8 @@ local function flows(now)
   function self.start(id, head, rows, calls)
     local f = new_flow(id)
     f.rows, f.waiting = rows, calls
-    for _, name in ipairs(NUMBERS) do f[name] = head[name] or 0 end
-    f.up = head.up or ''
+    for _, name in ipairs(COUNTS) do f[name] = head[name] or 0 end
+    take_in(f, FIXED, head.fixed)
     f.state, f.failed, f.far, f.callbacks = 'started', -1, now, f.success >= 0 or f.complete >= 0 or f.death >= 0
     known[id], order[#order + 1] = f, f
     if f.up ~= '' then
@@ -509,6 +550,8 @@ local function flows(now)
     if f.unsealed == 0 and not inside then return false end
     local base = f.size
     f.pages[key] = base
+    if base == 0 then f.touched = 0 end
+    expect('string', f.ok_key, f.bad_key)
     f.size, f.open, f.calls = base + #rows / 2, f.open + head.open, f.calls + head.calls
     for i = 1, #rows, 2 do
       local n = base + (i - 1) / 2
@@ -540,39 +583,37 @@ local function flows(now)
   -- -- writing
 
   local function write_nodes(f)
-    for n, row in pairs(f.rows) do
-      redis.call('HSET', f.node_key, n, row)
-      if f.waiting[n] then redis.call('HSET', f.node_key, n .. 'c', f.waiting[n]) end
-    end
+    for n, row in pairs(f.rows) do store_node(f.node_key, n, row, f.waiting[n]) end
     for n, within in pairs(f.replaced) do redis.call('HSET', f.node_key, n .. 's', within) end
     for key, base in pairs(f.pages) do redis.call('HSET', f.node_key, '+' .. key, base) end
+    if next(f.pages) then
+      -- They are there, and end some day.
+      redis.call('SETBIT', f.ok_key, f.size - 1, 0)
+      redis.call('SETBIT', f.bad_key, f.size - 1, 0)
+    end
     for n in pairs(f.moved) do
-      if f.bits[n] == 'ok' then redis.call('SETBIT', f.bad_key, n, 0) end
+      if f.bits[n] == 'ok' and f.stained > 0 then redis.call('SETBIT', f.bad_key, n, 0) end
       redis.call('SETBIT', f.bits[n] == 'ok' and f.ok_key or f.bad_key, n, 1)
     end
-    for n, left in pairs(f.counts) do
-      if left > 0 then
-        redis.call('HSET', f.node_key, n .. 'n', left)
-      elseif node_of(f, n).waits > 1 then
+    for n in pairs(f.counted) do
+      if f.counts[n] > 0 then
+        redis.call('HSET', f.node_key, n .. 'n', f.counts[n])
+      elseif f.nodes[n].waits > 1 then
         redis.call('HDEL', f.node_key, n .. 'n')
       end
     end
-    for n, call in pairs(f.waiting) do
-      if call == false then redis.call('HDEL', f.node_key, n .. 'c') end
-    end
+    for n in pairs(f.released) do redis.call('HDEL', f.node_key, n .. 'c') end
     for n, again in pairs(f.rerun) do
       if again then redis.call('HSET', f.node_key, n .. 'r', 1) else redis.call('HDEL', f.node_key, n .. 'r') end
     end
-    local fresh = redis.call('EXISTS', f.value_key) == 0
+    local fresh
     for n, kept in pairs(f.kept) do
       if kept and f.values[n] then
+        if fresh == nil then fresh = redis.call('EXISTS', f.value_key) == 0 end
         redis.call('HSET', f.value_key, n, f.values[n])
-        if fresh then
-          redis.call('PEXPIRE', f.value_key, string.format('%.0f', 2 * f.life_ms))
-          fresh = false
-        end
       end
     end
+    if fresh then redis.call('PEXPIRE', f.value_key, string.format('%.0f', 2 * f.life_ms)) end
   end
 
   local function write_calls(f)
@@ -603,17 +644,16 @@ local function flows(now)
     if is_live(f) then
       f.state = f.open + f.unsealed > 0 and 'started' or f.sunk > 0 and 'failed' or 'succeeded'
     end
-    local head = { 'state', f.state }
-    if f.abandoned then head[3], head[4] = 'abandoned', 1 end
-    for _, name in ipairs({ 'size', 'calls', 'open', 'ok', 'bad', 'sunk', 'failed', 'unsealed', 'far' }) do
-      head[#head + 1], head[#head + 2] = name, string.format('%.0f', f[name])
-    end
+    local later = f.far > math.max(f.far_before or 0, now)
+    local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
+    if prolongs then f.touched = now end
+    local counts = {}
+    for i, name in ipairs(COUNTS) do counts[i] = f[name] end
+    local head = { 'state', f.state, 'counts', cmsgpack.pack(counts) }
+    if f.abandoned then head[5], head[6] = 'abandoned', 1 end
     if f.state ~= 'started' and f.state ~= f.before then
       head[#head + 1], head[#head + 2] = 'ended', string.format('%.0f', now)
     end
-    local later = f.far > math.max(f.far_before or 0, now)
-    local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
-    if prolongs then head[#head + 1], head[#head + 2] = 'touched', string.format('%.0f', now) end
     if f.result then head[#head + 1], head[#head + 2] = 'result', f.result end
     if f.marked then
       head[#head + 1], head[#head + 2] = 'terminate', f.terminate
@@ -648,7 +688,6 @@ local function flows(now)
 
   -- Gives how many items are left for others.
   function self.write()
-    for i = first, #work do work[i].flow.kept[work[i].n] = true end
     for _, f in ipairs(order) do
       if f.broken then
         redis.pcall('HSET', f.head, 'state', 'failed', 'error', f.broken)

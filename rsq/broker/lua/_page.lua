@@ -13,10 +13,7 @@ local function page_from(id, first)
   end
 
   function self.store()
-    for _, n in ipairs(numbers) do
-      redis.call('HSET', self.node_key, n, nodes[n])
-      if waiting[n] then redis.call('HSET', self.node_key, n .. 'c', waiting[n]) end
-    end
+    for _, n in ipairs(numbers) do store_node(self.node_key, n, nodes[n], waiting[n]) end
   end
 
   -- Whether pages that came before this one, the last, are gone.
@@ -36,9 +33,10 @@ local function page_from(id, first)
   end
 
   function self.write(head, now)
+    local KEPT = { roots = 1, sinks = 1, queues = 1, description = 1, fixed = 1 }
     redis.call('HSET', self.key, 'created', string.format('%.0f', now))
     for name, value in pairs(head) do
-      if name ~= 'fields' then redis.call('HSET', self.key, name, value) end
+      if KEPT[name] then redis.call('HSET', self.key, name, value) end
     end
     if head.size > 0 then
       redis.call('SETBIT', f.ok_key, head.size - 1, 0)

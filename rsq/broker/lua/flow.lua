@@ -2,9 +2,8 @@
 -- KEYS  T
 -- ARGV  flow id, head ('' = more pages follow; else a packed map of what is known of it as a whole), then rows. The head
 --       holds size (nodes), calls, open (nodes but for errbacks), fields (that its nodes fill), roots and sinks (packed
---       runs), queues (packed: name, most messages, how many calls go there at once, for each), description, ttl_ms of
---       its summary, kept_ms after it failed, life_ms without progress, unsealed (1 = a batch that grows) with lease_ms,
---       and success, complete, death (the nodes that are its callbacks; -1 = none)
+--       runs), queues (packed: name, most messages, how many calls go there at once, for each), description,
+--       unsealed (1 = a batch that grows), and fixed (packed, see docs/protocol.md)
 -- out   'stored' | 'accepted', as also to a repeated call | 'full', queue, messages held | 'paused', queue (it refuses
 --       calls) | 'missing' (earlier pages are gone: send all of them again); with the last three nothing is left of it
 -- work  the rows given; what a start releases, see _flow

@@ -1,8 +1,8 @@
 -- replace: running or taken -> a flow, of which one call has its id and stands for it from now on, also in its own flow
 -- KEYS  T
 -- ARGV  consumer, priority, taken (as in complete), entry id, task id, flow id and head of the new flow as in `flow`, then
---       the rows of its last page; earlier ones were given to `flow`. The head also holds tail (number of the call that
---       stands for it), and up and up_node: its flow ('' = none), and its number there
+--       the rows of its last page; earlier ones were given to `flow`. Its `fixed` tells which call stands for
+--       which one
 -- out   -1 the consumer lost its lease, nothing written | 1 replaced by this call | 0 it was settled before
 -- work  one call; the rows given; what a start releases, see _flow
 -- rows: Stored
