@@ -19,7 +19,6 @@ from rsq.broker.wire import packed
 from rsq.errors import BrokerError
 from rsq.settings import Settings
 
-
 MARK_S = 0.5
 """So long a mark in the first partition may take, which is for those alone who were told of no other."""
 
