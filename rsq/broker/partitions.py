@@ -19,6 +19,9 @@ from rsq.broker.wire import packed
 from rsq.errors import BrokerError
 from rsq.settings import Settings
 
+MARK_S = 0.5
+"""So long a mark in the first partition may take, which is for those alone who were told of no other."""
+
 
 def spread_numbers(count: int, holder: Callable[[int], object]) -> list[int]:
     """Numbers of partitions that lie on as many servers as there are, each with as many as the others.
@@ -79,8 +82,8 @@ def _assigning(
     ]
     if marks:
         try:
-            # For processes that were told of one partition only; where this server is away, nobody else waits for it.
-            yield marks, deadline
+            # Where this server is away nobody else waits for it.
+            yield marks, deadline.within(MARK_S)
         except BrokerError:
             pass
     return {**found, **assigned}

@@ -38,7 +38,7 @@ def spreading(
 
     Where one of several masters is away its commands are answered by that fault; it is raised where all of them are.
 
-    home      tag of the partition, which comes first
+    home      tag of a partition, which comes first; the fleet comes last
     scripted  tags whose nodes have asked for scripts; kept from one write to the next
     """
     if requests and all(map(loads_script, requests)):
@@ -83,7 +83,7 @@ def _loading(loads: list[bytes], home: str, scripted: set[str], deadline: Deadli
 
 
 def by_tag(requests: Sequence[bytes], home: str) -> dict[str, list[int]]:
-    """Which of these go where: their numbers by tag, those of the home first.
+    """Which of these go where: their numbers by tag, those of the home first, and those of the fleet last.
 
     One without a key goes with the one before it.
     """
@@ -92,7 +92,9 @@ def by_tag(requests: Sequence[bytes], home: str) -> dict[str, list[int]]:
     for number, request in enumerate(requests):
         last = tag_of(request) or last
         found.setdefault(last, []).append(number)
-    return {tag: numbers for tag, numbers in found.items() if numbers}
+    # A call goes before what makes its queue known: where the fleet's master is away, that one waits.
+    tags = sorted(found, key=lambda tag: (tag != home, ":" not in tag))
+    return {tag: found[tag] for tag in tags if found[tag]}
 
 
 def to_repeat(requests: Sequence[bytes], numbers: Sequence[int], replies: Sequence[Any]) -> list[int]:

@@ -43,7 +43,7 @@ _NO_POLICY = RetryPolicy()
 
 
 class Attempts:
-    """Runs deliveries of one app. One for each lane, for it runs one body at a time.
+    """Runs deliveries of one app. One for each runner, for it runs one body at a time.
 
     clock_of   gives the clock of the server of a queue
     interrupt  the way to a plain function where it runs; None = it is not to be interrupted
@@ -147,7 +147,7 @@ class Attempts:
             current.reset(token)
 
     async def arun(self, delivery: Delivery) -> Verdict:
-        """`run` for a body that is a coroutine, on the running loop, in a `LaneTask`."""
+        """`run` for a body that is a coroutine, on the running loop, in a `RunnerTask`."""
         run = self._begin(delivery)
         return await self._arun(run) if isinstance(run, _Run) else run
 

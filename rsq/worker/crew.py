@@ -19,7 +19,7 @@ from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
 from rsq.worker.committer import Committer
 from rsq.worker.executors import make_executor
-from rsq.worker.executors.lane import Source, Surroundings
+from rsq.worker.executors.runner import Source, Surroundings
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.interrupt import InMainThread, InThread

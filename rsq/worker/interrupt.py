@@ -24,7 +24,7 @@ from typing import Any
 from rsq.broker.channel import Channel
 from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded
-from rsq.worker.loops import LaneTask
+from rsq.worker.loops import RunnerTask
 
 SIGNAL = signal.SIGUSR1
 """Taken by rsq in the processes that run bodies."""
@@ -69,7 +69,7 @@ def _is_of(module: str, packages: tuple[str, ...]) -> bool:
 
 
 class Interrupt(ABC):
-    """The way to the bodies of one lane, of which one runs at a time."""
+    """The way to the bodies of one runner, of which one runs at a time."""
 
     def __init__(self) -> None:
         self._inside: Delivery | None = None
@@ -207,14 +207,14 @@ class InCoroutine(Interrupt):
 
     def __init__(self) -> None:
         super().__init__()
-        self._task: LaneTask | None = None
+        self._task: RunnerTask | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told: BaseException | None = None
         self._thrown: BaseException | None = None
 
     def enter(self, delivery: Delivery) -> None:
         task = asyncio.current_task()
-        assert isinstance(task, LaneTask), "bodies run in one"
+        assert isinstance(task, RunnerTask), "bodies run in one"
         task.enter()
         self._task, self._loop, self._thrown, self._inside = task, task.get_loop(), None, delivery
 

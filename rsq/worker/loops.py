@@ -16,10 +16,10 @@ CLEANUP_S = 5.0
 """What background tasks of bodies are given to end once they are cancelled."""
 
 
-class LaneTask(asyncio.Task[Any]):
+class RunnerTask(asyncio.Task[Any]):
     """Runs rsq's own code, and in it one body at a time: that alone is what others can cancel.
 
-    A body may cancel all tasks of its loop; the lanes, and what feeds them, must outlive that.
+    A body may cancel all tasks of its loop; the runners, and what feeds them, must outlive that.
     """
 
     _open = False
@@ -43,7 +43,7 @@ class LaneTask(asyncio.Task[Any]):
             return False
         with contextlib.suppress(RuntimeError):  # from outside of a loop: no body
             who = asyncio.current_task()
-            self._by_another = self._by_another or (who is not self and isinstance(who, LaneTask))
+            self._by_another = self._by_another or (who is not self and isinstance(who, RunnerTask))
         return super().cancel(msg)
 
 
@@ -54,7 +54,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T
     async def keep() -> None:
         results.append(await coroutine)
 
-    task = LaneTask(keep(), loop=loop)
+    task = RunnerTask(keep(), loop=loop)
     while not task.done():
         try:
             loop.run_until_complete(task)

@@ -31,7 +31,7 @@ def exceeded(limit_s: float) -> TimeLimitExceeded:
 
 
 class Limits:
-    """The time limits of the bodies of one lane."""
+    """The time limits of the bodies of one runner."""
 
     def __init__(self, watch: Watch, slot: Slot) -> None:
         self._watch = watch

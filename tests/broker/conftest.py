@@ -162,7 +162,7 @@ class Rig:
         return replies
 
     def take(self, consumer: str, delivery: Delivery) -> bool:
-        """As the lane does it."""
+        """As the runner does it."""
         delivery.taken = self.queue.take(self.link, consumer, delivery)
         return delivery.taken
 

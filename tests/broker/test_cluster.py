@@ -100,6 +100,14 @@ def test_a_command_without_a_key_goes_with_the_one_before_it() -> None:
     assert by_tag([packed("TIME")], "rsq:0") == {"rsq:0": [0]}
 
 
+def test_a_call_is_sent_before_its_queue_is_made_known() -> None:
+    """Its partition is not always the home."""
+    requests = [packed("SADD", "{rsq}:queues", "a"), packed("XADD", "{rsq:2}:a:stream", "*", "id", "x")]
+    assert list(by_tag(requests, "rsq:0")) == ["rsq:2", "rsq"]
+    requests.append(packed("GET", "{rsq:0}:a:x"))
+    assert list(by_tag(requests, "rsq:0")) == ["rsq:0", "rsq:2", "rsq"]
+
+
 def spread(*requests: bytes, scripted: set[str] | None = None) -> Spreading[list[object]]:
     return spreading(requests, "rsq:0", set() if scripted is None else scripted, Deadline(5))
 

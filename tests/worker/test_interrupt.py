@@ -21,7 +21,7 @@ from rsq import App
 from rsq.calls.message import Delivery
 from rsq.errors import LeaseLost, ResultTimeout, SoftTimeLimitExceeded, TimeLimitExceeded
 from rsq.worker.interrupt import SIGNAL, InCoroutine, InMainThread, InThread, may_strike
-from rsq.worker.loops import LaneTask
+from rsq.worker.loops import RunnerTask
 from rsq.worker.watch import Watch
 from tests.helpers import wait_until
 from tests.worker.test_parts import delivery
@@ -123,17 +123,17 @@ async def test_a_coroutine_is_cancelled_once_and_not_the_next_one() -> None:
         await asyncio.sleep(0.01)
         return "ended"
 
-    assert await lane(body(delivery(1), True)) == "gone"
-    assert await lane(body(delivery(2), False)) == "ended"
+    assert await runner(body(delivery(1), True)) == "gone"
+    assert await runner(body(delivery(2), False)) == "ended"
 
 
 def test_who_throws_before_the_coroutine_has_begun_is_told() -> None:
     assert InCoroutine().throw(delivery(1), LeaseLost("gone")) is False
 
 
-def lane(coroutine: Coroutine[Any, Any, Any]) -> LaneTask:
+def runner(coroutine: Coroutine[Any, Any, Any]) -> RunnerTask:
     """As the executors run it."""
-    return LaneTask(coroutine, loop=asyncio.get_running_loop())
+    return RunnerTask(coroutine, loop=asyncio.get_running_loop())
 
 
 # -- a soft limit in a coroutine
@@ -152,7 +152,7 @@ async def told(body: Callable[[], Coroutine[Any, Any, object]], *errors: BaseExc
         finally:
             interrupt.leave()
 
-    task = lane(run())
+    task = runner(run())
     for error in errors:
         await asyncio.sleep(0.01)
         interrupt.throw(mine, error)

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from rsq.worker.interrupt import InCoroutine
-from rsq.worker.loops import LaneTask, close_loop, run_to_end
+from rsq.worker.loops import RunnerTask, close_loop, run_to_end
 from tests.worker.test_parts import delivery
 
 
@@ -23,8 +23,8 @@ async def attempt(body: Coroutine[Any, Any, object], ends: list[Any]) -> None:
         way.leave()
 
 
-def lane(coroutine: Coroutine[Any, Any, None]) -> LaneTask:
-    return LaneTask(coroutine, loop=asyncio.get_running_loop())
+def runner(coroutine: Coroutine[Any, Any, None]) -> RunnerTask:
+    return RunnerTask(coroutine, loop=asyncio.get_running_loop())
 
 
 async def cancels_all() -> str:
@@ -39,9 +39,9 @@ def test_a_body_that_cancels_all_tasks_ends_itself_alone() -> None:
     neighbours: list[Any] = []
 
     async def serve() -> str:
-        other = lane(attempt(asyncio.sleep(60), neighbours))
+        other = runner(attempt(asyncio.sleep(60), neighbours))
         await asyncio.sleep(0)
-        await asyncio.wait([other, lane(attempt(cancels_all(), ends))])
+        await asyncio.wait([other, runner(attempt(cancels_all(), ends))])
         await asyncio.sleep(0.001)
         return "serves on"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rsq.worker.executors.coroutines import AsyncioExecutor
-from rsq.worker.executors.lane import Executor, Surroundings
+from rsq.worker.executors.runner import Executor, Surroundings
 from rsq.worker.executors.serial import SerialExecutor
 from rsq.worker.executors.threads import ThreadsExecutor
 

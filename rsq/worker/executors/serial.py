@@ -6,7 +6,7 @@ import logging
 import time
 
 from rsq.calls.outcome import Released
-from rsq.worker.executors.lane import Executor, Surroundings
+from rsq.worker.executors.runner import Executor, Surroundings
 from rsq.worker.interrupt import InMainThread
 
 log = logging.getLogger("rsq.worker")
@@ -44,32 +44,32 @@ class SerialExecutor(Executor):
                 # By a signal handler that a body has left behind, such as that of an alarm.
                 log.exception("something was raised while no task ran; going on")
                 self._hand_back_taken()
-        self._lanes[0].attempts.close()
+        self._runners[0].attempts.close()
         self._links.close()
 
     def _serve(self) -> None:
         """One after the other. Raises what comes from nowhere."""
-        inbox, lane, committer = self._inbox, self._lanes[0], self._committer
+        inbox, runner, committer = self._inbox, self._runners[0], self._committer
         wear = self._wear if self._wear.limited else None
-        while (wear is None or not wear.is_reached(lane.done)) and (delivery := inbox.peek()) is not None:
+        while (wear is None or not wear.is_reached(runner.done)) and (delivery := inbox.peek()) is not None:
             if delivery.crashes or delivery.overdue_s:
                 # It may take this process with it: what has ended must not run again for that.
                 committer.write_all()
             # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
             now = time.monotonic()
-            lane.running = (delivery, now)
+            runner.running = (delivery, now)
             if inbox.remove(delivery):
-                lane.run(delivery, now)
-            lane.running = None
+                runner.run(delivery, now)
+            runner.running = None
             self._strays = 0
             if committer.left:
                 committer.write_left(idle=not inbox)
 
     def _hand_back_taken(self) -> None:
         """What has left the inbox and has no outcome is in nobody's hands."""
-        lane = self._lanes[0]
-        if lane.running is None:
+        runner = self._runners[0]
+        if runner.running is None:
             return
-        delivery, lane.running = lane.running[0], None
+        delivery, runner.running = runner.running[0], None
         if delivery not in self._inbox.held() and delivery not in self._committer.held():
             self._committer.put(Released(delivery))

@@ -6,7 +6,7 @@ import threading
 import time
 
 from rsq.calls.message import Delivery
-from rsq.worker.executors.lane import Executor, Lane, Surroundings
+from rsq.worker.executors.runner import Executor, Runner, Surroundings
 from rsq.worker.interrupt import InThread
 
 
@@ -23,8 +23,8 @@ class ThreadsExecutor(Executor):
     def serve(self) -> None:
         """Run what the inbox gives, until it is closed or the child has done enough. Raises what ended a thread."""
         threads = [
-            threading.Thread(target=self._serve_lane, args=(lane,), name=f"rsq-task-{number}", daemon=True)
-            for number, lane in enumerate(self._lanes)
+            threading.Thread(target=self._serve_runner, args=(runner,), name=f"rsq-task-{number}", daemon=True)
+            for number, runner in enumerate(self._runners)
         ]
         for thread in threads:
             thread.start()
@@ -34,23 +34,23 @@ class ThreadsExecutor(Executor):
         if self._failure is not None:
             raise self._failure
 
-    def _serve_lane(self, lane: Lane) -> None:
+    def _serve_runner(self, runner: Runner) -> None:
         try:
-            while (delivery := self._next(lane)) is not None:
-                done, since = lane.done, time.monotonic()
-                lane.run(delivery, since)
-                lane.running = None
-                if lane.done == done:
+            while (delivery := self._next(runner)) is not None:
+                done, since = runner.done, time.monotonic()
+                runner.run(delivery, since)
+                runner.running = None
+                if runner.done == done:
                     with self._turn:
                         self._begun -= 1  # it was not begun after all
-            lane.attempts.close()
+            runner.attempts.close()
         except BaseException as error:
             # With fewer threads than it says, it must not go on.
             self._failure = error
             self._hand_back()
 
-    def _next(self, lane: Lane) -> Delivery | None:
-        """Take what comes next into this lane; None when there is nothing more to begin."""
+    def _next(self, runner: Runner) -> Delivery | None:
+        """Take what comes next into this runner; None when there is nothing more to begin."""
         while True:
             with self._turn:
                 if self._wear.limited and self._wear.is_reached(self._begun):
@@ -59,10 +59,10 @@ class ThreadsExecutor(Executor):
                 if delivery is None:
                     return None
                 # Marked as running before it leaves the inbox: a reader who looks at both never misses it.
-                lane.running = (delivery, time.monotonic())
+                runner.running = (delivery, time.monotonic())
                 if self._inbox.remove(delivery):
                     self._begun += 1
                     return delivery
-                lane.running = None
+                runner.running = None
         self._hand_back()
         return None

@@ -1,4 +1,4 @@
-"""A lane: in it one delivery at a time goes from its start to its verdict; and what all executors share."""
+"""A runner: in it one delivery at a time goes from its start to its verdict; and what all executors share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the lanes of one child share.
+    """What the runners of one child share.
 
     sources    by the name of the queue
     attempts   makes what runs bodies, with the way to a plain function and with its time limits
@@ -82,7 +82,7 @@ class Surroundings:
     hand_back: Callable[[], None]
 
 
-class Lane:
+class Runner:
     """A slot of the board, and what runs in it.
 
     running   the delivery, and since when (monotonic); set by the executor before it leaves the inbox
@@ -115,7 +115,7 @@ class Lane:
         self._end(delivery, verdict, began)
 
     async def arun(self, delivery: Delivery, now: float, pool: Pool) -> None:
-        """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`. In a `LaneTask`."""
+        """Run it on the loop of this thread if it is a coroutine, else in a thread of `pool`. In a `RunnerTask`."""
         began = False
         try:
             loop = asyncio.get_running_loop()
@@ -254,10 +254,10 @@ def _given_up(delivery: Delivery, error: BaseException, began: bool) -> Verdict:
 
 
 class Executor(ABC):
-    """The way in which the bodies of one child run, in a lane for each that runs at once.
+    """The way in which the bodies of one child run, in a runner for each that runs at once.
 
-    slots  lanes: as many as the board has slots
-    ways   makes the way to a plain function in one lane
+    slots  runners: as many as the board has slots
+    ways   makes the way to a plain function in one runner
     """
 
     def __init__(self, surroundings: Surroundings, slots: int, ways: Callable[[], Interrupt]) -> None:
@@ -265,29 +265,29 @@ class Executor(ABC):
         self._inbox = surroundings.inbox
         self._wear = surroundings.wear
         self._links = surroundings.links
-        self._lanes = [Lane(surroundings, number, ways()) for number in range(slots)]
+        self._runners = [Runner(surroundings, number, ways()) for number in range(slots)]
 
     @property
     def done(self) -> int:
         """Bodies that ran to their end."""
-        return sum(lane.done for lane in self._lanes)
+        return sum(runner.done for runner in self._runners)
 
     @property
     def busy_s(self) -> float:
         """How long they took, summed."""
-        return sum(lane.busy_s for lane in self._lanes)
+        return sum(runner.busy_s for runner in self._runners)
 
     def install(self) -> None:  # noqa: B027 - most need nothing for it
         """Let bodies be interrupted. Called in the thread that will serve, when it is the main one."""
 
     def running(self) -> list[tuple[Delivery, float]]:
         """What runs now, and since when (monotonic)."""
-        return [running for lane in self._lanes if (running := lane.running) is not None]
+        return [running for runner in self._runners if (running := runner.running) is not None]
 
     def interrupt(self, delivery: Delivery, error: BaseException) -> None:
         """Raise `error` in the body of this delivery, as soon as it can be reached and as long as it runs."""
-        for lane in self._lanes:
-            lane.interrupt(delivery, error)
+        for runner in self._runners:
+            runner.interrupt(delivery, error)
 
     @abstractmethod
     def serve(self) -> None:
