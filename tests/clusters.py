@@ -238,6 +238,7 @@ class Cluster:
         for node in (target, source, *(each for each in self.nodes if each not in (source, target))):
             if node.running and "role:master" in self._role(node):
                 self.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
+        self.await_other_master(tag, source)
 
     def move_keys(self, source: Server, target: Server, slot: int) -> None:
         """Move all keys of a slot that is on the move."""

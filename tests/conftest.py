@@ -77,7 +77,9 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server | Cluster]:
-    with Cluster(find_binary(), appendonly=False) if on_cluster() else Server(find_binary()) as running:
+    # On a busy machine a master must not be taken for lost: what its replica has not heard yet would be gone.
+    calm = {"cluster-node-timeout": "120000"}
+    with Cluster(find_binary(), None, calm, appendonly=False) if on_cluster() else Server(find_binary()) as running:
         yield running
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rsq.broker.scripts import Script
 from tests.clusters import Cluster
 from tests.servers import Server
 
@@ -93,6 +94,10 @@ class Proxy:
     def at_random(self, rate: float, seed: int) -> None:
         """From now on a fault of any kind but stalling strikes with this probability at each chunk; 0 = no more."""
         self._rng, self._rate = random.Random(seed), rate
+
+    def sha(self, script: Script) -> bytes:
+        """By which requests on their way through here call a script."""
+        return (script.sharded if self._ports else script).sha.encode()
 
     @property
     def pending(self) -> int:

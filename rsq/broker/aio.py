@@ -137,6 +137,8 @@ class AsyncLink:
                 try:
                     if isinstance(step, float):
                         replies = await asyncio.sleep(step, list[Any]())
+                    elif isinstance(step, list):
+                        replies = self._endpoint.fitting(step)
                     else:
                         requests, deadline = step
                         assert deadline is not None, "what coroutines ask has a deadline"

@@ -1,4 +1,4 @@
-"""`ResultListener` for coroutines: one subscribed connection for each event loop, which the loop reads itself."""
+"""`ResultListener` for coroutines: subscribed connections of each event loop, which the loop reads itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rsq.broker.channel import AsyncChannel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import asking
-from rsq.broker.faults import FAULTS, Refusal, translated
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Silence, Waiting, looking
-from rsq.broker.wire import packed, packed_texts
+from rsq.broker.faults import FAULTS, translated
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Channels, Silence, Waiting, looking
+from rsq.broker.wire import packed
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 
@@ -22,19 +22,19 @@ class AsyncResultListener:
     """Waits for results. For any number of event loops."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
-        self._subscriptions = PerLoop(lambda: _Subscription(endpoint, timeout_s))
+        self._loops = PerLoop(lambda: _OfLoop(endpoint, timeout_s))
 
     async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
         """The value at the first of `keys` that has one, or None after `timeout_s`; see `ResultListener.wait`."""
-        return await self._subscriptions.here().wait([key.encode() for key in keys], timeout_s)
+        return await self._loops.here().wait([key.encode() for key in keys], timeout_s)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
-        await self._subscriptions.aclose()
+        await self._loops.aclose()
 
     def close(self) -> None:
         """Drop the connections of all loops. Those who still wait reconnect."""
-        self._subscriptions.close()
+        self._loops.close()
 
 
 class _Waiter:
@@ -47,45 +47,90 @@ class _Waiter:
         self.patient = patient
 
 
-class _Subscription:
-    """The subscribed connection of one loop. Connected means subscribed for everybody who waits."""
+class _OfLoop:
+    """The subscribed connections of one loop: one, in a cluster one for each shard whose results are waited for."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
         self._link = AsyncLink(endpoint)  # its own: a look that is given up must not end the sends beside it
         self._timeout_s = timeout_s
-        self._waiting: Waiting[_Waiter] = Waiting()
-        self._channel: AsyncChannel | None = None
-        self._silence = Silence()
-        self._watch: asyncio.TimerHandle | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._unseen: set[bytes] = set()  # subscribed, and to be looked for: what came before is pushed to nobody
-        self._looking: asyncio.Task[None] | None = None
+        self._subscriptions: dict[str | None, _Subscription] = {}
 
     async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
         if timeout_s is not None and timeout_s <= 0:
             return await self._link.follow(looking(keys, Deadline(self._timeout_s)))
         waiter = _Waiter(patient=timeout_s is not None)
-        fresh = self._waiting.join(waiter, keys)
+        parts = {self._subscription(shard): some for shard, some in self._endpoint.by_shard(keys).items()}
         try:
-            if self._channel is None:
-                self._connect()
-            else:
-                self._silence_watched()
-                if fresh:
-                    self._channel.send([packed_texts("SUBSCRIBE", *fresh)])
-                else:
-                    self._look(keys)
+            for subscription, some in parts.items():
+                subscription.join(waiter, some)
             await asyncio.wait([waiter.future], timeout=timeout_s)
         finally:
-            idle = self._waiting.leave(waiter, keys)
-            if idle and self._channel is not None:
-                self._channel.send([packed_texts("UNSUBSCRIBE", *idle)])
+            for subscription, some in parts.items():
+                subscription.leave(waiter, some)
             if not waiter.future.cancel() and not waiter.future.cancelled():
                 waiter.future.exception()  # it has been looked at, also where this wait is cancelled
         if not waiter.future.cancelled():
             return waiter.future.result()
         return await self._link.follow(looking(keys, Deadline(min(LAST_LOOK_S, self._timeout_s))))
+
+    def _subscription(self, shard: str | None) -> _Subscription:
+        found = self._subscriptions.get(shard)
+        if found is None:
+            made = _Subscription(self._endpoint, shard, self._link, self._timeout_s)
+            found = self._subscriptions[shard] = made
+        return found
+
+    async def aclose(self) -> None:
+        """Drop the connections. Those who still wait are told that nothing will come."""
+        for subscription in self._subscriptions.values():
+            await subscription.aclose()
+        await self._link.aclose()
+
+    def drop(self) -> None:
+        self._link.drop()
+        for subscription in self._subscriptions.values():
+            subscription.drop()
+
+    def abandon(self) -> None:
+        self._link.abandon()
+        for subscription in self._subscriptions.values():
+            subscription.abandon()
+
+
+class _Subscription:
+    """The subscribed connection of one loop and shard. Connected means subscribed for everybody who waits."""
+
+    def __init__(self, endpoint: Endpoint, shard: str | None, link: AsyncLink, timeout_s: float) -> None:
+        self._endpoint = endpoint
+        self._shard = shard
+        self._link = link
+        self._timeout_s = timeout_s
+        self._waiting: Waiting[_Waiter] = Waiting()
+        self._channel: AsyncChannel | None = None
+        self._channels = Channels(sharded=False)
+        self._silence = Silence()
+        self._watch: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._unseen: set[bytes] = set()  # subscribed, and to be looked for: what came before is pushed to nobody
+        self._looking: asyncio.Task[None] | None = None
+        self._connected_at = 0.0
+
+    def join(self, waiter: _Waiter, keys: list[bytes]) -> None:
+        fresh = self._waiting.join(waiter, keys)
+        if self._channel is None:
+            self._connect()
+        else:
+            self._silence_watched()
+            if fresh:
+                self._channel.send([self._channels.subscribe(fresh)])
+            else:
+                self._look(keys)
+
+    def leave(self, waiter: _Waiter, keys: list[bytes]) -> None:
+        idle = self._waiting.leave(waiter, keys)
+        if idle and self._channel is not None:
+            self._channel.send([self._channels.unsubscribe(idle)])
 
     async def aclose(self) -> None:
         """Drop the connection. Those who still wait are told that nothing will come."""
@@ -99,15 +144,12 @@ class _Subscription:
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
-        await self._link.aclose()
 
     def drop(self) -> None:
-        self._link.drop()
         if self._channel is not None:
             self._channel.close()
 
     def abandon(self) -> None:
-        self._link.abandon()
         if self._channel is not None:
             self._channel.abandon()
         self._channel = self._connecting = self._looking = self._watch = None
@@ -121,10 +163,12 @@ class _Subscription:
     async def _connect_for_all(self) -> None:
         """Try until it succeeds, or until nobody waits any more."""
         away_since = monotonic()
+        # A node may be found, and lose its slot, until all know who serves it.
+        await asyncio.sleep(max(0.0, self._connected_at + RECONNECT_S - away_since))
         while self._waiting:
             deadline = Deadline(self._timeout_s)
             try:
-                channel, _ = await open_channel(self._endpoint, deadline, self._pushed, self._ended)
+                channel, _ = await open_channel(self._endpoint, deadline, self._pushed, self._ended, self._shard)
             except (BrokerError, *FAULTS) as error:
                 fault = translated(error, self._endpoint.url)
                 if isinstance(fault, BrokerRefused):
@@ -138,25 +182,32 @@ class _Subscription:
             else:
                 if channel.fault is not None:
                     continue  # it has ended meanwhile
-                self._channel = channel
+                self._channel, self._channels = channel, Channels(self._endpoint.sharded)
+                self._connected_at = monotonic()
                 self._silence.heard()
                 self._silence_watched()
                 if keys := self._waiting.keys():
-                    channel.send([packed_texts("SUBSCRIBE", *keys)])
+                    channel.send([self._channels.subscribe(keys)])
                 return
 
     def _ended(self, channel: AsyncChannel, _: bool) -> None:
         if channel is self._channel:
             self._channel = None
+            self._endpoint.broke(None)
             if self._waiting:
                 self._connect()
 
     def _pushed(self, reply: Any) -> None:
         self._silence.heard()
-        if isinstance(reply, Refusal):
-            self._fail(translated(reply, self._endpoint.url))
+        try:
+            kind, key, payload = self._channels.heard(reply)
+        except FAULTS as error:
+            fault = translated(error, self._endpoint.url)
+            if isinstance(fault, BrokerRefused):
+                self._fail(fault)
+            elif self._channel is not None:
+                self._channel.close()  # it is made anew, perhaps to another node
             return
-        kind, key, payload = reply
         if kind == b"message":
             self._settle(key, payload)
         elif kind == b"subscribe":
@@ -176,7 +227,7 @@ class _Subscription:
             self._channel.close()
             return
         if self._silence.asks():
-            self._channel.send([packed_texts("SUBSCRIBE", self._waiting.keys()[0])])
+            self._channel.send([self._channels.subscribe(self._waiting.keys()[:1])])
         self._watch = asyncio.get_running_loop().call_later(SILENCE_S, self._listen)
 
     # -- those who wait

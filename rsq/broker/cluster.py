@@ -114,6 +114,7 @@ class Cluster:
         self._address = address
         self._shown = shown
         self._slots = SlotMap(address.seeds)
+        self.sharded = True  # whether the nodes have sharded channels, which came with Redis 7.0
         self._stragglers: dict[Place, Stragglers] = {}
 
     def opening(self, tag: str, deadline: Deadline) -> Opening[Identity | None]:
@@ -173,6 +174,8 @@ class Cluster:
                     refused = refused or error
                 continue
             self._slots.read(node, reply)
+            # So did a fourth field of each node: by it they are known without a right to ask.
+            self.sharded = all(len(master) > 3 for _, _, master, *_ in reply)
             place = self._slots.master(slot)
             if place is not None:
                 return place

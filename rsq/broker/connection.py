@@ -19,7 +19,7 @@ from rsq import keys
 from rsq.broker import embedded
 from rsq.broker.address import cluster_address, plain_options, sentinel_address
 from rsq.broker.channel import Channel, OnLate
-from rsq.broker.cluster import Cluster
+from rsq.broker.cluster import Cluster, tag_of
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange, Opening
 from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
@@ -101,6 +101,24 @@ class Endpoint:
             options = options | {"host": host, "port": port}
         yield Dial(self._kind, options, deadline)
         return (yield from self._stragglers.greeting(options, deadline, judge))
+
+    def fitting(self, calls: list[ScriptCall]) -> list[ScriptCall]:
+        """These calls, with the scripts that are for this kind of server."""
+        if self.cluster is None:
+            return calls
+        return [(script.sharded, tag, arguments) for script, tag, arguments in calls]
+
+    def by_shard(self, channels: Sequence[bytes]) -> dict[str | None, list[bytes]]:
+        """These channels by the connection that hears them: that of a tag in a cluster, else one for all (None)."""
+        found: dict[str | None, list[bytes]] = {}
+        for channel in channels:
+            found.setdefault(None if self.cluster is None else tag_of(channel), []).append(channel)
+        return found
+
+    @property
+    def sharded(self) -> bool:
+        """Whether its channels are sharded ones; it is known once a connection stands."""
+        return self.cluster is not None and self.cluster.sharded
 
     def broke(self, identity: Identity | None) -> None:
         """A connection broke with a request under way."""
@@ -198,6 +216,8 @@ def running(
     Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives. Where
     something had to be loaded, `then` is asked again, and sent behind it.
     """
+    if any(script.sharded is not script for script, _, _ in calls):
+        calls = yield list(calls)
     requests = [packed("EVALSHA", script.sha, "1", tag, *arguments) for script, tag, arguments in calls]
     replies: list[Any] = yield [*first, *requests, *then()], deadline
     head, replies = replies[: len(first)], replies[len(first) :]
@@ -306,7 +326,10 @@ class Link:
             step = next(talk)
             while True:
                 try:
-                    replies = _pause(step) if isinstance(step, float) else self.pipeline_packed(*step)
+                    if isinstance(step, tuple):
+                        replies = self.pipeline_packed(*step)
+                    else:
+                        replies = _pause(step) if isinstance(step, float) else self.endpoint.fitting(step)
                 except BrokerError as fault:
                     step = talk.throw(fault)
                 else:

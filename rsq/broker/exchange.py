@@ -4,6 +4,7 @@ A talk is a generator. It yields a step, and is sent what came of it; an error i
 
     (requests, deadline)  packed commands, sent in one write; their replies, a refusal as its exception
     Dial(...)             leave the connection for a new one, of which it is sent nothing
+    calls of scripts      a list; the same, with the scripts that are for this kind of server
     a number              a pause of so many seconds
 
 `Link.follow` and `AsyncLink.follow` carry them on. Only the opening of a connection dials.
@@ -31,7 +32,7 @@ class Dial:
     deadline: Deadline
 
 
-Step: TypeAlias = "tuple[list[bytes], Deadline | None] | float"
+Step: TypeAlias = "tuple[list[bytes], Deadline | None] | list[Any] | float"
 Exchange: TypeAlias = "Generator[Step, Any, T]"
 Opening: TypeAlias = "Generator[tuple[list[bytes], Deadline] | Dial, Any, T]"
 

@@ -3,6 +3,9 @@
 A file may name shared pieces in lines ``-- include: _name``, which are put in its place, and the kind of its rows in a
 line ``-- rows: <kind>``, see `rsq.broker.rows`. A script is addressed by the SHA of its text, so an old and a new
 release of rsq work side by side on one server.
+
+In a cluster what is published goes by sharded channels, which cost the other nodes nothing: there a script that
+publishes has a text of its own.
 """
 
 from __future__ import annotations
@@ -17,21 +20,34 @@ _ROWS = re.compile(r"^-- rows: (\w+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
+_PUBLISH = "local PUBLISH = 'PUBLISH'\n"
+_SPUBLISH = "local PUBLISH = redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH'  -- both came with Redis 7.0\n"
+
+
 class Script:
-    """One script: its `name` (the verb of the transition), `source` text and `sha`."""
+    """One script: its `name` (the verb of the transition), `source` text and `sha`.
 
-    __slots__ = ("name", "sha", "source")
+    sharded  the script of the same name for clusters; itself where it publishes nothing
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("name", "sha", "sharded", "source")
+
+    def __init__(self, name: str, source: str | None = None) -> None:
         self.name = name
-        text = _read(name)
-        first = _ROWS.search(text)
-        text = _ROWS.sub(lambda match: rows.as_lua(match[1], first is not None and match.start() > first.start()), text)
-        self.source = _INCLUDE.sub(lambda match: _read(match[1]), text)
+        self.source = _put_together(name) if source is None else source
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        publishes = source is None and "redis.call(PUBLISH," in self.source
+        self.sharded = Script(name, self.source.replace(_PUBLISH, _SPUBLISH)) if publishes else self
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
+
+
+def _put_together(name: str) -> str:
+    text = _read(name)
+    first = _ROWS.search(text)
+    text = _ROWS.sub(lambda match: rows.as_lua(match[1], first is not None and match.start() > first.start()), text)
+    return _INCLUDE.sub(lambda match: _read(match[1]), text)
 
 
 def _read(name: str) -> str:

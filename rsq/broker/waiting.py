@@ -1,14 +1,18 @@
-"""What the listeners of threads and of event loops share: who waits for which key, and when silence is suspicious."""
+"""What the listeners of threads and of event loops share: who waits for which key, what is said on a connection that is
+subscribed, and when silence is suspicious.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking
-from rsq.broker.wire import packed
+from rsq.broker.faults import Refusal
+from rsq.broker.wire import packed, packed_texts
 
 W = TypeVar("W")
 
@@ -61,6 +65,43 @@ class Waiting(Generic[W]):
                     del self._each[key]
                     idle.append(key)
         return idle
+
+
+class Channels:
+    """What is said on one subscribed connection.
+
+    sharded  its channels are those of a cluster's shards: of a slot that it loses a node ends the subscriptions
+    """
+
+    def __init__(self, sharded: bool) -> None:
+        self._prefix = "S" if sharded else ""
+        self._ending: Counter[bytes] = Counter()
+
+    def subscribe(self, keys: Sequence[bytes]) -> bytes:
+        """The packed command."""
+        return packed_texts(f"{self._prefix}SUBSCRIBE", *keys)
+
+    def unsubscribe(self, keys: Sequence[bytes]) -> bytes:
+        """The packed command; it is to be sent, as its answers are waited for."""
+        self._ending.update(keys)
+        return packed_texts(f"{self._prefix}UNSUBSCRIBE", *keys)
+
+    def heard(self, reply: Any) -> tuple[bytes, bytes, bytes]:
+        """Kind (``message``, ``subscribe``, ``unsubscribe``), channel and payload of what was pushed.
+
+        Raises Refusal, and ConnectionError where the server has ended a subscription by itself.
+        """
+        if isinstance(reply, Refusal):
+            raise reply
+        kind, channel, payload = reply
+        kind = kind.removeprefix(self._prefix.lower().encode()) if self._prefix else kind
+        if kind == b"unsubscribe":
+            self._ending[channel] -= 1
+            if self._ending[channel] < 0:
+                raise ConnectionError("another node serves this slot now")
+            if not self._ending[channel]:
+                del self._ending[channel]
+        return kind, channel, payload
 
 
 class Silence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -269,10 +270,9 @@ def test_what_cannot_be_read_is_told(app: App, store: Store) -> None:
     assert list(unreadable) == ["broken"]
 
 
-def test_after_a_flush_it_is_as_new(app: App, store: Store) -> None:
+def test_after_a_flush_it_is_as_new(app: App, store: Store, redis: Any) -> None:
     kept = written(store, record(app))
-    with app.client.link() as link:
-        link.call("FLUSHALL")
+    redis.flushall()
     store.advance([(kept, 1, None)])
     assert store.read("s") is None
     again = written(store, record(app))

@@ -23,7 +23,7 @@ from rsq.calls.message import Delivery, Message
 from rsq.calls.outcome import Completed, Verdict
 from rsq.calls.placement import PLAIN, Placement
 from rsq.settings import Settings
-from tests.servers import Server
+from tests.servers import Server, on_cluster
 
 FAR = 4_102_444_800_000
 """End of the leases that tests write by hand: the year 2100, ms since the epoch."""
@@ -215,14 +215,16 @@ class Rig:
     def pushes(self, *task_ids: str) -> Iterator[list[tuple[str, bytes]]]:
         """What is published about these calls during the block, as (task id, data); filled at its end."""
         channels = {self.keys.result(task_id).encode(): task_id for task_id in task_ids}
+        end = f"{self.keys.prefix}:end".encode()
         got: list[tuple[str, bytes]] = []
         with self.redis.pubsub() as pubsub:
-            pubsub.subscribe(*channels, "end")
+            subscribe, publish = (pubsub.ssubscribe, "SPUBLISH") if on_cluster() else (pubsub.subscribe, "PUBLISH")
+            subscribe(*channels, end)
             for _ in range(len(channels) + 1):
-                assert pubsub.get_message(timeout=20)["type"] == "subscribe"
+                assert pubsub.get_message(timeout=20)["type"].endswith("subscribe")
             yield got
-            self.redis.publish("end", "")
-            while (message := pubsub.get_message(timeout=20))["channel"] != b"end":
+            self.redis.execute_command(publish, end, "")
+            while (message := pubsub.get_message(timeout=20))["channel"] != end:
                 got.append((channels[message["channel"]], message["data"]))
 
     def dumps(self) -> dict[bytes, bytes]:

@@ -23,7 +23,7 @@ class SimulatedClock:
     def __init__(self, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self._redis = redis
         self.set(1_800_000_000_000)
-        for script in scripts.ALL:
+        for script in {*scripts.ALL, *(script.sharded for script in scripts.ALL)}:
             read = f"local function now_ms() return tonumber(redis.call('GET', '{_KEY}')) end\n"
             source, replaced = _NOW_MS.subn(read, script.source)
             assert replaced == 1 or "now_ms" not in source

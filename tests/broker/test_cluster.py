@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 import rsq
+from rsq.broker import scripts
 from rsq.broker.address import cluster_address
 from rsq.broker.cluster import Cluster, SlotMap, known_crash, loads_script, slot_of, tag_of
-from rsq.broker.connection import Endpoint, Link
+from rsq.broker.connection import Endpoint, Link, ScriptCall
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import Refusal, ScriptMissing, SlotMoved, translated
 from rsq.broker.spread import BESIDE_S, MOVES, Spreading, by_tag, spreading
 from rsq.broker.stragglers import Identity
+from rsq.broker.waiting import Channels
 from rsq.broker.wire import packed
 from rsq.errors import BrokerUnavailable, SettingsError
 
@@ -190,6 +192,39 @@ def test_connections_that_broke_at_a_node_are_remembered_there_though_the_map_is
         endpoint.broke(Identity(number, b"rsq-%d" % number, old))
     assert old._broken == {3: b"rsq-3", 4: b"rsq-4"}
     assert endpoint.cluster._slots._doubted
+
+
+def test_scripts_that_publish_have_a_text_of_their_own_in_a_cluster() -> None:
+    publish = {script.name for script in scripts.ALL if script.sharded is not script}
+    assert publish == {script.name for script in scripts.ALL if "redis.call(PUBLISH" in script.source} != set()
+    assert all("'SPUBLISH'" in script.sharded.source for script in scripts.ALL if script.name in publish)
+    calls: list[ScriptCall] = [(script, "{rsq:0}:q", ()) for script in scripts.ALL]
+    assert Endpoint("redis://a").fitting(calls) is calls
+    assert [script for script, *_ in Endpoint("redis+cluster://a").fitting(calls)] == [s.sharded for s in scripts.ALL]
+
+
+def test_what_ends_a_subscription_unasked_ends_its_connection() -> None:
+    channels = Channels(sharded=True)
+    assert channels.subscribe([b"a"]) == packed("SSUBSCRIBE", "a")
+    assert channels.heard([b"ssubscribe", b"a", 1])[:2] == (b"subscribe", b"a")
+    assert channels.heard([b"smessage", b"a", b"x"]) == (b"message", b"a", b"x")
+    assert channels.unsubscribe([b"a"]) == packed("SUNSUBSCRIBE", "a")
+    assert channels.heard([b"sunsubscribe", b"a", 0])[0] == b"unsubscribe"
+    with pytest.raises(ConnectionError, match="another node serves this slot"):
+        channels.heard([b"sunsubscribe", b"a", 0])
+
+
+def test_nodes_before_7_0_have_no_sharded_channels() -> None:
+    cluster = Cluster(cluster_address("redis+cluster://a:1"), "redis+cluster://a:1")
+    for row, sharded in (([b"x", 7, b"id"], False), ([b"x", 7, b"id", []], True)):
+        cluster._slots.doubt()
+        cluster._slots._read_at = 0.0
+        steps = cluster._master(1, Deadline(5))
+        next(steps)
+        next(steps)
+        with pytest.raises(StopIteration):
+            steps.send([[[0, 16383, row]]])
+        assert cluster.sharded is sharded
 
 
 def test_a_node_without_a_free_place_is_waited_for() -> None:

@@ -204,12 +204,13 @@ def test_it_waits_for_a_server_at_its_start(
     assert early.stop() == 0, "while it waits it can be stopped"
 
 
-def test_after_a_flush_the_schedules_come_back(code: Callable[..., None], start_beat: StartBeat, clock: App) -> None:
+def test_after_a_flush_the_schedules_come_back(
+    code: Callable[..., None], start_beat: StartBeat, clock: App, redis: Any
+) -> None:
     code(TICK)
     start_beat()
     wait_for_more(clock, 1)
-    with clock.client.link() as link:
-        link.call("FLUSHALL")
+    redis.flushall()
     wait_for_more(clock, 2)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -239,6 +240,63 @@ def test_each_call_runs_once(
     wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
 
 
+@pytest.mark.parametrize("event", [a_failover, a_lost_master, a_moving_slot])
+def test_who_waits_for_a_result_gets_it(
+    event: Callable[[Cluster], None], app: App, cluster: Cluster, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Its channel is one of the shard's, and the node that serves the slot changes while a thread and a loop wait."""
+    start_worker(lease=20)
+    handle = tasks.gate.delay(str(tmp_path / "open"))
+    channel = app.client.queue(None).keys.result(handle.id)
+
+    async def awaited() -> Any:
+        try:
+            return await handle.aget()
+        finally:
+            await app.client.leave_loop()
+
+    def waiting() -> int:
+        found = cluster.ask(cluster.master(TAG), "PUBSUB", "SHARDNUMSUB", channel)
+        return int(found[1])
+
+    with ThreadPoolExecutor(2) as threads:
+        got = [threads.submit(handle.get), threads.submit(asyncio.run, awaited())]
+        wait_until(lambda: waiting() == 2, PATIENT_S, "both to wait")
+        event(cluster)
+        wait_until(lambda: waiting() == 2, PATIENT_S, "both to wait at the other node")
+        (tmp_path / "open").touch()
+        assert [each.result(PATIENT_S) for each in got] == ["gate", "gate"]
+    # No other node hears of it.
+    assert [cluster.ask(node, "PUBSUB", "NUMPAT") for node in cluster.nodes if node.running] == [0] * 6
+    assert not [name for node in cluster.nodes for name in cluster.ask(node, "PUBSUB", "CHANNELS", "*:result:*")]
+
+
+def test_results_of_several_shards_are_waited_for_at_once(app: App, cluster: Cluster) -> None:
+    """As of a call whose queue is not known: it may lie in any of them."""
+    names = [f"{{rsq:{number}}}:default:result:x" for number in range(3)]
+    with ThreadPoolExecutor(1) as threads, cluster.client() as client:
+        for name in reversed(names):
+            got = threads.submit(app.client.listener.wait, names, PATIENT_S)
+            wait_until(lambda: len(client.pubsub_channels("*:result:x")) == 3, PATIENT_S, "all to be subscribed")
+            client.set(name, "there", ex=100)
+            client.execute_command("SPUBLISH", name, "there")
+            assert got.result(PATIENT_S) == b"there"
+            client.delete(name)
+            wait_until(lambda: not client.pubsub_channels("*:result:x"), PATIENT_S, "the channels to be left")
+
+        async def awaited() -> Any:
+            waiting = asyncio.create_task(app.client.alistener.wait(names, PATIENT_S))
+            await asyncio.to_thread(
+                wait_until, lambda: len(client.pubsub_channels("*:result:x")) == 3, PATIENT_S, "all to be subscribed"
+            )
+            client.execute_command("SPUBLISH", names[2], "there")
+            found = await waiting
+            await app.aclose()
+            return found
+
+        assert asyncio.run(awaited()) == b"there"
+
+
 def test_a_slot_on_the_move_takes_nothing_and_loses_nothing(app: App, cluster: Cluster) -> None:
     """While its keys move each script is refused before its first write, and nobody goes where they are not yet."""
     tasks.add.delay(1, 1)
@@ -337,6 +395,8 @@ def test_a_shard_that_serves_goes_on_without_the_one_that_knows_the_workers(
     start_worker(lease=4)
     gate = tasks.gate.delay(str(tmp_path / "open"))
     wait_until(lambda: journal.count("began gate"), PATIENT_S, "the call to begin")
+    with cluster.client() as client:
+        wait_until(lambda: client.zcard("{rsq:0}:default:consumers") == 2, PATIENT_S, "both children to begin")
     with fleet_away(cluster):
         for number in range(8):  # twice a lease
             assert tasks.add.delay(1, number).get(timeout=PATIENT_S) == 1 + number

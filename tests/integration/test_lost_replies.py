@@ -214,7 +214,7 @@ def test_a_worker_gets_over_a_fault_at_each_step(
         worker = start_worker(concurrency=1, worker_url=proxy.url, lease=3)
         batches = 0
         for step in STEPS:
-            proxy.plan(fault, at=step.sha.encode())
+            proxy.plan(fault, at=proxy.sha(step))
             # All that a call can come to; those that were fetched behind the slow one are handed back.
             brief = tasks.brief.map_async(BATCH)
             batches += 1

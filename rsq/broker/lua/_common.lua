@@ -1,6 +1,8 @@
 -- What every script shares. KEYS[1] is the queue's prefix, never a key itself; all keys below are made from it, so all stay in one slot.
 local T = KEYS[1]
 local GROUP = 'rsq'
+-- In a cluster it is another one; see rsq.broker.scripts.
+local PUBLISH = 'PUBLISH'
 local RELEASED = 'released'
 -- For this long a producer may repeat an enqueue whose reply was lost (ms), where none has asked for more; and the most
 -- that one may ask for.

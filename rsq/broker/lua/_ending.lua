@@ -57,7 +57,7 @@ end
 local function publish_result(id, result, ttl_ms)
   local key = T .. ':result:' .. id
   redis.call('SET', key, result, 'PX', ttl_ms)
-  redis.call('PUBLISH', key, result)
+  redis.call(PUBLISH, key, result)
 end
 
 -- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of

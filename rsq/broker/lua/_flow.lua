@@ -629,7 +629,7 @@ local function flows(now)
     for _, each in ipairs(f.told) do
       local key = each[1] .. ':result:' .. each[2]
       if each[4] then redis.call('SET', key, each[3], 'PX', string.format('%.0f', math.max(1, f.ttl_ms))) end
-      redis.call('PUBLISH', key, each[3])
+      redis.call(PUBLISH, key, each[3])
     end
   end
 
@@ -677,7 +677,7 @@ local function flows(now)
       keep_for(f, ms, ms)
     end
     if f.renewed then redis.call('ZADD', FLOWS, 'XX', string.format('%.0f', now + f.lease_ms), f.id) end
-    if f.state ~= f.before then redis.call('PUBLISH', f.head, f.state) end
+    if f.state ~= f.before then redis.call(PUBLISH, f.head, f.state) end
   end
 
   -- Asked before the first write, where anything was said.

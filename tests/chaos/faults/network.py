@@ -61,7 +61,7 @@ def lost_commit(scene: Scene, place: Place) -> Steps:
     Calls that are acknowledged early are sent beside it; none of their attempts may run twice for that.
     """
     with scene.fault("lost_commit", [place.worker.pid]):
-        place.wire.plan("cut_reply", at=scripts.RETRY.sha.encode())
+        place.wire.plan("cut_reply", at=place.wire.sha(scripts.RETRY))
         sent = scene.aside(lambda: scene.sender.send_many(tasks.once_again, [()] * EARLY_CALLS))
         yield _struck([place.wire])
         yield from _cut_off(scene, place, SILENT_S)
