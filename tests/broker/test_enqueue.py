@@ -305,11 +305,11 @@ def bring(rig: Rig, task_id: str, place: str) -> int:
 def test_a_repeat_finds_what_arrived(rig: Rig, place: str, task_id: str) -> None:
     priority = bring(rig, task_id, place)
     before = rig.dumps()
-    assert rig.enqueue(task_id, priority=priority, since_ms=200) == ("accepted", task_id)
-    assert rig.enqueue(task_id, soon(5), priority=priority, since_ms=400) == ("accepted", task_id)
+    assert rig.enqueue(task_id, priority=priority, since_ms=5000) == ("accepted", task_id)
+    assert rig.enqueue(task_id, soon(5), priority=priority, since_ms=70000) == ("accepted", task_id)
     assert rig.dumps() == before
     # A plain first try has set no marker: the repeat sets it, so that a third one finds it.
-    assert rig.enqueue(task_id, UNIQUE, priority=priority, since_ms=600) == ("accepted", task_id)
+    assert rig.enqueue(task_id, UNIQUE, priority=priority, since_ms=7000) == ("accepted", task_id)
     assert rig.enqueue(task_id, UNIQUE, priority=priority) == ("duplicate", task_id)
     assert rig.redis.delete(f"{rig.keys.prefix}:dedupe:id:{task_id}") == 1
     assert rig.dumps() == before
