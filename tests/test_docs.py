@@ -80,7 +80,7 @@ def shown(default: object) -> str:
 def test_each_test_that_is_named_exists(page: Path) -> None:
     for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
         source = (ROOT / path).read_text()
-        assert not name or re.search(rf"def {name}\(", source), f"{page.name} names {path}::{name}"
+        assert not name or re.search(rf"def {name}\(|class {name}:", source), f"{page.name} names {path}::{name}"
 
 
 # -- the README, and what is run from it

@@ -57,7 +57,7 @@ class Client:
         self.listener = ResultListener(self.endpoint, self.pool)
         self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
-        self.flows = Flows(settings, self._follow, self._afollow, self.target)
+        self.flows = Flows(settings, self._follow, self._afollow, self.target, self.queues)
         self._clock = ServerClock()
 
     @contextmanager

@@ -5,7 +5,7 @@ Starting is written once for threads and coroutines, as a talk (see `rsq.broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
 from rsq.broker.flow_pages import JOIN, PAGE_NODES, Pages
+from rsq.broker.partitions import Queues
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
@@ -83,6 +84,7 @@ class Flows:
     follow   carries a talk on in this thread
     afollow  gives a coroutine that does so
     queue    gives a queue by its name
+    queues   those that are known
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class Flows:
         follow: Callable[[Exchange[Any]], Any],
         afollow: Callable[[Exchange[Any]], Any],
         queue: Callable[[str | None], Queue],
+        queues: Queues,
     ) -> None:
         self._settings = settings
         self._follow = follow
         self._afollow = afollow
         self._queue = queue
+        self._queues = queues
 
     def start(self, plan: Plan) -> None:
         """Start a flow: when this returns the server has all of it, else nothing of it runs.
@@ -216,8 +220,8 @@ class Flows:
         pages = Pages(plan, self._settings)
         for page in pages:
             call = self._script(scripts.FLOW, plan.id, *page)
-            introduction = [self._queue(name).introduce() for name in pages.queues] if pages.complete else []
-            answer = yield from self._insist(call, introduction)
+            introduction = yield from self._introduction(plan.id, pages.queues)
+            answer = yield from self._insist(call, introduction if pages.complete else ())
             match answer:
                 case [b"full", queue, held]:
                     raise QueueFull(
@@ -241,9 +245,25 @@ class Flows:
             raise SettingsError(f"{len(nodes)} nodes are too many for one page of adds: {PAGE_NODES} at most")
         pages = Pages(Plan(flow_id, nodes), self._settings)
         call = self._script(scripts.FLOW_ADD, flow_id, key, *pages.added())
-        answer = yield from self._insist(call, [self._queue(name).introduce() for name in pages.queues])
+        answer = yield from self._insist(call, (yield from self._introduction(flow_id, pages.queues)))
         if answer == [b"closed"]:
             raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
+
+    def _introduction(self, flow_id: str, names: Iterable[str]) -> Exchange[list[bytes]]:
+        """The packed commands that make these queues known. Raises SettingsError: a flow lies in one partition, that of
+        the default queue, so that its calls are found there by anybody.
+        """
+        home = self._queue(None)
+        found = {name: queue for name in names if (queue := self._queues.get(name)) is not None}
+        if missing := [name for name in names if name not in found]:
+            found |= zip(missing, (yield from self._queues.finding(missing, self._deadline(), use=True)), strict=True)
+        for name, queue in found.items():
+            if queue.partition != home.partition:
+                raise SettingsError(
+                    f"flow {flow_id} has calls for queue {name!r} in partition {queue.partition}, and flows lie with "
+                    f"queue {home.name!r}, in partition {home.partition}: send them to a queue there"
+                )
+        return [queue.introduce() for queue in found.values()]
 
     def _release(self, size: int) -> Exchange[None]:
         """Help the server on with what it has left. Workers do so, too."""

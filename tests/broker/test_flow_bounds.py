@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from rsq.broker import scripts
+from rsq.broker.client import Client
 from rsq.broker.flow_pages import Pages
 from rsq.calls.plan import Node, Plan
 from rsq.errors import BrokerError, BrokerUnavailable, FlowGone, MessageTooLarge, QueueFull, QueuePaused, SettingsError
+from rsq.settings import Settings
 from tests.broker.conftest import MIB, completed
 from tests.broker.flowing import Flowing, call, chain, chord, flowing, group
 
@@ -167,6 +169,22 @@ def test_several_queues(flowing: Flowing) -> None:
     flowing.succeed("a")
     assert flowing.rig.redis.xlen("{rsq:0}:other:stream:7") == 1
     assert flowing.rig.redis.sismember("{rsq}:queues", "other")
+
+
+def test_queues_of_several_partitions(redis: Any, url: str) -> None:
+    client = Client(Settings(url=url, partitions=3))
+    try:
+        home, *others = client.located(["default", "a", "b", "c"], use=True)
+        far = next(queue for queue in others if queue.partition != home.partition)
+        near = [queue.name for queue in (home, *others) if queue.partition == home.partition]
+        with pytest.raises(SettingsError, match=f"queue '{far.name}' in partition {far.partition}, and flows lie with"):
+            client.flows.start(Plan("f", [Node(call("x", queue=far.name))]))
+        client.flows.start(Plan("g", [Node(call("x", queue=name)) for name in near]))
+        assert client.flows.look("f") is None
+        assert client.flows.look("g") is not None
+    finally:
+        client.close()
+        redis.flushall()
 
 
 class TestAdmission:

@@ -269,3 +269,33 @@ def freeze() -> str:
     journal("began freeze")
     os.kill(os.getpid(), signal.SIGSTOP)
     return "thawed"
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    """The sum."""
+    return sum(numbers)
+
+
+@app.task
+def kinds(values: list[object]) -> list[str]:
+    """What they are."""
+    return [type(value).__name__ for value in values]
+
+
+@app.task
+def size(value: str) -> int:
+    """How long it is."""
+    return len(value)
+
+
+@app.task
+def told_all(request: Any, error: Exception, trace: str) -> list[object]:
+    """An errback that takes everything."""
+    return [request.id, request.task, type(error).__name__, "ValueError" in trace]
+
+
+@app.task
+def told_id(task_id: str) -> str:
+    """An errback that takes the id alone."""
+    return task_id
