@@ -4,12 +4,14 @@ Where things are, in the order in which a call meets them; each module says at i
 
     demo/tasks.py                    an example of an app
     face, app, task, shared          decorate a function, call `delay`
+    canvas/                          signatures, chains, groups and chords: calls as what users combine
+    flow/                            how they become numbered calls, and are started
     calls/                           the call as data: options, message, retries, schedules, outcomes
     codec, remote                    how values and errors travel
     broker/                          all that speaks to the server, with each transition in lua/
     keys, states, clock              its words: names of keys, states of a call, times
     loader, worker/                  supervisor, children, and in each: fetcher -> attempt -> committer
-    result                           what the caller gets back
+    result, result_set               what the caller gets back
     beat/                            schedules
     cli/                             the commands
     settings, url, errors, signals, logs  what all of them share
@@ -25,6 +27,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rsq.calls.request import Request, current_request
+from rsq.canvas.make import chain, chord, group, signature
+from rsq.canvas.signature import Signature
 from rsq.codec import register_type
 from rsq.errors import (
     BrokerError,
@@ -55,6 +59,7 @@ from rsq.errors import (
 )
 from rsq.face import App, default_app, task
 from rsq.result import AsyncResult
+from rsq.result_set import GroupResult, ResultSet
 from rsq.states import State
 from rsq.task import Task
 
@@ -71,6 +76,7 @@ __all__ = [
     "BrokerUnavailable",
     "DuplicateCall",
     "EncodeError",
+    "GroupResult",
     "Ignore",
     "LeaseLost",
     "MaxRetriesExceededError",
@@ -83,10 +89,12 @@ __all__ = [
     "RemoteError",
     "Request",
     "ResultIgnored",
+    "ResultSet",
     "ResultTimeout",
     "Retry",
     "RsqError",
     "SettingsError",
+    "Signature",
     "SoftTimeLimitExceeded",
     "State",
     "Task",
@@ -94,11 +102,15 @@ __all__ = [
     "TimeLimitExceeded",
     "UnknownTask",
     "WorkerLost",
+    "chain",
+    "chord",
     "crontab",
     "current_request",
     "default_app",
     "every",
+    "group",
     "register_type",
+    "signature",
     "task",
 ]
 

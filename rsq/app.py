@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 
 from rsq import settings as settings_module
 from rsq.broker import queue_control as control
-from rsq.calls.message import Message, check_id
+from rsq.calls.message import check_id
 from rsq.calls.options import TaskOptions, options_from
-from rsq.calls.placement import Placement
 from rsq.calls.routes import Router, Routes
+from rsq.canvas import starting
 from rsq.errors import DuplicateTask, InvalidTask, SettingsError, UnknownTask
 from rsq.functions import check_function, place_of
 from rsq.hints import hinted
@@ -29,7 +29,7 @@ from rsq.naming import check_name, name_of, program
 from rsq.result import AsyncResult
 from rsq.settings import Settings
 from rsq.shared import SharedTasks
-from rsq.task import AsyncTask, Task
+from rsq.task import AsyncTask, EagerMode, Task
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -89,7 +89,7 @@ class BaseApp:
         self.name = _checked_name(name)
         self.tasks: dict[str, Task[..., Any]] = {}
         self._parts: dict[Callable[[BaseApp], Any], Any] = {}
-        self.eager: Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None = None
+        self.eager: EagerMode | None = None
         self.router = Router(None)
         self._routes: Routes = None
         self._given = {**settings, "url": url}
@@ -99,6 +99,11 @@ class BaseApp:
             # What stands in the code is checked where it stands; the environment is read at the first use.
             settings_module.load(self._given, {})
         shared.meet(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def flows(self) -> starting.Starter: ...
 
     def __repr__(self) -> str:
         return f"<App {self.name}: {len(self.tasks)} tasks>"
@@ -321,6 +326,8 @@ class BaseApp:
 
 shared: SharedTasks[BaseApp] = SharedTasks()
 """The tasks of this process that name no app."""
+
+starting.project.find = lambda: shared.app
 
 
 def unknown_task_text(name: str, known: Mapping[str, object]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _MSGPACK = "needless, values travel as msgpack; leave it out"
-_FLOWS = "there are no chains, groups and chords in this version"
-_MANY = f"{_FLOWS}; for many calls of one task there is map_async"
+_CANVAS = "write rsq.chain, rsq.group, rsq.chord, or a | b"
+_MANY = "not there; write group(task.s(x) for x in ...), or map_async for many calls of one task"
+_INSIDE = "not there in this version; have the task start what is to follow"
 _QUEUE = "write queue=..."
 _HOOKS = "there are no hooks on tasks; connect a handler to a signal, see rsq.signals"
 _MODULES = "import the modules with tasks in the module that -A names"
@@ -50,11 +51,9 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "throw": _OFF,
     },
     "option of a call": {
-        "link": "there are no links in this version; call the next task at the end of this one",
-        "link_error": "there are no links in this version; connect a handler to rsq.signals.task_failure",
-        "chord": _FLOWS,
-        "chain": _FLOWS,
-        "group_id": _FLOWS,
+        "chord": _CANVAS,
+        "chain": _CANVAS,
+        "group_id": _CANVAS,
         "parent_id": "needless, it is noted by itself: self.request.parent; leave it out",
         "root_id": "needless, it is noted by itself: self.request.root; leave it out",
         "add_to_parent": _OFF,
@@ -137,9 +136,9 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "Beat": "run rsq -A module beat",
         "worker_main": "run rsq -A module worker",
         "start": "run rsq -A module worker",
-        "signature": _FLOWS,
-        "canvas": _FLOWS,
-        "GroupResult": _FLOWS,
+        "signature": "write rsq.signature(name, ...)",
+        "canvas": "import chain, group, chord from rsq",
+        "GroupResult": "write rsq.GroupResult",
         "backend": _ONE_SERVER,
         "amqp": _ONE_SERVER,
         "pool": _ONE_SERVER,
@@ -155,18 +154,14 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "bugreport": "run rsq status",
     },
     "Task": {
-        "s": _MANY,
-        "si": _MANY,
-        "signature": _MANY,
-        "subtask": _MANY,
+        "subtask": "write signature(...)",
         "map": _MANY,
         "starmap": _MANY,
         "chunks": _MANY,
-        "apply": "call the task like a function, or delay() inside app.testing.eager()",
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
-        "replace": _FLOWS,
-        "add_to_chord": _FLOWS,
+        "replace": _INSIDE,
+        "add_to_chord": _INSIDE,
         "send_event": "there are none; tell by self.progress(...)",
         "on_failure": _HOOKS,
         "on_success": _HOOKS,
@@ -193,16 +188,25 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "correlation_id": "write request.id",
         "reply_to": "there is none; results go to the server",
         "origin": "not kept; put it into headers",
-        "group": _FLOWS,
-        "chord": _FLOWS,
-        "chain": _FLOWS,
-        "callbacks": _FLOWS,
-        "errbacks": _FLOWS,
-        "children": _FLOWS,
+        "group": "not told to the task; put it into headers",
+        "chord": "not told to the task; put it into headers",
+        "chain": "not told to the task; put it into headers",
+        "callbacks": "not told to the task; put it into headers",
+        "errbacks": "not told to the task; put it into headers",
+        "children": "not kept; of a canvas its handle has parent and children",
         "ignore_result": "write self.options.ignore_result",
         "stamps": "write request.headers",
         "update": "it cannot be changed; put what is to travel into headers",
         "get": "write the attribute: request.id",
+    },
+    "Signature": {
+        "type": "write app.get_task(sig.task)",
+        "name": "write sig.task",
+        "subtask_type": "write sig.kind",
+        "replace": "write clone(), and change what it gives",
+        "merge": "write clone(args, kwargs, **options)",
+        "flatten_links": "write sig.links",
+        "set_immutable": "write set(immutable=True)",
     },
     "retry": {
         "args": "not there; a retry runs the same call: send another one with apply_async",
@@ -217,11 +221,9 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "AsyncResult": {
         "wait": "write get(timeout=...)",
         "collect": "write get(timeout=...)",
-        "get_leaf": _FLOWS,
-        "children": _FLOWS,
-        "parent": _FLOWS,
-        "graph": _FLOWS,
-        "iterdeps": _FLOWS,
+        "get_leaf": "the handle of a chain is that of its last step",
+        "graph": "write parent and children",
+        "iterdeps": "write parent and children",
         "then": "not there; await aget(), or call the next task at the end of this one",
         "maybe_throw": "write get(timeout=0)",
         "maybe_reraise": "write get(timeout=0)",

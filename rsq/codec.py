@@ -18,6 +18,7 @@ Extension types, part of the protocol. "Packed" is msgpack inside msgpack, by th
      11   UUID         16 bytes
      12   registered   packed array: name, state. The state of an Enum is the member's name, of a Flag its value,
                        of a dataclass a map from field to value
+     13   signature    packed map with task, args, kwargs, options, immutable, subtask_type and tasks
 
 At most 16 extensions stand inside each other. Strings are UTF-8; a lone surrogate, as in names of files, travels as the
 three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type, members of an Enum of
@@ -126,6 +127,17 @@ def register_type(cls: _Class, name: str | None = None) -> _Class:
     _TYPES[name] = cls
     _NAMES[cls] = name
     return cls
+
+
+def add_extension(code: int, cls: type, plain: Callable[[Any], object], restored: Callable[[Any], object]) -> None:
+    """Let a type of rsq's own travel, and its subclasses: as a plain value, from which it is restored."""
+    extension = _Extension(
+        code,
+        cls,
+        lambda value, depth: _pack(plain(value), depth),
+        lambda payload, depth: restored(_unpack(payload, depth)),
+    )
+    _EXTENSION_OF[cls] = _EXTENSION_BY_CODE[code] = extension
 
 
 # -- values to bytes -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ pickling.register()
 
 if TYPE_CHECKING:
     from rsq.beat.control import Schedules
+    from rsq.flow.flows import Flows
     from rsq.testing import Testing
 
 
@@ -25,6 +26,13 @@ class App(BaseApp):
         from rsq.testing import Testing
 
         return self.part(Testing)
+
+    @property
+    def flows(self) -> Flows:
+        """What starts signatures. See `rsq.flow.flows`."""
+        from rsq.flow.flows import Flows
+
+        return self.part(Flows)
 
     @property
     def schedules(self) -> Schedules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from rsq.calls.outcome import Result, unpack_result
@@ -28,7 +28,12 @@ class AsyncResult(Generic[R]):
     id         task id
     queue      queue of the call; None means unknown, then every known queue is searched
     duplicate  True when this call was not enqueued, since an earlier one stands (this is its handle)
+    parent     the handle of what comes before it in its canvas, or None
+    children   the handles of what `link` has follow it
     """
+
+    parent: AsyncResult[Any] | None = None
+    children: Sequence[AsyncResult[Any]] = ()
 
     __slots__ = ("_client", "_ignored", "_result", "duplicate", "id", "queue")
 
@@ -64,11 +69,10 @@ class AsyncResult(Generic[R]):
         Raises     ResultTimeout; the task's own exception (RemoteError where its class is unknown here); TaskRevoked;
                    ResultIgnored; BrokerUnavailable
         """
-        if unknown:
-            raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
+        self._check_options(unknown)
         if self._result is None:
             self._refuse_if_ignored()
-            data = self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
+            data = self._wait(timeout)
             if data is None:
                 raise self._timed_out(timeout)
             self._result = unpack_result(data)
@@ -76,11 +80,10 @@ class AsyncResult(Generic[R]):
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, **unknown: NoReturn) -> R:
         """`get` for coroutines."""
-        if unknown:
-            raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
+        self._check_options(unknown)
         if self._result is None:
             self._refuse_if_ignored()
-            data = await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
+            data = await self._await(timeout)
             if data is None:
                 raise self._timed_out(timeout)
             self._result = unpack_result(data)
@@ -131,7 +134,7 @@ class AsyncResult(Generic[R]):
     def result_record(self) -> Result | None:
         """The outcome with attempt and run time, or None as long as there is none. Does not wait."""
         if self._result is None:
-            data = self._client.read_result(self.id, self.queue)
+            data = self._read()
             if data is not None:
                 self._result = unpack_result(data)
         return self._result
@@ -197,6 +200,20 @@ class AsyncResult(Generic[R]):
         """Delete the result from the server."""
         self._client.forget_result(self.id, self.queue)
         self._result = None
+
+    @staticmethod
+    def _check_options(unknown: Mapping[str, object]) -> None:
+        if unknown:
+            raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
+
+    def _wait(self, timeout: float | None) -> bytes | None:
+        return self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
+
+    async def _await(self, timeout: float | None) -> bytes | None:
+        return await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
+
+    def _read(self) -> bytes | None:
+        return self._client.read_result(self.id, self.queue)
 
     def _refuse_if_ignored(self) -> None:
         if self._ignored:

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 
 from rsq import codec, errors
 from rsq import result as asyncresult
-from rsq.broker.queue import Queue
 from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
+from rsq.calls.plan import Plan
 from rsq.calls.progress import Progress, pack_progress
 from rsq.calls.request import Request, current
 from rsq.calls.retry import asked_for
 from rsq.calls.routes import Router
+from rsq.canvas.signing import Signing
+from rsq.canvas.starting import Starter
 from rsq.clock import epoch_ms
 from rsq.errors import SettingsError
 from rsq.functions import arity_check, signature_of
@@ -46,6 +48,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class EagerMode(Protocol):
+    """What stands in for the broker in eager mode."""
+
+    def __call__(self, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]: ...
+
+    def run(self, plan: Plan) -> None: ...
+
+
 class AppLike(Protocol):
     """What a task needs of its app."""
 
@@ -59,14 +69,18 @@ class AppLike(Protocol):
     def router(self) -> Router: ...
 
     @property
-    def eager(self) -> Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]] | None: ...
+    def flows(self) -> Starter: ...
+
+    @property
+    def eager(self) -> EagerMode | None: ...
 
 
 @hinted("Task")
-class Task(Generic[P, R]):
+class Task(Signing[R], Generic[P, R]):
     """A function that workers can run. Made by `@app.task`; calling it runs it here and now."""
 
     if TYPE_CHECKING:
+        app: AppLike
         __name__: str
         __qualname__: str
 
@@ -108,7 +122,7 @@ class Task(Generic[P, R]):
         Raises TypeError when they do not fit the function, EncodeError or MessageTooLarge when they cannot be carried,
         BrokerUnavailable, BrokerRefused, QueueFull, QueuePaused, DuplicateCall, NotReplicated.
         """
-        message, placement = self._message(args, kwargs, self._defaults)
+        message, placement = self.made(args, kwargs, self._defaults)
         return self._send(message, placement)
 
     def apply_async(
@@ -128,8 +142,11 @@ class Task(Generic[P, R]):
                      is remembered
         wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
+        link, link_error  signatures, one or several: what follows once it has succeeded, or failed for good
         Raises       what `delay` raises, and SettingsError for an option that does not fit
         """
+        if "link" in options or "link_error" in options:
+            return self.signature(args, kwargs, **options).apply_async()
         message, placement = self.message(args, kwargs, **options)
         return self._send(message, placement)
 
@@ -141,8 +158,8 @@ class Task(Generic[P, R]):
         """
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
-        defaults = self._changed(options)
-        pairs = [self._message(self._args(args), {}, defaults) for args in calls]
+        defaults = self.call_options(options)
+        pairs = [self.made(self._args(args), {}, defaults) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
         if before_publish.handlers:
@@ -157,18 +174,20 @@ class Task(Generic[P, R]):
             queue = client.target(name)
             sent = client.producer.send_many(queue, [pairs[number] for number in numbers])
             for number, accepted in zip(numbers, sent, strict=True):
-                results[number] = self._result(queue, pairs[number][0], accepted)
+                results[number] = self._result(pairs[number][0], accepted)
         return [results[number] for number in range(len(pairs))]
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines."""
-        message, placement = self._message(args, kwargs, self._defaults)
+        message, placement = self.made(args, kwargs, self._defaults)
         return await self._asend(message, placement)
 
     async def aapply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
+        if "link" in options or "link_error" in options:
+            return await self.signature(args, kwargs, **options).aapply_async()
         message, placement = self.message(args, kwargs, **options)
         return await self._asend(message, placement)
 
@@ -251,10 +270,14 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> tuple[Message, Placement]:
         """What `apply_async` would send, unsent."""
+        return self.made(*self.given(args, kwargs), self.call_options(options))
+
+    def given(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments that were given as a sequence and a map, as such."""
         kwargs = {} if kwargs is None else kwargs
         if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
             raise TypeError(f"{self.__name__}() kwargs: a map from names to arguments, not {kwargs!r}")
-        return self._message(self._args(args), kwargs, self._changed(options))
+        return self._args(args), kwargs
 
     def _args(self, args: Any) -> Sequence[Any]:
         """Arguments that were given as a sequence, as such. A text is a sequence, too, but never meant so."""
@@ -265,7 +288,8 @@ class Task(Generic[P, R]):
             raise TypeError(f"{self.__name__}() args: a tuple or a list of the arguments, such as (1, 2), not {args!r}")
         return args
 
-    def _changed(self, options: Mapping[str, Any]) -> CallOptions:
+    def call_options(self, options: Mapping[str, Any]) -> CallOptions:
+        """The task's options with those of one call. Raises SettingsError."""
         if not options:
             return self._defaults
         settings = self.app.client.settings
@@ -273,16 +297,21 @@ class Task(Generic[P, R]):
             codec.encode(options["headers"], "headers", settings.max_message_bytes)
         return self._defaults.changed(options, settings.timezone)
 
-    def _message(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions
+    def made(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions, awaited: Sequence[Any] = ()
     ) -> tuple[Message, Placement]:
+        """A message of these arguments, which are checked.
+
+        awaited  stand for values that will be put in front of the arguments, and are not in the message yet
+        """
+        sent, args = args, (*awaited, *args) if awaited else args
         if kwargs or not self.fits(len(args)):
             try:
                 self._signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{self.__name__}() {error}") from None
         settings = self.app.client.settings
-        body = codec.encode_call(args, kwargs, settings.max_message_bytes)
+        body = codec.encode_call(sent, kwargs, settings.max_message_bytes)
         placement, meta = defaults.placement, defaults.meta
         if defaults.dedupe_key is not None:
             key = self.key_of("dedupe_key", defaults.dedupe_key, args, kwargs)
@@ -336,7 +365,7 @@ class Task(Generic[P, R]):
             return self._send_eagerly(message, placement)
         client = self.app.client
         queue = client.target(message.queue)
-        return self._result(queue, message, client.producer.send(queue, message, placement))
+        return self._result(message, client.producer.send(queue, message, placement))
 
     async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
         if before_publish.handlers:
@@ -345,7 +374,7 @@ class Task(Generic[P, R]):
             return self._send_eagerly(message, placement)
         client = self.app.client
         queue = await client.atarget(message.queue)
-        return self._result(queue, message, await client.aproducer.send(queue, message, placement))
+        return self._result(message, await client.aproducer.send(queue, message, placement))
 
     def _send_eagerly(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
         assert self.app.eager is not None
@@ -354,11 +383,17 @@ class Task(Generic[P, R]):
             tell_after(message, result.id, result.duplicate)
         return result
 
-    def _result(self, queue: Queue, message: Message, accepted: Accepted) -> asyncresult.AsyncResult[R]:
+    def _result(self, message: Message, accepted: Accepted) -> asyncresult.AsyncResult[R]:
         if after_publish.handlers:
             tell_after(message, accepted.task_id, accepted.duplicate)
+        return self.handle_of(message, accepted.task_id, accepted.duplicate)
+
+    def handle_of(
+        self, message: Message, task_id: str | None = None, duplicate: bool = False
+    ) -> asyncresult.AsyncResult[R]:
+        """The handle of the call that a message is; of a duplicate, of the call with this id, which stands."""
         ignored = message.meta.get("ignore_result", self.options.ignore_result)
-        return AsyncResult(self.app.client, accepted.task_id, queue.name, ignored, accepted.duplicate)
+        return AsyncResult(self.app.client, task_id or message.id, message.queue, ignored, duplicate)
 
 
 class AsyncTask(Task[P, R]):

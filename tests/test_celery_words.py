@@ -244,6 +244,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "App": lambda: app,
     "Task": lambda: catches,
     "AsyncResult": lambda: app.AsyncResult("x1"),
+    "Signature": lambda: catches.s(),
     "Request": lambda: catches.request,
     "Control": lambda: app.control,
     "Inspect": lambda: app.inspect(),

@@ -206,6 +206,17 @@ def test_the_example_of_executors_runs(run_page: RunPage) -> None:
     run_page("shop", source, program, "-P", "asyncio")
 
 
+def test_the_examples_of_canvas_run(run_page: RunPage) -> None:
+    """Where a line gives a value, it is the one that stands behind it."""
+    tasks, *others = sources("canvas.md")
+    shown = r"^([^#\n]*\S)  # (.+)$"
+    assert sum(len(re.findall(shown, source, re.MULTILINE)) for source in others) > 15
+    program = "from shop import *\n" + "\n".join(
+        re.sub(shown, r"assert \1 == \2", each, flags=re.MULTILINE) for each in others
+    )
+    run_page("shop", tasks, program.replace(".get()", ".get(timeout=30)"))
+
+
 def test_the_example_of_signals_runs(run_page: RunPage, tmp_path: Path) -> None:
     (source,) = sources("signals.md")
     source += textwrap.dedent("""

@@ -128,6 +128,21 @@ ACCEPTED = {
         app.send_task("x", None)
         app.set_default()
         """,
+    "canvas": """
+        from rsq import GroupResult, Signature, chain, chord, group, signature
+
+        one: Signature[int] = add.s(1).set(countdown=3).on_error(send.si("x"))
+        n: int = (send.s("x") | add.s(1)).delay().get()
+        numbers: list[int] = group(add.s(i) for i in range(3)).delay(1).get()
+        total: int = chord([add.s(1), fetch.s("x")], add.s())().get()
+        r: GroupResult[int] = group(add.s(1), add.s(2)).delay()
+        first: int = r[0].get()
+        chain(*[add.s(n) for n in range(3)]).apply_async(link=add.s())
+        signature("x", (1,), countdown=3) | group(one, one)
+
+        async def start() -> int:
+            return await (await add.s(1).adelay()).aget()
+        """,
     "testing": """
         with app.testing.eager(propagate=False):
             add.delay(1)
@@ -151,6 +166,7 @@ REFUSED = {
         'shared_with_options.delay("x")',
         'has incompatible type "str"; expected "int"',
     ),
+    "no signature": ("rsq.chain(add, add.s(1))", "No overload variant"),
     "wrong keyword": ("add.delay(1, c=2)", 'Unexpected keyword argument "c" for "delay" of "Task"'),
     "missing argument": ("add.delay()", 'Missing positional argument "a" in call to "delay" of "Task"'),
     "wrong type, awaited call": (
@@ -169,7 +185,7 @@ REFUSED = {
     "self by hand": ("bound.delay(bound, 1)", 'Argument 1 to "delay" of "Task" has incompatible type'),
     "result of another type": ("s: str = add.delay(1).get()", 'expression has type "int", variable has type "str"'),
     "a name that is not there": ("app.conf", '"App" has no attribute "conf"'),
-    "a name that is not there, of a task": ("add.s(1)", 'has no attribute "s"'),
+    "a name that is not there, of a task": ("add.chunks([], 1)", 'has no attribute "chunks"'),
     "an option of get": ("add.delay(1).get(interval=1)", 'Argument "interval" to "get" of "AsyncResult"'),
     "testing": ("app.testing.eager(propagat=True)", 'Unexpected keyword argument "propagat" for "eager" of "Testing"'),
 }
@@ -193,6 +209,13 @@ REVEALED = {
     "shared": ("shared.delay(1).get()", "str"),
     "shared with options": ("shared_with_options.delay(1).get()", "str"),
     "shared bound": ("shared_bound.delay(1).get()", "str"),
+    "signature": ("add.s(1)", "Signature[int]"),
+    "signature, result": ("fetch.si('x').delay().get()", "bytes"),
+    "chain": ("rsq.chain(add.s(1), fetch.s())", "Chain[bytes]"),
+    "pipe": ("add.s(1) | fetch.s() | send.s()", "Signature[None]"),
+    "group": ("rsq.group(add.s(1), add.s(2)).delay()", "GroupResult[int]"),
+    "chord": ("rsq.chord([add.s(1)], fetch.s()).delay().get()", "bytes"),
+    "chain that ends with a group": ("rsq.chain(add.s(1), rsq.group(fetch.s())).delay().get()", "list[bytes]"),
     "by id": ("add.AsyncResult('x').get()", "int"),
     "task": ("bound", "Task[[number: int], str]"),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from time import monotonic
 from typing import Any
 
@@ -11,10 +12,8 @@ from rsq.broker.aio import AsyncLink, PerLoop, open_channel
 from rsq.broker.channel import AsyncChannel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
-from rsq.broker.exchange import asking
 from rsq.broker.faults import FAULTS, translated
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Channels, Silence, Waiting, looking
-from rsq.broker.wire import packed
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Channels, Silence, Waiting, Wanted, looking
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 
@@ -26,7 +25,16 @@ class AsyncResultListener:
 
     async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
         """The value at the first of `keys` that has one, or None after `timeout_s`; see `ResultListener.wait`."""
-        return await self._loops.here().wait([key.encode() for key in keys], timeout_s)
+        async with aclosing(self.arrivals([keys], timeout_s)) as arrivals:
+            async for _, data in arrivals:
+                return data
+        return None
+
+    def arrivals(
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Several values, each as soon as it is there, with its number; see `ResultListener.arrivals`."""
+        return self._loops.here().arrivals(Wanted(wanted), timeout_s)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -40,11 +48,27 @@ class AsyncResultListener:
 class _Waiter:
     """One coroutine that waits. `patient`: it has a timeout, and outlasts a server that is away."""
 
-    __slots__ = ("future", "patient")
+    __slots__ = ("future", "patient", "wanted")
 
-    def __init__(self, patient: bool) -> None:
-        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def __init__(self, wanted: Wanted, patient: bool) -> None:
+        self.wanted = wanted
         self.patient = patient
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def wait(self, left_s: float | None) -> None:
+        """Until something has come. Raises what ended the waiting."""
+        await asyncio.wait([self.future], timeout=left_s)
+        if self.future.done():
+            future, self.future = self.future, asyncio.get_running_loop().create_future()
+            future.result()
+
+    def wake(self, error: Exception | None = None) -> None:
+        if not self.future.done():
+            if error is None:
+                self.future.set_result(None)
+            else:
+                self.future.set_exception(error)
+                self.future.exception()  # whoever waited may be gone: nobody is to be told that it was never looked at
 
 
 class _OfLoop:
@@ -56,23 +80,29 @@ class _OfLoop:
         self._timeout_s = timeout_s
         self._subscriptions: dict[str | None, _Subscription] = {}
 
-    async def wait(self, keys: list[bytes], timeout_s: float | None) -> bytes | None:
-        if timeout_s is not None and timeout_s <= 0:
-            return await self._link.follow(looking(keys, Deadline(self._timeout_s)))
-        waiter = _Waiter(patient=timeout_s is not None)
-        parts = {self._subscription(shard): some for shard, some in self._endpoint.by_shard(keys).items()}
-        try:
-            for subscription, some in parts.items():
-                subscription.join(waiter, some)
-            await asyncio.wait([waiter.future], timeout=timeout_s)
-        finally:
-            for subscription, some in parts.items():
-                subscription.leave(waiter, some)
-            if not waiter.future.cancel() and not waiter.future.cancelled():
-                waiter.future.exception()  # it has been looked at, also where this wait is cancelled
-        if not waiter.future.cancelled():
-            return waiter.future.result()
-        return await self._link.follow(looking(keys, Deadline(min(LAST_LOOK_S, self._timeout_s))))
+    async def arrivals(self, wanted: Wanted, timeout_s: float | None) -> AsyncGenerator[tuple[int, bytes], None]:
+        if timeout_s is None or timeout_s > 0:
+            deadline = Deadline(float("inf") if timeout_s is None else timeout_s)
+            waiter = _Waiter(wanted, patient=timeout_s is not None)
+            by_shard = self._endpoint.by_shard(wanted.keys)
+            parts = {self._subscription(shard): some for shard, some in by_shard.items()}
+            try:
+                for subscription, some in parts.items():
+                    subscription.join(waiter, some)
+                while (wanted or wanted.arrived) and (left_s := deadline.left_s()) > 0:
+                    if wanted.arrived:
+                        yield wanted.arrived.popleft()
+                    else:
+                        await waiter.wait(None if timeout_s is None else left_s)
+            finally:
+                for subscription, some in parts.items():
+                    subscription.leave(waiter, some)
+        if wanted:
+            limit_s = self._timeout_s if timeout_s is not None and timeout_s <= 0 else min(LAST_LOOK_S, self._timeout_s)
+            for key, data in await self._link.follow(looking(wanted.open_keys(), Deadline(limit_s))):
+                wanted.came(key, data)
+        while wanted.arrived:
+            yield wanted.arrived.popleft()
 
     def _subscription(self, shard: str | None) -> _Subscription:
         found = self._subscriptions.get(shard)
@@ -124,8 +154,8 @@ class _Subscription:
             self._silence_watched()
             if fresh:
                 self._channel.send([self._channels.subscribe(fresh)])
-            else:
-                self._look(keys)
+            if len(fresh) < len(keys):
+                self._look({*keys}.difference(fresh))
 
     def leave(self, waiter: _Waiter, keys: list[bytes]) -> None:
         idle = self._waiting.leave(waiter, keys)
@@ -232,7 +262,7 @@ class _Subscription:
 
     # -- those who wait
 
-    def _look(self, keys: list[bytes]) -> None:
+    def _look(self, keys: Iterable[bytes]) -> None:
         self._unseen.update(keys)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_for_all())
@@ -242,24 +272,22 @@ class _Subscription:
             keys = [key for key in self._unseen if self._waiting.of(key)]
             self._unseen.clear()
             try:
-                requests = [packed("GET", key) for key in keys]
-                replies = await self._link.follow(asking(requests, Deadline(self._timeout_s))) if keys else []
+                found = await self._link.follow(looking(keys, Deadline(self._timeout_s)))
             except BrokerUnavailable:
                 self._unseen.update(keys)
                 await asyncio.sleep(RECONNECT_S)
             except BrokerError as error:
                 self._fail(error)
             else:
-                for key, found in zip(keys, replies, strict=True):
-                    if found is not None:
-                        self._settle(key, found)
+                for key, data in found:
+                    self._settle(key, data)
 
     def _settle(self, key: bytes, data: bytes) -> None:
         for waiter in self._waiting.of(key):
-            if not waiter.future.done():
-                waiter.future.set_result(data)
+            waiter.wanted.came(key, data)
+            waiter.wake()
 
     def _fail(self, error: Exception, patient_too: bool = True) -> None:
         for waiter in self._waiting.all():
-            if not waiter.future.done() and (patient_too or not waiter.patient):
-                waiter.future.set_exception(error)
+            if patient_too or not waiter.patient:
+                waiter.wake(error)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgpack
@@ -24,7 +25,7 @@ from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import Queue
-from rsq.broker.waiting import first_value
+from rsq.broker.waiting import LOOK_STEP, first_value
 from rsq.broker.wire import Command, packed
 from rsq.calls.message import check_id, unpack_meta
 from rsq.clock import ServerClock
@@ -145,6 +146,15 @@ class Client:
         """The packed result, or None as long as there is none."""
         return first_value(self.ask(*(("GET", key) for key in self.result_keys(task_id, queue))))
 
+    def read_results(self, wanted: Sequence[Sequence[str]]) -> list[bytes | None]:
+        """Several packed results, each at the first of its keys that has one; None as long as there is none."""
+        found: list[bytes | None] = []
+        for first in range(0, len(wanted), LOOK_STEP):
+            some = wanted[first : first + LOOK_STEP]
+            replies = iter(self.ask(*(("GET", key) for keys in some for key in keys)))
+            found += [first_value(list(islice(replies, len(keys)))) for keys in some]
+        return found
+
     def forget_result(self, task_id: str, queue: str | None) -> None:
         """Delete the result and the progress, if there are any."""
         names = [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]
@@ -163,6 +173,21 @@ class Client:
                     # Where several queues are asked: what ended in one is marked in the others, for nothing.
                     found[task_id] = max(found[task_id], reply.decode(), key=_REVOKED.index)
         return found
+
+    def cancel_flow(self, flow_id: str, terminate: bool) -> bool:
+        """End a flow, with what of it is delayed. False: it had ended, or is gone."""
+        if not self.flows.cancel(flow_id, terminate):
+            return False
+        first = 0
+        while nodes := self.flows.nodes(flow_id, first, REVOKE_STEP):
+            by_queue: dict[str, list[str]] = {}
+            for node in nodes:
+                if node.state == "released":
+                    by_queue.setdefault(node.queue, []).append(node.id)
+            for queue, ids in by_queue.items():
+                self.revoke(ids, queue, terminate)
+            first += REVOKE_STEP
+        return True
 
     async def arevoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
         """`revoke` for coroutines."""

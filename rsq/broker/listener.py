@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.forks import renew_in_child
 from rsq.broker.pool import LinkPool
 from rsq.broker.subscription import Subscription, Waiter
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, looking
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Wanted, looking
 from rsq.errors import BrokerUnavailable
 
 LONGEST_READ_S = 1.0
@@ -34,23 +35,43 @@ class ResultListener:
     def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
         """The value at the first of `keys` that has one, as soon as it is there, or None after `timeout_s`.
 
+        Raises as `arrivals`.
+        """
+        with closing(self.arrivals([keys], timeout_s)) as arrivals:
+            return next((data for _, data in arrivals), None)
+
+    def arrivals(
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+    ) -> Generator[tuple[int, bytes], None, None]:
+        """Several values, each as soon as it is there, with its number in `wanted`; ends after `timeout_s`.
+
         Subscribes before it looks, so nothing falls between, and looks once more at the end. Raises BrokerUnavailable
         when the server could not be reached at the end of the timeout, or, without a timeout, for `broker_timeout_s`
         on end; BrokerRefused.
+
+        wanted  for each value the keys at one of which it will be
         """
-        waiter = Waiter([key.encode() for key in keys])
+        waiter = Waiter(Wanted(wanted))
+        arrived = waiter.wanted.arrived
         if timeout_s is not None and timeout_s <= 0:
-            return self._look(waiter, Deadline(self._pool.timeout_s))
+            self._look(waiter, Deadline(self._pool.timeout_s))
+            yield from arrived
+            return
         deadline = Deadline(float("inf") if timeout_s is None else timeout_s)
-        parts = {self._subscription(shard): some for shard, some in self._endpoint.by_shard(waiter.keys).items()}
+        by_shard = self._endpoint.by_shard(waiter.wanted.keys)
+        parts = {self._subscription(shard): some for shard, some in by_shard.items()}
         read_s = LONGEST_READ_S if len(parts) == 1 else TURN_S
         try:
             for subscription, some in parts.items():
                 subscription.join(waiter, some)
-            while waiter.data is None and (left_s := deadline.left_s()) > 0:
-                if waiter.unseen:
+            while (waiter.wanted or arrived) and (left_s := deadline.left_s()) > 0:
+                if arrived:
+                    for subscription in parts:
+                        subscription.rest(waiter)
+                    yield arrived.popleft()
+                elif waiter.unseen:
                     waiter.unseen = False
-                    waiter.data = self._first_look(waiter, deadline)
+                    self._first_look(waiter, deadline)
                 elif led := [each for each in parts if each.leads(waiter)]:
                     for subscription in led:
                         subscription.read(min(read_s, left_s), deadline, waiter)
@@ -63,9 +84,9 @@ class ResultListener:
         finally:
             for subscription, some in parts.items():
                 subscription.leave(waiter, some)
-        if waiter.data is None:
-            return self._look(waiter, Deadline(min(LAST_LOOK_S, self._pool.timeout_s)))
-        return waiter.data
+        if waiter.wanted:
+            self._look(waiter, Deadline(min(LAST_LOOK_S, self._pool.timeout_s)))
+        yield from arrived
 
     def close(self) -> None:
         """Drop the connections. Those who still wait reconnect."""
@@ -79,17 +100,18 @@ class ResultListener:
             found = self._subscriptions.setdefault(shard, made)
         return found
 
-    def _first_look(self, waiter: Waiter, deadline: Deadline) -> bytes | None:
+    def _first_look(self, waiter: Waiter, deadline: Deadline) -> None:
         try:
-            return self._look(waiter, deadline.within(self._pool.timeout_s))
+            self._look(waiter, deadline.within(self._pool.timeout_s))
         except BrokerUnavailable:
             waiter.unseen = True
             waiter.wakeup.wait(min(RECONNECT_S, max(0.0, deadline.left_s())))
-            return None
 
-    def _look(self, waiter: Waiter, deadline: Deadline) -> bytes | None:
+    def _look(self, waiter: Waiter, deadline: Deadline) -> None:
         link = self._pool.take()
         try:
-            return link.follow(looking(waiter.keys, deadline))
+            found = link.follow(looking(waiter.wanted.open_keys(), deadline))
         finally:
             self._pool.give_back(link)
+        for key, data in found:
+            waiter.wanted.came(key, data)

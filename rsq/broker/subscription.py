@@ -15,19 +15,23 @@ from rsq.broker.channel import Channel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import FAULTS, translated
-from rsq.broker.waiting import RECONNECT_S, Channels, Silence, Waiting
+from rsq.broker.waiting import RECONNECT_S, Channels, Silence, Waiting, Wanted
 from rsq.errors import BrokerError, BrokerRefused
 
 
 class Waiter:
-    """One caller that waits for the first of its keys."""
+    """One caller that waits.
 
-    __slots__ = ("data", "keys", "unseen", "wakeup")
+    unconfirmed  channels whose subscription has not been answered yet
+    unseen       what came before its channels were subscribed is to be looked for
+    """
 
-    def __init__(self, keys: list[bytes]) -> None:
-        self.keys = keys
-        self.data: bytes | None = None
-        self.unseen = False  # what came before its channel was subscribed is to be looked for
+    __slots__ = ("unconfirmed", "unseen", "wakeup", "wanted")
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.unconfirmed: set[bytes] = set()
+        self.unseen = False
         self.wakeup = threading.Event()
 
 
@@ -62,7 +66,8 @@ class Subscription:
         with self._lock:
             fresh = self._waiting.join(waiter, keys)
             # Of a channel that is subscribed the push comes to all; what came before is found by looking.
-            waiter.unseen = waiter.unseen or not fresh
+            waiter.unseen = waiter.unseen or len(fresh) < len(keys)
+            waiter.unconfirmed.update(fresh)
             if fresh and self._channel is not None:
                 self._send(self._channels.subscribe(fresh))
 
@@ -73,11 +78,20 @@ class Subscription:
                 self._send(self._channels.unsubscribe(idle))
             if not self._waiting:
                 self._fault = None  # nobody tries any more
-            if self._leader is waiter:
-                self._leader = None
-            if self._leader is None:
-                # Whoever stops reading wakes another one, or nobody would read.
-                for each in self._waiting.all():
+            self._hand_over(waiter)
+
+    def rest(self, waiter: Waiter) -> None:
+        """Let another one read, while this one sees to what has come."""
+        with self._lock:
+            self._hand_over(waiter)
+
+    def _hand_over(self, waiter: Waiter) -> None:
+        if self._leader is waiter:
+            self._leader = None
+        if self._leader is None:
+            # Whoever stops reading wakes another one, or nobody would read.
+            for each in self._waiting.all():
+                if each is not waiter:
                     each.wakeup.set()
                     break
 
@@ -130,7 +144,11 @@ class Subscription:
         channels = Channels(self._endpoint.sharded)
         with self._lock:
             try:
-                channel.send(channels.subscribe(self._waiting.keys()), deadline)
+                keys = self._waiting.keys()
+                for key in keys:
+                    for waiter in self._waiting.of(key):
+                        waiter.unconfirmed.add(key)
+                channel.send(channels.subscribe(keys), deadline)
             except BaseException:
                 channel.close()
                 raise
@@ -142,8 +160,11 @@ class Subscription:
         kind, channel, payload = self._channels.heard(reply)
         for waiter in self._waiting.of(channel):
             if kind == b"message":
-                waiter.data = payload
+                waiter.wanted.came(channel, payload)
             elif kind == b"subscribe":
+                waiter.unconfirmed.discard(channel)
+                if waiter.unconfirmed:
+                    continue  # one look for all of them
                 waiter.unseen = True
             waiter.wakeup.set()
 

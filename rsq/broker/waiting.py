@@ -1,10 +1,10 @@
-"""What the listeners of threads and of event loops share: who waits for which key, what is said on a connection that is
+"""What the listeners of threads and of event loops share: who waits for what, what is said on a connection that is
 subscribed, and when silence is suspicious.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,9 @@ from rsq.broker.faults import Refusal
 from rsq.broker.wire import packed, packed_texts
 
 W = TypeVar("W")
+
+LOOK_STEP = 1000
+"""Keys that are asked for in one write."""
 
 RECONNECT_S = 0.2
 """Pause between two tries to reach a server that is away."""
@@ -43,7 +46,7 @@ class Waiting(Generic[W]):
         return self._each.get(key, ())
 
     def all(self) -> Iterable[W]:
-        return [waiter for waiters in self._each.values() for waiter in waiters]
+        return dict.fromkeys(waiter for waiters in self._each.values() for waiter in waiters)
 
     def join(self, waiter: W, keys: Iterable[bytes]) -> list[bytes]:
         """Add one. Gives the keys for which nobody waited before: their channels are to be subscribed."""
@@ -129,10 +132,47 @@ class Silence:
         return self._asked and monotonic() - self._since >= SILENCE_S
 
 
-def looking(keys: Sequence[bytes], deadline: Deadline) -> Exchange[bytes | None]:
-    """The value at the first of these keys that has one, or None."""
-    replies: list[Any] = yield from asking([packed("GET", key) for key in keys], deadline)
-    return first_value(replies)
+class Wanted:
+    """What one caller waits for: several things, each of which may come by one of several keys.
+
+    arrived  (number of a thing, its value), in the order in which they came, each thing once
+    """
+
+    def __init__(self, wanted: Sequence[Sequence[str]]) -> None:
+        self.arrived: deque[tuple[int, bytes]] = deque()
+        self._open = dict.fromkeys(range(len(wanted)))
+        self._numbers: dict[bytes, list[int]] = {}
+        for number, names in enumerate(wanted):
+            for name in names:
+                self._numbers.setdefault(name.encode(), []).append(number)
+
+    def __bool__(self) -> bool:
+        """Whether anything has not come yet."""
+        return bool(self._open)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """All of them."""
+        return list(self._numbers)
+
+    def open_keys(self) -> list[bytes]:
+        """Those by which something may come yet."""
+        return [key for key, numbers in self._numbers.items() if any(number in self._open for number in numbers)]
+
+    def came(self, key: bytes, data: bytes) -> None:
+        """Take a value that has come by a key."""
+        for number in self._numbers.get(key, ()):
+            if self._open.pop(number, 0) is None:  # in one step, since several threads may read for one caller
+                self.arrived.append((number, data))
+
+
+def looking(keys: Sequence[bytes], deadline: Deadline) -> Exchange[list[tuple[bytes, bytes]]]:
+    """Those of these keys that have a value, with it."""
+    replies: list[Any] = []
+    for first in range(0, len(keys), LOOK_STEP):
+        some = [packed("GET", key) for key in keys[first : first + LOOK_STEP]]
+        replies += yield from asking(some, deadline)
+    return [(key, bytes(reply)) for key, reply in zip(keys, replies, strict=True) if reply is not None]
 
 
 def first_value(replies: Sequence[Any]) -> bytes | None:

@@ -255,8 +255,7 @@ class CallOptions:
         if not options:
             return self
         for name in options:
-            if name not in _CALL_OPTIONS:
-                raise SettingsError(unknown_text("option of a call", name, "option of a call", _CALL_OPTIONS))
+            check_call_option(name)
         given = {name: value for name, value in options.items() if value is not None}
         place = _placed(given, zone)
         carried = _carried(given)
@@ -296,6 +295,12 @@ class CallOptions:
             debounce,
             timelimit,
         )
+
+
+def check_call_option(name: str) -> None:
+    """Raises SettingsError for what is no option of a call."""
+    if name not in _CALL_OPTIONS:
+        raise SettingsError(unknown_text("option of a call", name, "option of a call", _CALL_OPTIONS))
 
 
 def _check_version(version: Any) -> int:

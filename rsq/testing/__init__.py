@@ -15,13 +15,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 from rsq.app import BaseApp, shared
 from rsq.errors import SettingsError
 from rsq.settings import Settings
-from rsq.testing.eager import Eager, EagerCall
+from rsq.testing.eager import Eager, Mode
 from rsq.testing.server import TemporaryServer, delete_namespace, temporary_server
 from rsq.testing.worker import ThreadWorker
 
@@ -67,7 +66,7 @@ class Testing:
         self._app = app
         self._lock = threading.Lock()
         self._eager: Eager | None = None
-        self._modes: list[EagerCall] = []
+        self._modes: list[Mode] = []
         self._isolations = 0
 
     @contextmanager
@@ -128,16 +127,16 @@ class Testing:
         """Whether these are the settings of a block of `isolated`, so that nothing which they reach is in use."""
         return self._isolations > 0 and settings == self._app.settings
 
-    def _enter_eager(self, propagate: bool) -> EagerCall:
+    def _enter_eager(self, propagate: bool) -> Mode:
         with self._lock:
             if self._eager is None:
                 self._eager = Eager(self._app, self._is_isolated)
-            mode = partial(self._eager.call, propagate)
+            mode = Mode(self._eager, propagate)
             self._modes.append(mode)
             self._app.eager = mode
         return mode
 
-    def _leave_eager(self, mode: EagerCall) -> None:
+    def _leave_eager(self, mode: Mode) -> None:
         with self._lock:
             self._modes.remove(mode)
             self._app.eager = self._modes[-1] if self._modes else None

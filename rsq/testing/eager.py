@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
 
 from rsq.app import BaseApp
 from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.answers import Accepted, answer
 from rsq.broker.client import Client
 from rsq.broker.connection import Link
+from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
 from rsq.calls.message import Delivery, Message, pack_meta
-from rsq.calls.outcome import Buried, Completed, Retried, Verdict, pack_failure
+from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
+from rsq.calls.plan import Plan
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout, SettingsError
 from rsq.remote import decode_error
@@ -28,6 +31,7 @@ from rsq.result import AsyncResult
 from rsq.settings import Settings
 from rsq.states import State
 from rsq.task import Task
+from rsq.testing.eager_flow import EagerFlow
 from rsq.worker.attempt import Attempts
 
 P = ParamSpec("P")
@@ -39,8 +43,6 @@ MOST_RETRIES = 1000
 MOST_NESTED = 50
 """Eager calls inside each other: a task that sends itself would end in the middle of some innocent function."""
 
-EagerCall: TypeAlias = Callable[[Task[..., Any], Message, Placement], AsyncResult[Any]]
-
 
 @dataclass(frozen=True)
 class _Level:
@@ -51,6 +53,20 @@ class _Level:
 
 
 _level: ContextVar[_Level | None] = ContextVar("rsq.testing.level", default=None)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What stands in for the broker in one block; see `Testing.eager`."""
+
+    eager: Eager
+    propagate: bool
+
+    def __call__(self, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
+        return self.eager.call(self.propagate, task, message, placement)
+
+    def run(self, plan: Plan) -> None:
+        self.eager.run(self.propagate, plan)
 
 
 class Eager:
@@ -66,29 +82,34 @@ class Eager:
         self._client = app.client = MemoryClient(app.settings, may_ask)
 
     def call(self, propagate: bool, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
-        """Stands in for enqueueing, as `App.eager`."""
-        accepted = self._accept(message, placement)
+        """Stands in for enqueueing."""
+        accepted = self.accept(message, placement)
         if not accepted.duplicate:
-            outer = _level.get()
-            level = _Level(1, []) if outer is None else _Level(outer.number + 1, outer.errors)
-            if level.number > MOST_NESTED:
-                raise RecursionError(
-                    f"{MOST_NESTED} eager calls stand inside each other, the last one of {message.task}: a task that "
-                    "sends itself never ends in eager mode; test it with a worker"
-                )
-            token = _level.set(level)
-            try:
-                error = self._follow(message)
-            finally:
-                _level.reset(token)
-            if placement.dedupe_until == "done":
-                self._markers.pop((message.queue, "key", placement.dedupe_key), None)
-            if propagate and error is not None:
-                level.errors.insert(0 if outer is None else len(level.errors), error)
-            if outer is None and level.errors:
-                raise level.errors[0]
-        ignored = message.meta.get("ignore_result", task.options.ignore_result)
-        return AsyncResult(self._client, accepted.task_id, message.queue, ignored, accepted.duplicate)
+            self._nested(propagate, message.task, lambda: self._error_of(self.follow(message, placement)))
+        return task.handle_of(message, accepted.task_id, accepted.duplicate)
+
+    def run(self, propagate: bool, plan: Plan) -> None:
+        """Stands in for starting a flow."""
+        self._nested(propagate, plan.description, lambda: self._error_of(EagerFlow(self, plan).run()))
+
+    def _nested(self, propagate: bool, what: str, run: Callable[[], Exception | None]) -> None:
+        """Run something inside of what runs already, and see to its error."""
+        outer = _level.get()
+        level = _Level(1, []) if outer is None else _Level(outer.number + 1, outer.errors)
+        if level.number > MOST_NESTED:
+            raise RecursionError(
+                f"{MOST_NESTED} eager calls stand inside each other, the last one of {what}: a task that "
+                "sends itself never ends in eager mode; test it with a worker"
+            )
+        token = _level.set(level)
+        try:
+            error = run()
+        finally:
+            _level.reset(token)
+        if propagate and error is not None:
+            level.errors.insert(0 if outer is None else len(level.errors), error)
+        if outer is None and level.errors:
+            raise level.errors[0]
 
     def close(self) -> None:
         """Give the app its own client back."""
@@ -101,7 +122,8 @@ class Eager:
         while self._idle:
             self._idle.pop().close()
 
-    def _accept(self, message: Message, placement: Placement) -> Accepted:
+    def accept(self, message: Message, placement: Placement) -> Accepted:
+        """What the server would say to it. Raises DuplicateCall."""
         key = (message.queue, "key", placement.dedupe_key)
         own = (message.queue, "id", message.id)
         with self._lock:
@@ -124,30 +146,45 @@ class Eager:
             key, version, _ = message.meta["version"]
             self._versions[message.queue, key] = max(version, self._versions.get((message.queue, key), 0))
 
-    def _follow(self, message: Message) -> Exception | None:
-        """Run a call until a worker would be done with it. Gives its error if it ended as a dead letter."""
-        if self._is_superseded(message):
-            result = pack_failure(State.REVOKED, 1, 0.0, "superseded")
-            self._client.results[self._client.queue(message.queue).keys.result(message.id)] = result
-            return None
+    def follow(
+        self, message: Message, placement: Placement, inputs: Mapping[int, bytes] = MappingProxyType({})
+    ) -> Completed | Buried:
+        """Run a call until a worker would be done with it.
+
+        inputs  packed values that it takes from others of its flow
+        """
+        try:
+            return self._followed(message, inputs)
+        finally:
+            if placement.dedupe_until == "done":
+                self._markers.pop((message.queue, "key", placement.dedupe_key), None)
+
+    def _followed(self, message: Message, inputs: Mapping[int, bytes]) -> Completed | Buried:
         with self._lock:
             runner = self._idle.pop() if self._idle else _Runner(self._app)
-        verdict = runner.follow(message)
+        verdict = runner.follow(message, inputs, self._is_superseded(message))
         # Not after an exception (Ctrl-C, a test's timeout): its thread may be at work still.
         self._idle.append(runner)
         if isinstance(verdict, Retried):
             raise ResultTimeout(
                 f"{message.task}[{message.id}] has not ended after {MOST_RETRIES} retries: {verdict.why}"
             )
-        if isinstance(verdict, (Completed, Buried)) and verdict.result:
-            self._client.results[self._client.queue(message.queue).keys.result(message.id)] = verdict.result
+        assert isinstance(verdict, (Completed, Buried)), "nobody takes a lease from it"
+        if verdict.result and verdict.ttl_ms:
+            self.keep(message, verdict.result)
         if isinstance(verdict, Completed) and verdict.counter == "succeeded":
             self._note_version(message)
-        if not isinstance(verdict, Buried):
-            return None
-        if verdict.error["type"] == "builtins.KeyboardInterrupt":
+        if isinstance(verdict, Buried) and verdict.error["type"] == "builtins.KeyboardInterrupt":
             raise KeyboardInterrupt
-        return decode_error(verdict.error)
+        return verdict
+
+    def keep(self, message: Message, result: bytes) -> None:
+        """Have this be the result of a call."""
+        self._client.results[self._client.queue(message.queue).keys.result(message.id)] = result
+
+    @staticmethod
+    def _error_of(verdict: Completed | Buried | None) -> Exception | None:
+        return decode_error(verdict.error) if isinstance(verdict, Buried) else None
 
 
 class _Runner:
@@ -158,27 +195,35 @@ class _Runner:
         self._clock = ServerClock()
         self._attempts = Attempts(app.tasks, app.settings, lambda queue: self._clock)
 
-    def follow(self, message: Message) -> Verdict:
+    def follow(self, message: Message, inputs: Mapping[int, bytes], superseded: bool) -> Verdict:
         """The verdict after all retries; Retried if there are too many of them."""
         self._clock.set(_now_ms())
-        verdict = self._run(message, message.meta)
+        if superseded:
+            result = pack_failure(State.REVOKED, 1, 0.0, "superseded")
+            return Completed(_delivery(message, message.meta, inputs), "superseded", result, REVOKED_TTL_MS)
+        verdict = self._run(_delivery(message, message.meta, inputs))
         for _ in range(MOST_RETRIES):
             if not isinstance(verdict, Retried):
                 break
             self._clock.set(self._clock.now_ms() + verdict.delay_ms)
-            verdict = self._run(message, verdict.meta)
+            verdict = self._run(_delivery(message, verdict.meta, inputs))
         return verdict
 
-    def _run(self, message: Message, meta: Mapping[str, Any]) -> Verdict:
-        fields = [b"id", message.id.encode(), b"task", message.task.encode(), b"body", message.body]
-        delivery = Delivery(message.queue, message.priority, b"", [*fields, b"meta", pack_meta(meta)])
-        task = self._tasks.get(message.task)
+    def _run(self, delivery: Delivery) -> Verdict:
+        task = self._tasks.get(delivery.task)
         if task is not None and task.is_async:
             return _in_thread(self._attempts.run, delivery)
         return self._attempts.run(delivery)
 
     def close(self) -> None:
         _in_thread(self._attempts.close)
+
+
+def _delivery(message: Message, meta: Mapping[str, Any], inputs: Mapping[int, bytes]) -> Delivery:
+    fields = [b"id", message.id.encode(), b"task", message.task.encode(), b"body", message.body]
+    delivery = Delivery(message.queue, message.priority, b"", [*fields, b"meta", pack_meta(meta)])
+    delivery.inputs = inputs
+    return delivery
 
 
 def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -209,6 +254,7 @@ class MemoryClient(Client):
         self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
+        self.flows = _MemoryFlows(settings, self._follow, self._afollow, self.queue)
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
 
@@ -230,6 +276,9 @@ class MemoryClient(Client):
 
     def read_result(self, task_id: str, queue: str | None) -> bytes | None:
         return self.first_of(self.result_keys(task_id, queue))
+
+    def read_results(self, wanted: Sequence[Sequence[str]]) -> list[bytes | None]:
+        return [self.first_of(keys) for keys in wanted]
 
     def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
         self.results[self.queue(queue).keys.progress_of(task_id)] = packed
@@ -262,13 +311,32 @@ class MemoryClient(Client):
         return State.PENDING
 
 
+class _MemoryFlows(Flows):
+    """In eager mode a flow has ended when it was started, and each of its calls has its result."""
+
+    def outcome(self, flow_id: str, number: int) -> bytes | None:
+        return None
+
+    def outcomes(self, flow_id: str, numbers: Sequence[int]) -> list[bytes | None]:
+        return [None for _ in numbers]
+
+    def cancel(self, flow_id: str, terminate: bool = False) -> bool:
+        return False
+
+    def revoke(self, flow_id: str, number: int) -> bool:
+        return False
+
+
 class _MemoryListener(ResultListener):
     def __init__(self, client: MemoryClient) -> None:
         super().__init__(client.endpoint, client.pool)
         self._client = client
 
-    def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
-        return self._client.waited_for(keys)
+    def arrivals(
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+    ) -> Generator[tuple[int, bytes], None, None]:
+        for number, keys in enumerate(wanted):
+            yield number, self._client.waited_for(keys)
 
 
 class _AsyncMemoryListener(AsyncResultListener):
@@ -276,8 +344,11 @@ class _AsyncMemoryListener(AsyncResultListener):
         super().__init__(client.endpoint, client.settings.broker_timeout_s)
         self._client = client
 
-    async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
-        return self._client.waited_for(keys)
+    async def arrivals(
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        for number, keys in enumerate(wanted):
+            yield number, self._client.waited_for(keys)
 
 
 def _now_ms() -> int:

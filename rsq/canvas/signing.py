@@ -1,0 +1,48 @@
+"""What a task has of signatures: `s`, `si`, `signature`, and `apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rsq.canvas.signature import Signature
+from rsq.canvas.starting import Home
+from rsq.result import AsyncResult
+
+R = TypeVar("R")
+
+
+class Signing(Generic[R]):
+    """The calls of a task as data."""
+
+    if TYPE_CHECKING:
+        name: str
+
+        app: Home
+
+        def given(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]: ...
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """The call with these arguments, unsent: to be combined, passed on, or started later."""
+        return Signature(self.name, args, kwargs, app=self.app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """`s`, immutable: it takes no further arguments, such as the value of what comes before it in a chain."""
+        return Signature(self.name, args, kwargs, immutable=True, app=self.app)
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
+    ) -> Signature[R]:
+        """`s` with options, as `apply_async` takes them. Raises SettingsError for a name that is no option."""
+        return Signature(self.name, *self.given(args, kwargs), options, immutable, self.app)
+
+    def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Run it here and now as eager mode does, retries and all; see `Signature.apply`."""
+        return self.signature(args, kwargs).apply(**options)

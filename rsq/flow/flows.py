@@ -1,0 +1,94 @@
+"""What `app.flows` is: it starts signatures, and finds flows again by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rsq.app import BaseApp
+from rsq.calls.announce import tell_after, tell_before
+from rsq.calls.message import Message
+from rsq.calls.plan import Plan
+from rsq.canvas.signature import Canvas, Signature
+from rsq.flow.planner import Planned, Planner
+from rsq.result import AsyncResult
+from rsq.signals import after_publish, before_publish
+from rsq.task import Task
+
+
+class Flows:
+    """Starts what signatures say, with the tasks of one app."""
+
+    def __init__(self, app: BaseApp) -> None:
+        self._app = app
+
+    def start(self, signature: Signature[Any]) -> AsyncResult[Any]:
+        """Start it, all or nothing; see `Signature.apply_async`."""
+        if _is_plain(signature):
+            return self._task(signature).apply_async(signature.args, signature.kwargs, **_options(signature))
+        planned = self._prepared(signature)
+        if planned.plan is not None and self._app.eager is None:
+            self._app.client.flows.start(planned.plan)
+        return self._told(planned)
+
+    async def astart(self, signature: Signature[Any]) -> AsyncResult[Any]:
+        """`start` for coroutines."""
+        if _is_plain(signature):
+            return await self._task(signature).aapply_async(signature.args, signature.kwargs, **_options(signature))
+        planned = self._prepared(signature)
+        if planned.plan is not None and self._app.eager is None:
+            await self._app.client.flows.astart(planned.plan)
+        return self._told(planned)
+
+    def freeze(self, signature: Signature[Any]) -> AsyncResult[Any]:
+        """Fix the ids of its next start; see `Signature.freeze`."""
+        signature.fix_ids()
+        if _is_plain(signature):
+            task = self._task(signature)
+            message, _ = task.message(signature.args, signature.kwargs, **_options(signature))
+            return task.handle_of(message)
+        return Planner(self._app).plan(signature).result
+
+    def apply(self, signature: Signature[Any], propagate: bool) -> AsyncResult[Any]:
+        """Run it in eager mode; see `Signature.apply`."""
+        app: Any = self._app  # the whole one, with what lives above
+        with app.testing.eager(propagate):
+            return self.start(signature)
+
+    def call_here(self, signature: Signature[Any]) -> Any:
+        """Call the function of a signature; start a canvas."""
+        if isinstance(signature, Canvas):
+            return self.start(signature)
+        return self._app.get_task(signature.task)(*signature.args, **signature.kwargs)
+
+    def _task(self, signature: Signature[Any]) -> Task[..., Any]:
+        return self._app.task_by_name(signature.task)
+
+    def _prepared(self, signature: Signature[Any]) -> Planned:
+        planned = Planner(self._app).plan(signature)
+        if planned.plan is not None:
+            if before_publish.handlers:
+                for message in _messages(planned.plan):
+                    tell_before(message)
+            if self._app.eager is not None:
+                self._app.eager.run(planned.plan)
+        return planned
+
+    def _told(self, planned: Planned) -> AsyncResult[Any]:
+        if planned.plan is not None and after_publish.handlers:
+            for message in _messages(planned.plan):
+                tell_after(message, message.id, False)
+        return planned.result
+
+
+def _is_plain(signature: Signature[Any]) -> bool:
+    """Whether it is one call that nothing follows."""
+    return not (isinstance(signature, Canvas) or signature.links or signature.errbacks)
+
+
+def _options(signature: Signature[Any]) -> dict[str, Any]:
+    return signature.options if signature.id is None else {**signature.options, "task_id": signature.id}
+
+
+def _messages(plan: Plan) -> Iterable[Message]:
+    return (node.call.message for node in plan.nodes if node.call is not None)

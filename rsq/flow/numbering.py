@@ -1,0 +1,85 @@
+"""The last step of a plan: drafts, in the order in which they came up, become numbered nodes.
+
+They are numbered by levels: first all that waits for nothing, then what waits for these alone, errbacks last. So the
+members of a group stand in a row, whatever each of them begins, and lists of them are a few runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsq.calls.plan import Call, Node, in_runs
+
+
+@dataclass
+class Draft:
+    """A node that may yet get edges; `outs`, `takes` and `errbacks` name drafts by their places.
+
+    takes  the shape of what it takes, without runs
+    """
+
+    call: Call | None
+    waits: int = 0
+    takes: Any = None
+    outs: list[int] = field(default_factory=list)
+    errbacks: list[tuple[int, str]] = field(default_factory=list)
+    errback: bool = False
+    sink: bool = False
+
+
+def numbered(drafts: Sequence[Draft]) -> tuple[list[Node], list[int]]:
+    """The nodes of a plan, and for each draft its number. What waits stands behind what it waits for."""
+    levels = [0] * len(drafts)
+    for place, draft in enumerate(drafts):
+        for out in draft.outs:
+            levels[out] = max(levels[out], levels[place] + 1)
+    order = sorted(range(len(drafts)), key=lambda place: (drafts[place].errback, levels[place]))
+    numbers = [0] * len(drafts)
+    for number, place in enumerate(order):
+        numbers[place] = number
+    fails = _fails(drafts)
+    shapes: dict[int, Any] = {}  # many may take the same one
+    nodes = []
+    for place in order:
+        draft = drafts[place]
+        if id(draft.takes) not in shapes:
+            shapes[id(draft.takes)] = _in_runs(draft.takes, numbers)
+        fallen = fails[place]
+        node = Node(
+            draft.call,
+            in_runs(sorted(numbers[out] for out in draft.outs)),
+            draft.waits,
+            shapes[id(draft.takes)],
+            errbacks=[(numbers[errback], told) for errback, told in draft.errbacks],
+            errback=draft.errback,
+            fails=None if fallen is None else numbers[fallen],
+            sink=draft.sink,
+        )
+        nodes.append(node)
+    return nodes, numbers
+
+
+def _fails(drafts: Sequence[Draft]) -> list[int | None]:
+    """For each draft the sink that can never run once it has failed, or None where there are several."""
+    fails: list[int | None] = [None] * len(drafts)
+    for place in reversed(range(len(drafts))):
+        behind = {out if drafts[out].sink else fails[out] for out in drafts[place].outs} - {None}
+        fails[place] = behind.pop() if len(behind) == 1 else None
+    return fails
+
+
+def _in_runs(shape: Any, numbers: Sequence[int]) -> Any:
+    """A shape of places as one of numbers, those in a row as runs."""
+    if shape is None or isinstance(shape, int):
+        return None if shape is None else numbers[shape]
+    parts: list[Any] = []
+    row: list[int] = []
+    for part in shape:
+        if isinstance(part, int):
+            row.append(numbers[part])
+        else:
+            parts += [*in_runs(row), _in_runs(part, numbers)]
+            row = []
+    return [*parts, *in_runs(row)]

@@ -1,0 +1,361 @@
+"""Handles of many calls at once, and of calls that belong to a flow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from rsq.broker.deadline import Deadline
+from rsq.calls.outcome import unpack_result
+from rsq.calls.progress import Progress
+from rsq.errors import ResultTimeout
+from rsq.result import AsyncResult
+from rsq.states import State
+
+if TYPE_CHECKING:
+    from rsq.broker.client import Client
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""What never ran, since something before it failed, has no result of its own: the flow is asked for it so often."""
+
+
+class MemberResult(AsyncResult[T]):
+    """The handle of one call of a flow.
+
+    flow    id of the flow
+    number  of the call in it
+    last    it has a result of its own whatever happens, since its caller waits for it
+    whole   it is the handle of the whole canvas, whose last call this is
+    """
+
+    __slots__ = ("children", "flow", "last", "number", "parent", "whole")
+
+    def __init__(self, client: Client, task_id: str, queue: str | None, ignored: bool = False) -> None:
+        super().__init__(client, task_id, queue, ignored)
+        self.flow = ""
+        self.number = 0
+        self.last = self.whole = False
+        self.parent: AsyncResult[Any] | None = None
+        self.children: Sequence[AsyncResult[Any]] = ()
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Have the call not run; the handle of a whole canvas cancels it, with all that has not ended.
+
+        terminate  raise TaskRevoked in what runs
+        """
+        if self.whole:
+            self._client.cancel_flow(self.flow, terminate)
+        elif not self._client.flows.revoke(self.flow, self.number):
+            super().revoke(terminate)
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for coroutines."""
+        await self._aside(lambda: self.revoke(terminate))
+
+    def _read(self) -> bytes | None:
+        data = super()._read()
+        return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
+
+    def _wait(self, timeout: float | None) -> bytes | None:
+        if self.last:
+            return super()._wait(timeout)
+        deadline = Deadline(float("inf") if timeout is None else timeout)
+        data = self._read()
+        while data is None and deadline.left_s() > 0:
+            data = super()._wait(min(LOOK_S, deadline.left_s())) or self._read()
+        return data
+
+    async def _await(self, timeout: float | None) -> bytes | None:
+        if self.last:
+            return await super()._await(timeout)
+        deadline = Deadline(float("inf") if timeout is None else timeout)
+        data: bytes | None = await self._aside(self._read)
+        while data is None and deadline.left_s() > 0:
+            data = await super()._await(min(LOOK_S, deadline.left_s())) or await self._aside(self._read)
+        return data
+
+
+class ResultSet(AsyncResult[list[T]]):
+    """Several handles as one: waited for by one subscription, and read in one pipeline.
+
+    results  the handles, in order; one of them may be a set itself
+    id, queue, duplicate, parent, children  as of one handle; empty here
+    """
+
+    __slots__ = ("results",)
+
+    def __init__(self, client: Client, results: Iterable[AsyncResult[Any]]) -> None:
+        super().__init__(client, "", None)
+        self.results = list(results)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}: {len(self.results)} results>"
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[AsyncResult[T]]:
+        return iter(self.results)
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[T]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AsyncResult[T]]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.results[index]
+
+    def add(self, result: AsyncResult[Any]) -> None:
+        """One more, at the end, unless it is there."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def discard(self, result: AsyncResult[Any]) -> None:
+        """Without this one."""
+        if result in self.results:
+            self.results.remove(result)
+
+    # -- to wait for them
+
+    def get(self, timeout: float | None = None, propagate: bool = True, **unknown: Any) -> list[T]:
+        """Wait for all results, and give them in the order of `results`.
+
+        The first that fails, in time, raises its error at once; with `propagate=False` errors stand among the values.
+
+        timeout  seconds, for all together
+        Raises   as `AsyncResult.get`
+        """
+        self._check_options(unknown)
+        with closing(self.as_completed(timeout)) as arriving:
+            for each in arriving:
+                each.get(0, propagate)
+        return self._values(propagate)
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True, **unknown: Any) -> list[T]:
+        """`get` for coroutines."""
+        self._check_options(unknown)
+        async with aclosing(self.aas_completed(timeout)) as arriving:
+            async for each in arriving:
+                each.get(0, propagate)
+        return self._values(propagate)
+
+    def join(self, timeout: float | None = None, propagate: bool = True) -> list[T]:
+        """Celery's other word for `get`."""
+        return self.get(timeout, propagate)
+
+    def as_completed(self, timeout: float | None = None) -> Generator[AsyncResult[Any], None, None]:
+        """The handles in the order in which they end, each as soon as it has; of a set in this one its handles.
+
+        Raises  ResultTimeout where some have not ended after so many seconds
+        """
+        open_ = _Open(self, timeout)
+        yield from open_.known
+        while open_.handles:
+            keys = [self._client.result_keys(each.id, each.queue) for each in open_.handles]
+            with closing(self._client.listener.arrivals(keys, open_.slice_s())) as arrivals:
+                for number, data in arrivals:
+                    yield open_.note(number, data)
+            yield from open_.look()
+            open_.check()
+
+    async def aas_completed(self, timeout: float | None = None) -> AsyncGenerator[AsyncResult[Any], None]:
+        """`as_completed` for coroutines."""
+        open_ = _Open(self, timeout)
+        for each in open_.known:
+            yield each
+        while open_.handles:
+            keys = [await self._client.aresult_keys(each.id, each.queue) for each in open_.handles]
+            async with aclosing(self._client.alistener.arrivals(keys, open_.slice_s())) as arrivals:
+                async for number, data in arrivals:
+                    yield open_.note(number, data)
+            for each in await self._aside(open_.look):
+                yield each
+            open_.check()
+
+    # -- to look at them
+
+    def handles(self) -> Iterator[AsyncResult[Any]]:
+        """Those of single calls, in order, also those of sets in this one."""
+        for each in self.results:
+            if isinstance(each, ResultSet):
+                yield from each.handles()
+            else:
+                yield each
+
+    def _looked(self) -> list[AsyncResult[Any]]:
+        """All of `handles`, as they stand now on the server: one pipeline for all that have not ended yet."""
+        open_ = _Open(self, 0)
+        if open_.handles:
+            open_.look()
+        return list(self.handles())
+
+    def completed_count(self) -> int:
+        """How many have succeeded, as in Celery."""
+        return sum(_state_of(each) is State.SUCCESS for each in self._looked())
+
+    def ready(self) -> bool:
+        """Whether all have ended, one way or the other."""
+        return all(_state_of(each) for each in self._looked())
+
+    def waiting(self) -> bool:
+        """Whether one has not ended yet."""
+        return not self.ready()
+
+    def successful(self) -> bool:
+        """Whether all have succeeded."""
+        return self.state is State.SUCCESS
+
+    def failed(self) -> bool:
+        """Whether one has failed for good."""
+        return any(_state_of(each) is State.FAILURE for each in self._looked())
+
+    @property
+    def state(self) -> State | str:
+        """FAILURE or REVOKED once one is, SUCCESS when all are, STARTED when one has ended, else PENDING."""
+        states = [_state_of(each) for each in self._looked()]
+        for state in (State.FAILURE, State.REVOKED):
+            if state in states:
+                return state
+        if all(states):
+            return State.SUCCESS
+        return State.STARTED if any(states) else State.PENDING
+
+    @property
+    def result(self) -> Any:
+        """The values and errors, or None as long as one has not ended. Does not wait and does not raise."""
+        return self._values(propagate=False) if self.ready() else None
+
+    @property
+    def traceback(self) -> str | None:
+        """Text of the traceback of the first that failed, in the order of `results`."""
+        return next((each.traceback for each in self._looked() if _state_of(each) is State.FAILURE), None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How many have ended, of how many; None for a set of nothing. Does not wait."""
+        states = [_state_of(each) for each in self._looked()]
+        return Progress(sum(map(bool, states)), len(states), {}) if states else None
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Have those not run that have not ended; see `AsyncResult.revoke`."""
+        for each in self.results:
+            each.revoke(terminate)
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for coroutines."""
+        await self._aside(lambda: self.revoke(terminate))
+
+    def forget(self) -> None:
+        """Delete the results from the server."""
+        for each in self.results:
+            each.forget()
+
+    def _values(self, propagate: bool) -> list[T]:
+        return [
+            each._values(propagate) if isinstance(each, ResultSet) else each.get(0, propagate)  # type: ignore[misc]
+            for each in self.results
+        ]
+
+
+class GroupResult(ResultSet[T]):
+    """What starting a group gives: the handles of its members, and an id.
+
+    A group in it lies flat in its results; a chain that ends with a group stands in them as a GroupResult.
+
+    id         of the group
+    results    the handles, in order
+    parent     the handle of what comes before it in its canvas, or None
+    links      the handles of what `link` has follow it
+    flow, whole, queue, duplicate  where it belongs
+    """
+
+    __slots__ = ("flow", "links", "parent", "whole")
+
+    def __init__(
+        self, client: Client, group_id: str, results: Iterable[AsyncResult[Any]], parent: AsyncResult[Any] | None = None
+    ) -> None:
+        super().__init__(client, results)
+        self.id = group_id
+        self.parent = parent
+        self.flow = ""
+        self.whole = False
+        self.links: Sequence[AsyncResult[Any]] = ()
+
+    @property
+    def children(self) -> Sequence[AsyncResult[Any]]:  # type: ignore[override]
+        """The same as `results`."""
+        return self.results
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Have the members not run that have not ended; of a whole canvas that is all of it.
+
+        terminate  raise TaskRevoked in what runs
+        """
+        if self.whole:
+            self._client.cancel_flow(self.flow, terminate)
+        else:
+            super().revoke(terminate)
+
+
+class _Open:
+    """The handles of a set that have not ended, as far as it is known.
+
+    known    those of which it was known before
+    handles  those that are waited for
+    """
+
+    def __init__(self, results: ResultSet[Any], timeout: float | None) -> None:
+        self._timeout = timeout
+        self._deadline = Deadline(float("inf") if timeout is None else timeout)
+        self._client = results._client
+        every = list(results.handles())
+        self.known = [each for each in every if each._result is not None]
+        self.handles = [each for each in every if each._result is None]
+        for each in self.handles:
+            each._refuse_if_ignored()
+
+    def slice_s(self) -> float | None:
+        """How long to wait for a push before all are looked at."""
+        left_s = max(0.0, self._deadline.left_s())
+        if any(isinstance(each, MemberResult) and not each.last for each in self.handles):
+            return min(LOOK_S, left_s)
+        return None if self._timeout is None else left_s
+
+    def note(self, number: int, data: bytes) -> AsyncResult[Any]:
+        """This handle has its result."""
+        handle = self.handles[number]
+        handle._result = unpack_result(data)
+        return handle
+
+    def look(self) -> list[AsyncResult[Any]]:
+        """Look at all that have not ended; gives those that have."""
+        self.handles = [each for each in self.handles if each._result is None]
+        read = self._client.read_results([self._client.result_keys(each.id, each.queue) for each in self.handles])
+        ended = [self.note(number, data) for number, data in enumerate(read) if data is not None]
+        by_flow: dict[str, list[MemberResult[Any]]] = {}
+        for each in self.handles:
+            if each._result is None and isinstance(each, MemberResult) and not each.last:
+                by_flow.setdefault(each.flow, []).append(each)
+        for flow, members in by_flow.items():
+            told = self._client.flows.outcomes(flow, [each.number for each in members])
+            for each, data in zip(members, told, strict=True):
+                if data is not None:
+                    each._result = unpack_result(data)
+                    ended.append(each)
+        self.handles = [each for each in self.handles if each._result is None]
+        return ended
+
+    def check(self) -> None:
+        """Raises ResultTimeout where some have not ended in time."""
+        if self.handles and self._deadline.left_s() <= 0:
+            within = "" if self._timeout is None else f" within {self._timeout:g} s"
+            raise ResultTimeout(f"{len(self.handles)} results have not come{within}, {self.handles[0].id} among them")
+
+
+def _state_of(handle: AsyncResult[Any]) -> State | None:
+    """How it has ended, as far as this process knows."""
+    return None if handle._result is None else handle._result.state
