@@ -254,7 +254,7 @@ class MemoryClient(Client):
         self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
-        self.flows = _MemoryFlows(settings, self._follow, self._afollow, self.queue)
+        self.flows = _MemoryFlows(settings, self._follow, self._afollow, self.queue, self.queues)
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
 
