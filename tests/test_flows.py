@@ -493,6 +493,42 @@ def test_a_step_that_is_sent_again_and_succeeds_continues_its_canvas(url: str) -
         assert app.AsyncResult(result.id, "default").get() == 3
 
 
+def test_a_callback_that_died_and_is_sent_again_goes_on_with_what_follows_it(url: str) -> None:
+    noted.clear()
+    with app.testing.worker(url=url) as worker:
+        first = add.s(1, 2)
+        first.link(breaks_at_first.s() | add.s(10))
+        result = first.delay()
+        assert result.get(timeout=60) == 3
+        worker.wait_idle(timeout=60)
+        noted.append("mended")
+        with app.client.link() as link:
+            (letter,) = dead_letters(link, app.client.queue(None))
+            assert redrive(link, app.client.queue(None), letter)
+        worker.wait_idle(timeout=60)
+        assert result.children[0].get(timeout=60) == 13
+
+
+@app.task
+def note_reason(request: Any, exc: BaseException, traceback: str) -> None:
+    noted.append(str(exc))
+
+
+def test_an_errback_whose_call_has_succeeded_meanwhile_runs_all_the_same(url: str) -> None:
+    noted.clear()
+    with app.testing.worker(url=url) as worker:
+        breaks_at_first.s(1).on_error(note_reason.s().set(countdown=0.5)).delay()
+        with app.client.link() as link:
+            queue = app.client.queue(None)
+            wait_until(lambda: list(dead_letters(link, queue)), 60, "its death")
+            (letter,) = dead_letters(link, queue)
+            noted.append("mended")
+            assert redrive(link, queue, letter)
+        wait_until(lambda: len(noted) == 2, 60, "its errback")
+        worker.wait_idle(timeout=60)
+        assert "succeeded meanwhile" in noted[1] or noted[1] == "not yet"
+
+
 def test_a_thousand_results_are_one_subscription_and_one_pipeline(url: str) -> None:
     with app.testing.worker(url=url) as worker:
         result = group(add.s(number) for number in range(1000)).delay()

@@ -319,7 +319,7 @@ class Flows:
         for value in failed:
             origin = None if value is None else origin_of(value)
             value = value if origin is None else origins[origin]
-            if value is not None:
+            if value is not None and value[:1] == FAILED:  # what it fell with may have succeeded since
                 outcomes.append(value[1:])
             else:
                 outcomes.append(result if state in (b"cancelled", b"expired") else None)

@@ -10,12 +10,14 @@ from rsq.calls.inputs import FAILED, takes_of
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import failure_of, unpack_result
 from rsq.calls.request import Request
-from rsq.errors import DecodeError
+from rsq.errors import DecodeError, ResultError
 
 
 def errback_arguments(delivery: Delivery, fits: Callable[[int], bool]) -> tuple[list[Any], dict[str, Any]]:
     """As in Celery: the request of the call that failed, its error and the text of its traceback; or its id alone,
     where the errback takes no more. They come before its own arguments. Raises DecodeError.
+
+    A call that was sent again, and has succeeded before its errback began, has no error any more: then that is told.
 
     fits  whether the errback takes so many positional arguments
     """
@@ -25,11 +27,12 @@ def errback_arguments(delivery: Delivery, fits: Callable[[int], bool]) -> tuple[
         packed = delivery.inputs[int(node)]
     except (ValueError, KeyError) as error:
         raise DecodeError(f"{delivery.id} is not told what has failed: {error}") from None
-    if packed[:1] != FAILED:
-        raise DecodeError(f"{delivery.id} is told of a failure, and {task_id} has succeeded meanwhile")
     if not fits(len(args) + 3):
         return [task_id, *args], kwargs
-    result = unpack_result(packed[1:])
+    failure: Exception = ResultError(f"{task_id} had failed; sent again, it has succeeded meanwhile")
+    trace = ""
+    if packed[:1] == FAILED:
+        result = unpack_result(packed[1:])
+        failure, trace = failure_of(result, task_id), str((result.error or {}).get("traceback", ""))
     fields = [b"id", task_id.encode(), b"task", task.encode(), b"body", codec.encode_call((), {}, None), b"meta", b""]
-    trace = "" if result.error is None else str(result.error.get("traceback", ""))
-    return [Request(Delivery(queue, 0, b"", fields)), failure_of(result, task_id), trace, *args], kwargs
+    return [Request(Delivery(queue, 0, b"", fields)), failure, trace, *args], kwargs

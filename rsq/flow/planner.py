@@ -173,7 +173,10 @@ class Planner:
         before = _Before(after.ends, after.shape, after.handle)
         if len(signature.links) > 1 and len(after.ends) > 1:
             before = replace(before, numbers=(self._join(after.ends),))
-        return tuple(self._part(link, before, depth + 1).handle for link in signature.links)
+        parts = [self._part(link, before, depth + 1) for link in signature.links]
+        for place in [place for part in parts for place in part.ends]:
+            self._drafts[place].sink = True  # a callback that died keeps the flow from having succeeded
+        return tuple(part.handle for part in parts)
 
     def _tell(self, errback: Signature[Any], told: Iterable[tuple[int, str]], depth: int) -> None:
         """Have this errback called once any of these calls fails, and told of the id that stands beside it.

@@ -11,13 +11,13 @@ from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.broker.rows import CutShort
 from rsq.broker.worker_queue import LOST
 from rsq.calls.inputs import value_of
-from rsq.calls.outcome import REVOKED_TTL_MS, Completed, pack_failure, revoked
+from rsq.calls.outcome import REVOKED_TTL_MS, Completed, failure_of, pack_failure, revoked, unpack_result
 from rsq.calls.placement import Placement
 from rsq.calls.plan import CONTINUE, FAIL, POLICIES, SKIP, Failed, Node
 from rsq.errors import FlowGone, TaskRevoked
 from rsq.states import ENDINGS, State
 from tests.broker.conftest import HOUR_MS, Rig
-from tests.broker.flowing import Flowing, call, chord, flowing
+from tests.broker.flowing import Flowing, call, chain, chord, flowing
 
 __all__ = ["flowing"]
 
@@ -291,6 +291,44 @@ class TestRedrive:
         assert flowing.state() == "succeeded"
         assert flowing.counts() == (3, 0, 0)
         assert flowing.flow_keys() == {"{rsq:0}::flow:f"}
+
+    def test_a_step_that_fell_with_another_one_and_dies_itself(self, flowing: Flowing) -> None:
+        """Its errback hears of its own death, once."""
+        flowing.start(
+            [
+                Node(call("a"), outs=[1], fails=2),
+                Node(call("b"), waits=1, takes=0, outs=[2], fails=2, errbacks=[(3, "b")]),
+                Node(call("c"), waits=1, takes=1, sink=True),
+                Node(call("errback"), errback=True),
+            ]
+        )
+        flowing.fetch()
+        flowing.end(flowing.dead("a"))
+        assert flowing.fetch() == []
+        self.redrive(flowing, "a")
+        flowing.succeed("a")
+        assert flowing.fetch() == ["b"]
+        assert flowing.flows.outcome("f", 2) is None
+        flowing.end(flowing.dead("b"))
+        assert flowing.fetch() == ["errback"]
+        told = flowing.rig.queue.flow_values(flowing.rig.link, flowing.held["errback"])[1]
+        assert failure_of(unpack_result(told[1:])).args == ("b",)
+        flowing.end(flowing.ok("errback"))
+        self.redrive(flowing, "b")
+        flowing.fetch()
+        flowing.end(flowing.dead("b"))
+        assert flowing.fetch() == []
+
+    def test_what_fell_and_runs_after_all_has_no_result_until_it_ends(self, flowing: Flowing) -> None:
+        """Else one that keeps none would have failed for ever."""
+        flowing.start(chain("a", "b"))
+        flowing.fetch()
+        flowing.end(flowing.dead("a"))
+        assert flowing.result("b") == ("FAILURE", "a")
+        self.redrive(flowing, "a")
+        flowing.succeed("a")
+        assert flowing.fetch() == ["b"]
+        assert flowing.result("b") is None
 
     def test_two_members_of_a_chord(self, flowing: Flowing) -> None:
         flowing.start(chord(["a", "b", "c"]))

@@ -34,6 +34,10 @@ What is not
                that was to be interrupted went on for HEARD_S.
     crowded    A body began though as many of its kind as may run at once ran already, in consumers whose leases were
                alive.
+    early      A call of a flow began before all that it waits for had succeeded, or an errback before anything had
+               failed. (One that was released twice is a double, one that never was is lost, one that was given other
+               values is wrong.)
+    unfinished A flow did not come to its end, or counts its calls differently.
     skipped    A slot of a schedule never became a call, though a beat was at work before it counted as missed. (One
                that was fired twice is a call that ran twice: a double.)
     slow       With nothing else going wrong, a call of a struck worker began elsewhere only after SLOW_S.
@@ -44,7 +48,7 @@ What is not
 from __future__ import annotations
 
 from tests.chaos.history import History, ServerState
-from tests.chaos.rules import callers, control, outcomes, runs
+from tests.chaos.rules import callers, control, flows, outcomes, runs
 from tests.chaos.rules.violation import Violation
 
 
@@ -67,6 +71,9 @@ def check(history: History, state: ServerState) -> list[Violation]:
         *callers.hasty(history),
         *callers.hangs(history),
         *callers.misled(history),
+        *flows.early(history),
+        *flows.given(history),
+        *flows.unfinished(history, state),
         *control.revoked(history, state),
         *control.crowded(history),
         *control.skipped(history),

@@ -27,7 +27,7 @@ from tests.chaos.faults.scene import Scene
 from tests.chaos.fleet import CHILDREN, Fleet
 from tests.chaos.history import EVERYBODY, History, ServerState, history_of
 from tests.chaos.journal import Journal
-from tests.chaos.kinds import TICKS
+from tests.chaos.kinds import BREAKS, TICKS
 from tests.chaos.network import Wire
 from tests.chaos.recovery import Sample, recoveries
 from tests.chaos.rules.violation import Violation
@@ -196,6 +196,10 @@ class Chaos:
             "revoked": sum(outcome.state == "REVOKED" for outcome in state.results.values()),
             "slots": sum(call.kind in TICKS for call in history.calls.values()),
             "waits without an answer": sum(not wait.heard for wait in history.waits),
+            "flows": len(history.flows),
+            "their calls": sum(len(flow.needs) for flow in history.flows.values()),
+            "flows cancelled": sum(flow.cancelled for flow in history.flows.values()),
+            "dead, and sent again": sum(run.kind in BREAKS and run.how == "raised" for run in runs),
             "poisoned": sum(fault.kind == "crash" for fault in history.faults),
         }
         violations = check(history, state)

@@ -6,10 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from rsq.broker.flows import Flow
 from tests.chaos.journal import Record
-from tests.chaos.kinds import POISON
+from tests.chaos.kinds import BREAKS, POISON
 
 EVERYBODY = -1
 """In the `workers` of a fault: it strikes all."""
@@ -58,6 +60,8 @@ class Run:
     crashes: int = 0
     ended: float | None = None
     how: str = ""
+    given: list[int] | None = None
+    about: str | None = None
 
     @property
     def fenced(self) -> bool:
@@ -119,6 +123,29 @@ class Ticked:
 
 
 @dataclass
+class Errback:
+    """Hears, once, of whichever of these calls (serial numbers) dies first; it is told this id."""
+
+    of: frozenset[int]
+    told: str
+
+
+@dataclass
+class StartedFlow:
+    """A canvas that was started, or maybe started, as the flow `id`.
+
+    needs      serial number of each call but errbacks -> those whose values it gets, in their order
+    errbacks   serial number -> what it hears of
+    cancelled  somebody has asked for it to be cancelled
+    """
+
+    id: str
+    needs: dict[int, list[int]]
+    errbacks: dict[int, Errback]
+    cancelled: bool = False
+
+
+@dataclass
 class Wait:
     """A caller that waited for a result.
 
@@ -165,9 +192,29 @@ class History:
     waits: list[Wait] = field(default_factory=list)
     sends: list[Send] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
+    flows: dict[str, StartedFlow] = field(default_factory=dict)
     ticked: dict[str, Ticked] = field(default_factory=dict)
     doubles: list[tuple[int, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def flow_of(self) -> dict[int, StartedFlow]:
+        """The flow of each call that is part of one, by its serial number."""
+        return {serial: flow for flow in self.flows.values() for serial in (*flow.needs, *flow.errbacks)}
+
+    @cached_property
+    def _flow_by_id(self) -> dict[str, StartedFlow]:
+        return {self.calls[serial].id or "": flow for serial, flow in self.flow_of.items()}
+
+    def redriven(self, task_id: str) -> bool:
+        """Whether it may have died, or been answered so with its flow, and was sent again."""
+        flow = self._flow_by_id.get(task_id)
+        return flow is not None and any(self.calls[one].kind in BREAKS for one in flow.needs)
+
+    def is_cancelled(self, task_id: str) -> bool:
+        """Whether it is part of a flow that somebody has cancelled."""
+        flow = self._flow_by_id.get(task_id)
+        return flow is not None and flow.cancelled
 
     def all_runs(self) -> Iterator[Run]:
         for runs in self.runs.values():
@@ -201,6 +248,7 @@ class Leftovers:
     leases, orphans, crashes, marks   entries of these keys; marks are those of revocations
     for_ever    keys without a TTL that should have one, and ids that only half of a queue's keys know
     processes   of workers that have ended
+    flows       of flows that are over, all but what tells of their end
     """
 
     entries: dict[str, str] = field(default_factory=dict)
@@ -213,6 +261,7 @@ class Leftovers:
     marks: list[str] = field(default_factory=list)
     for_ever: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
+    flows: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -225,6 +274,7 @@ class ServerState:
     taken      task ids whose token of an early acknowledgement is still there
     published  states of the final results that were published, by task id
     heard_at   when the first of them was heard of, by task id
+    flows      heads of flows that are still there, by id
     gaps       how often the subscription broke: what was published then was missed
     """
 
@@ -234,6 +284,7 @@ class ServerState:
     taken: set[str] = field(default_factory=set)
     published: dict[str, list[str]] = field(default_factory=dict)
     heard_at: dict[str, float] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
     gaps: int = 0
     left: Leftovers = field(default_factory=Leftovers)
 
@@ -268,6 +319,8 @@ def history_of(records: Iterable[Record]) -> History:
                 leases=None if seen is None else frozenset(seen),
                 deliveries=record["deliveries"],
                 crashes=record["crashes"],
+                given=record.get("given"),
+                about=record.get("about"),
             )
             history.runs[run.id].append(run)
         elif what == "finished":
@@ -286,6 +339,11 @@ def history_of(records: Iterable[Record]) -> History:
             history.revocations.append(
                 Revocation(record["id"], at, record["until"], record["terminate"], record["answer"])
             )
+        elif what == "flow":
+            errbacks = {serial: Errback(frozenset(of), told) for serial, (of, told) in record["errbacks"]}
+            history.flows[record["id"]] = StartedFlow(record["id"], dict(record["needs"]), errbacks)
+        elif what == "cancelled":
+            _add_cancelled(history, record, at)
         elif what == "ticked":
             zero = at - record["now_ms"] / 1000
             history.ticked[record["kind"]] = Ticked(record["since"] // 1000, record["until"] // 1000, zero)
@@ -308,6 +366,15 @@ def history_of(records: Iterable[Record]) -> History:
     _add_slots(history)
     _add_crashes(history)
     return history
+
+
+def _add_cancelled(history: History, record: Record, at: float) -> None:
+    """Each of its calls was marked."""
+    flow = history.flows[record["id"]]
+    flow.cancelled = True
+    for serial in (*flow.needs, *flow.errbacks):
+        if (task_id := history.calls[serial].id) is not None:
+            history.revocations.append(Revocation(task_id, at, record["until"], record["terminate"], record["answer"]))
 
 
 def tick_serial(task_id: str) -> int:

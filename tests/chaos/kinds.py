@@ -16,15 +16,21 @@ FAILS = frozenset({"fails"})
 POISON = frozenset({"poison"})
 """Each run of theirs kills its process."""
 
+BREAKS = frozenset({"breaks"})
+"""Parts of flows that die for good, until they are healed and sent again."""
+
+OF_FLOWS = frozenset({"step", "bulk_step", "hidden_step", "errback"}) | BREAKS
+
 KEEPS_RESULT = (
     frozenset({"plain", "bulk", "big", "recovers", "once", "once_again", "limited"})
     | FAILS
     | POISON
     | REVOCABLE
     | TICKS
+    | (OF_FLOWS - {"hidden_step"})
 )
 
 
 def queue_of_kind(kind: str) -> str:
     """Where a call went of which only the run is known: its producer gave up, though it had arrived."""
-    return "bulk" if kind == "bulk" else "default"
+    return "bulk" if kind in ("bulk", "bulk_step") else "default"

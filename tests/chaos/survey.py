@@ -9,10 +9,11 @@ from typing import Any
 
 import redis
 
+from rsq.broker.flows import HEAD, unpack_head
 from rsq.broker.queue import Queue
 from rsq.calls.message import WAKE
 from rsq.calls.outcome import Result, unpack_result
-from rsq.keys import GROUP, PRIORITIES
+from rsq.keys import GROUP, PRIORITIES, FlowKeys
 from rsq.states import FINAL, State
 from tests.chaos.history import Leftovers, Outcome, ServerState
 from tests.conftest import dangling_ids, keys_without_ttl
@@ -76,6 +77,7 @@ def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: l
         for queue in queues:
             _read(client, queue, state)
             _leftovers(client, queue, state.left)
+        _read_flows(client, queues[0], state)
     with server.client(decode_responses=True, encoding_errors="replace") as client:
         state.left.for_ever += [*keys_without_ttl(client), *dangling_ids(client)]
     return state
@@ -93,6 +95,25 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
             state.results[_task_id(key)] = _outcome(result)
     for key in client.scan_iter(f"{keys.prefix}:taken:*", count=1000):
         state.taken |= {task_id.decode() for task_id in client.smembers(key)}
+
+
+def _read_flows(client: Any, queue: Queue, state: ServerState) -> None:
+    shared = FlowKeys(queue.keys.prefix, "")
+    for key in client.scan_iter(f"{shared.head}*", count=1000):
+        flow_id = key.decode().removeprefix(shared.head)
+        flow = unpack_head(flow_id, client.hmget(key, HEAD))
+        if flow is not None:
+            state.flows[flow_id] = flow
+    # One that was cancelled is remembered until its results go.
+    over = {flow_id for flow_id, flow in state.flows.items() if flow.state == "cancelled"}
+    for prefix in (shared.calls, shared.values, shared.succeeded, shared.failed):
+        for key in client.scan_iter(f"{prefix}*", count=1000):
+            if key.decode().removeprefix(prefix) not in over:
+                state.left.flows.append(key.decode())
+    listed = {flow_id.decode() for flow_id in client.zrange(shared.listed, 0, -1)}
+    state.left.flows += [f"{flow_id} in {shared.listed}" for flow_id in listed - over]
+    if client.exists(shared.unfinished):
+        state.left.flows.append(f"what is left to be done in {shared.unfinished}")
 
 
 def _outcome(result: Result) -> Outcome:
@@ -123,7 +144,9 @@ def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
         left.delayed[task_id.decode()] = keys.delayed
     left.leases += [name.decode() for name in client.zrange(keys.consumers, 0, -1)]
     left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
-    left.marks += [f"{name.decode()} in {keys.revoked}" for name in client.zrange(keys.revoked, 0, -1)]
+    # That a flow was cancelled is remembered for a while, under a name that no call has.
+    marks = [name.decode() for name in client.zrange(keys.revoked, 0, -1)]
+    left.marks += [f"{name} in {keys.revoked}" for name in marks if not name.startswith("flow ")]
     left.crashes += [name.decode() for name in [*client.hkeys(keys.crashes), *client.hkeys(keys.overdue)]]
 
 

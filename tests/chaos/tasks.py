@@ -66,7 +66,7 @@ def entry_name(queue: str, priority: int, entry_id: str) -> str:
 
 
 @contextmanager
-def told(serial: int) -> Iterator[str]:
+def told(serial: int, **more: Any) -> Iterator[str]:
     """What runs inside is in the journal. Gives the consumer, to be part of the outcome: it tells who committed it."""
     delivery = current.get()
     assert delivery is not None
@@ -85,6 +85,7 @@ def told(serial: int) -> Iterator[str]:
         deliveries=delivery.deliveries,
         crashes=delivery.crashes,
         leases=leases(delivery.queue),
+        **more,
     )
     how = "raised"
     try:
@@ -184,6 +185,65 @@ def limited(serial: int, seconds: float) -> Value:
     with told(serial) as consumer:
         time.sleep(seconds)
     return serial, consumer
+
+
+# -- parts of flows: what comes before them stands in front of their arguments
+
+
+def given_serials(given: Any) -> list[int]:
+    """Whose values these are, in their order: a value begins with its serial number, lists hold values or lists."""
+    if given and isinstance(given[0], int):
+        serial, _, *body = given
+        if body and body[0] != big_body(serial, len(body[0])):
+            raise ValueError(f"{len(body[0])} bytes that {serial} did not give")
+        return [serial]
+    return [serial for each in given for serial in given_serials(each)]
+
+
+def give(given: Any, serial: int, seconds: float, size_bytes: int) -> tuple[Any, ...]:
+    with told(serial, given=given_serials(given)) as consumer:
+        time.sleep(seconds)
+    return (serial, consumer, big_body(serial, size_bytes)) if size_bytes else (serial, consumer)
+
+
+@app.task(bind=True)
+def step(
+    self: Task[..., Any], *given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0, late: bool = False
+) -> tuple[Any, ...]:
+    """`late`: its first attempt fails."""
+    if late and self.request.attempt == 1:
+        with told(serial, given=given_serials(given)):
+            raise ValueError("the first attempt")
+    return give(given, serial, seconds, size_bytes)
+
+
+@app.task(queue=BULK)
+def bulk_step(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0) -> tuple[Any, ...]:
+    return give(given, serial, seconds, size_bytes)
+
+
+@app.task(ignore_result=True)
+def hidden_step(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0) -> tuple[Any, ...]:
+    return give(given, serial, seconds, size_bytes)
+
+
+def healed(serial: int, journal_path: Path) -> Path:
+    """Once this file is there, `breaks` does so no more."""
+    return journal_path.with_name(f"healed-{serial}")
+
+
+@app.task(max_retries=0)
+def breaks(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0) -> tuple[Any, ...]:
+    if not healed(serial, journal().path).exists():
+        with told(serial, given=given_serials(given)) as consumer:
+            raise ValueError(consumer)
+    return give(given, serial, seconds, size_bytes)
+
+
+@app.task
+def errback(task_id: str, *, serial: int) -> Value:
+    with told(serial, about=task_id) as consumer:
+        return serial, consumer
 
 
 @app.task(bind=True)

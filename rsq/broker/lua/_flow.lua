@@ -40,7 +40,7 @@ local function flows(now)
     f.value_key, f.ok_key, f.bad_key = key_of('flow-values', id), key_of('flow-ok', id), key_of('flow-bad', id)
     f.nodes, f.bits, f.moved, f.counts, f.values, f.kept, f.waiting, f.rerun = {}, {}, {}, {}, {}, {}, {}, {}
     f.sends, f.told, f.hastened, f.rows, f.pages, f.replaced = {}, {}, {}, {}, {}, {}
-    f.counted, f.released = {}, {}
+    f.counted, f.released, f.stale = {}, {}, {}
     return f
   end
 
@@ -293,6 +293,12 @@ local function flows(now)
   local function settle_node(f, n, ok, value, id, loud, unheard)
     local node, was = node_of(f, n), bit_of(f, n)
     if was == 'bad' then end_rerun(f, n) end
+    if was == 'bad' and not ok and loud then
+      -- At first it fell with another one, which was redriven: its errbacks have not heard of it yet.
+      f.values[n] = value
+      keep(f, n)
+      tell_errbacks(f, n, node)
+    end
     if was == 'ok' or was == 'bad' and not ok then return end
     move(f, n, ok and 'ok' or 'bad', node)
     f.values[n] = value
@@ -323,6 +329,8 @@ local function flows(now)
     bytes_left = bytes_left - call.size
     if is_bad(f, n) then
       f.rerun[n], f.open = true, f.open + 1
+      -- It was answered with the failure of another one, and runs after all.
+      if node.sink then f.stale[#f.stale + 1] = call.queue .. ':result:' .. call.id end
     elseif node.kind == ERRBACK then
       f.open = f.open + 1
     end
@@ -626,6 +634,7 @@ local function flows(now)
       redis.call('ZADD', each[1] .. ':delayed', 'XX', now, each[2])
       wake(each[1])
     end
+    for _, key in ipairs(f.stale) do redis.call('DEL', key) end
     for _, each in ipairs(f.told) do
       local key = each[1] .. ':result:' .. each[2]
       if each[4] then redis.call('SET', key, each[3], 'PX', string.format('%.0f', math.max(1, f.ttl_ms))) end

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tests.chaos.history import History, Run, ServerState
-from tests.chaos.kinds import EARLY, FAILS, KEEPS_RESULT, POISON, REVOCABLE, queue_of_kind
+from tests.chaos.kinds import BREAKS, EARLY, FAILS, KEEPS_RESULT, POISON, REVOCABLE, queue_of_kind
+from tests.chaos.rules.flows import is_due
 from tests.chaos.rules.violation import Violation
 
 
@@ -15,7 +16,13 @@ def lost(history: History, state: ServerState) -> Iterator[Violation]:
     dead = {task_id for letters in state.dead.values() for task_id in letters}
     for call in history.calls.values():
         task_id = call.id
-        if task_id is None or task_id in dead or task_id in state.left.entries or task_id in state.left.delayed:
+        if (
+            task_id is None
+            or not is_due(history, call.serial)
+            or task_id in dead
+            or task_id in state.left.entries
+            or task_id in state.left.delayed
+        ):
             continue
         runs = history.runs.get(task_id, [])
         if task_id in state.results or (call.kind not in KEEPS_RESULT and any(run.how == "returned" for run in runs)):
@@ -29,15 +36,19 @@ def double(history: History, state: ServerState) -> Iterator[Violation]:
     for serial, one, other in history.doubles:
         yield Violation("double", f"call {serial} was accepted as {one} and as {other}")
     yield from _arrived_twice(history)
-    for task_id, states in state.published.items():
+    for task_id, told in state.published.items():
+        # One that is sent again, and what waits for it, has failed at first.
+        states = [each for each in told if each != "FAILURE"] if history.redriven(task_id) else told
+        if history.is_cancelled(task_id) and set(states) == {"REVOKED"}:
+            continue  # told at once, and again by whoever gives it up
         if len(states) > 1:
             yield Violation("double", f"{len(states)} results of {task_id} were published: {', '.join(states)}")
     for task_id, outcome in state.results.items():
         published = state.published.get(task_id, [])
         if not published and not state.gaps:
             yield Violation("double", f"{task_id} has a result that was never published")
-        if published and published[0] != outcome.state:
-            yield Violation("double", f"{task_id} was published as {published[0]} and is kept as {outcome.state}")
+        if published and published[-1] != outcome.state:
+            yield Violation("double", f"{task_id} was published as {published[-1]} and is kept as {outcome.state}")
     for queue, letters in state.dead.items():
         for task_id, times in Counter(letters).items():
             if times > 1:
@@ -60,8 +71,9 @@ def _arrived_twice(history: History) -> Iterator[Violation]:
         for run in runs:
             if run.entry:
                 entries[run.attempt].add(run.entry)
+        sends = 2 if runs[0].kind in BREAKS else 1
         for attempt, several in entries.items():
-            if len(several) > 1:
+            if len(several) > sends:
                 text = f"attempt {attempt} of {task_id} ran from {len(several)} entries: {', '.join(sorted(several))}"
                 yield Violation("double", text)
 
@@ -69,7 +81,7 @@ def _arrived_twice(history: History) -> Iterator[Violation]:
 def _counters(history: History, state: ServerState) -> Iterator[Violation]:
     """Each counter against the number of distinct calls that have that outcome."""
     expected: dict[str, Counter[str]] = defaultdict(Counter)
-    maybe_retried = Counter[str]()
+    maybe_retried, maybe_revoked = Counter[str](), Counter[str]()
     queue_of = {call.id: call.queue for call in history.calls.values() if call.id is not None}
     for task_id, runs in history.runs.items():
         kind = runs[0].kind
@@ -87,21 +99,25 @@ def _counters(history: History, state: ServerState) -> Iterator[Violation]:
             counters["succeeded"] += 1
         retries = max(run.attempt for run in runs) - 1
         counters["retried"] += retries
+        if kind in BREAKS and any(run.how == "raised" for run in runs):
+            counters["dead"] += task_id not in state.dead.get(queue, ())
         if _may_wait_for_a_retry(runs, kind, task_id, state):
             maybe_retried[queue] += 1
     for task_id, outcome in state.results.items():
         if outcome.state == "FAILURE" and task_id not in history.runs:  # taken early, struck before the body began
             expected[queue_of.get(task_id, "default")]["lost"] += 1
+        elif outcome.state == "REVOKED" and history.is_cancelled(task_id):
+            maybe_revoked[queue_of.get(task_id, "default")] += 1  # no queue counts what ended before it was released
         elif outcome.state == "REVOKED":
             expected[queue_of.get(task_id, "default")]["revoked"] += 1
     kills = sum(fault.kills_one for fault in history.faults)
     for queue in {*expected, *state.counters}:
         counted = state.counters.get(queue, {})
         wanted = expected[queue]
-        wanted["dead"] = len(set(state.dead.get(queue, ())))
+        wanted["dead"] += len(set(state.dead.get(queue, ())))
         for name in ("succeeded", "dead", "retried", "lost", "revoked"):
             more = counted.get(name, 0) - wanted[name]
-            if not 0 <= more <= (maybe_retried[queue] if name == "retried" else 0):
+            if not 0 <= more <= {"retried": maybe_retried, "revoked": maybe_revoked}.get(name, Counter())[queue]:
                 text = f"{queue}: {counted.get(name, 0)} counted as {name}, but there are {wanted[name]}"
                 yield Violation("double", text)
         if counted.get("crashed", 0) > kills:
@@ -174,6 +190,7 @@ def leaks(state: ServerState) -> Iterator[Violation]:
         ("token of a call that was taken early", sorted(state.taken)),
         ("kept for ever", left.for_ever),
         ("process", left.processes),
+        ("part of a flow", left.flows),
     ):
         for text in texts:
             yield Violation("leak", f"{where}: {text}")

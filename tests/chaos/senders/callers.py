@@ -6,14 +6,15 @@ from collections.abc import Collection
 
 from tests.chaos.senders.coroutines import Coroutines
 from tests.chaos.senders.crowd import Crowd
+from tests.chaos.senders.flows import Flows
 from tests.chaos.senders.late import LateRepeats
 from tests.chaos.senders.producers import Producer
 from tests.chaos.senders.sender import Sender
 from tests.chaos.senders.waiters import Waiter
 from tests.servers import Server
 
-PRODUCERS, WAITERS, LATE = 4, 8, 3
-PAUSE_S, WAITERS_PAUSE_S = 0.04, 0.3
+PRODUCERS, WAITERS, LATE, FLOWS = 4, 8, 3, 2
+PAUSE_S, WAITERS_PAUSE_S, FLOWS_PAUSE_S = 0.04, 0.3, 0.3
 
 SEND_S = 60.0
 """What a producer is at ends within this time, all its tries to send included."""
@@ -21,7 +22,7 @@ SEND_S = 60.0
 WAIT_S = 30.0
 """Once all calls have ended every wait ends within this time."""
 
-SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats")
+SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows")
 """Those that can be left out; the producers' other ways to send cannot."""
 
 
@@ -36,6 +37,12 @@ class Callers:
             Crowd("producers", [producer.act] * PRODUCERS, sender.journal, seed, PAUSE_S),
             Crowd("late repeats", [each.act for each in self._late], sender.journal, seed, PAUSE_S),
         ]
+        self._flows = Flows(sender, server)
+        if "flows" in actors:
+            self._producers += [
+                Crowd("starters of flows", [self._flows.act] * FLOWS, sender.journal, seed, FLOWS_PAUSE_S),
+                Crowd("those who redrive", [self._flows.redrive], sender.journal, seed, FLOWS_PAUSE_S),
+            ]
         self._waiters: list[Crowd | Coroutines] = [
             Crowd("waiters", waiters, sender.journal, seed, WAITERS_PAUSE_S),
         ]
@@ -54,9 +61,10 @@ class Callers:
             late.stop()
 
     def join_producers(self) -> None:
-        """Until all is sent."""
+        """Until all is sent, and what died of flows sent again."""
         for each in self._producers:
             each.join(SEND_S)
+        self._flows.finish(SEND_S)
 
     def join(self) -> None:
         """Until nobody waits any more; call it once all calls have ended."""
