@@ -75,7 +75,7 @@ def call(
 
 
 @click.command()
-@click.argument("task_id")
+@click.argument("task_id", metavar="ID")
 @click.option("-Q", "--queue", help="Queue; default: all that are known.")
 @click.option("--wait", is_flag=True, help="Wait until there is a result.")
 @timeout_option(60.0, "")

@@ -60,6 +60,7 @@ loglevel_option = click.option(
     type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
     default="info",
     show_default=True,
+    help="Log what is of this level, or above it.",
 )
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import click
 
 from rsq.broker.worker_control import Told
 from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, timeout_option, worker_option
-from rsq.cli.out import confirm, document, say
-
-EXIT_ENDED = 1
-EXIT_SILENT = 1
+from rsq.cli.out import EXIT_NO, confirm, document, say
 
 _MEANINGS = {
     "revoked": "revoked",
@@ -46,7 +43,7 @@ def revoke(context: Context, task_ids: tuple[str, ...], queue: str | None, termi
     else:
         for task_id, answer in answers.items():
             say(f"{task_id} {_TERMINATED if terminate and answer == 'marked' else _MEANINGS[answer]}")
-    sys.exit(EXIT_ENDED if set(answers.values()) == {"done"} else 0)
+    sys.exit(EXIT_NO if set(answers.values()) == {"done"} else 0)
 
 
 @click.group()
@@ -61,15 +58,16 @@ def control() -> None:
     """
 
 
-_waits = timeout_option(5.0, "for the effect")
+def _for_workers(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of all of these commands."""
+    for option in (pass_context, json_option, timeout_option(5.0, "for the effect"), worker_option):
+        command = option(command)
+    return command
 
 
 @control.command()
-@worker_option
-@_waits
 @click.option("--yes", is_flag=True, help="Do not ask, where no worker is named.")
-@json_option
-@pass_context
+@_for_workers
 def shutdown(context: Context, workers: tuple[str, ...], timeout: float, yes: bool, as_json: bool) -> None:
     """Stop workers as SIGTERM does: what has not begun goes to others, running tasks have their time to end.
 
@@ -86,12 +84,12 @@ def shutdown(context: Context, workers: tuple[str, ...], timeout: float, yes: bo
     _show(app.control.shutdown(workers or None, timeout), as_json)
 
 
+_number = click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
+
+
 @control.command("pool-grow")
-@click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
-@worker_option
-@_waits
-@json_option
-@pass_context
+@_number
+@_for_workers
 def pool_grow(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Give each worker N children more (1). With threads and asyncio each has as many tasks at once as -c says.
 
@@ -104,11 +102,8 @@ def pool_grow(context: Context, number: int, workers: tuple[str, ...], timeout: 
 
 
 @control.command("pool-shrink")
-@click.argument("number", metavar="[N]", type=click.IntRange(1), default=1)
-@worker_option
-@_waits
-@json_option
-@pass_context
+@_number
+@_for_workers
 def pool_shrink(context: Context, number: int, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Take N children (1) from each worker, idle ones first. What runs in them ends in its own time.
 
@@ -127,4 +122,4 @@ def _show(told: Mapping[str, Told], as_json: bool) -> None:
         no_workers()
     for name, each in () if as_json else told.items():
         say(f"{name}: {each.says}", err=not each.heard)
-    sys.exit(0 if told and all(each.heard for each in told.values()) else EXIT_SILENT)
+    sys.exit(0 if told and all(each.heard for each in told.values()) else EXIT_NO)

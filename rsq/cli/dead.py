@@ -90,7 +90,7 @@ def list_(context: Context, queue: str | None, task: str | None, reason: str | N
 
 
 @dead.command()
-@click.argument("task_id")
+@click.argument("task_id", metavar="ID")
 @queue_option
 @json_option
 @pass_context
@@ -131,7 +131,7 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
 
 
 @dead.command()
-@click.argument("task_ids", nargs=-1)
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @_filters
 @click.option("--all", "everything", is_flag=True, help="All of the queue, without naming ids.")
 @pass_context
@@ -168,7 +168,7 @@ def redrive(
 
 
 @dead.command()
-@click.argument("task_ids", nargs=-1)
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @_filters
 @click.option("--all", "everything", is_flag=True, help="All of the queue, without naming ids.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -22,11 +22,8 @@ from rsq.cli.common import (
     timeout_option,
     worker_option,
 )
-from rsq.cli.out import document, say, table
+from rsq.cli.out import EXIT_NO, document, say, table
 
-EXIT_SILENT = 1
-
-_waits = timeout_option(1.0, "for workers to answer")
 _limit = click.option(
     "--limit", type=click.IntRange(1), default=100, show_default=True, help="Most calls of one worker, or queue."
 )
@@ -43,12 +40,41 @@ def inspect() -> None:
     """
 
 
-@inspect.command()
-@worker_option
-@_waits
-@json_option
-@pass_context
-def active(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+def _asks(
+    question: Callable[[Inspect], dict[str, Any]], option: Callable[[Any], Any] = lambda command: command
+) -> Callable[[Callable[[dict[str, Any]], None]], click.Command]:
+    """A command that asks the workers this, and shows by the decorated function what they answered, if they did.
+
+    Standard error tells who did not. option: one that it has beside the usual ones
+    """
+
+    def made(show: Callable[[dict[str, Any]], None]) -> click.Command:
+        @inspect.command(show.__name__, help=show.__doc__)
+        @worker_option
+        @timeout_option(1.0, "for workers to answer")
+        @option
+        @json_option
+        @pass_context
+        def command(context: Context, /, workers: tuple[str, ...], timeout: float, as_json: bool, **limit: int) -> None:
+            look = context.app_or_plain().inspect(workers or None, timeout, **limit)
+            found = question(look)
+            if as_json:
+                document(found)
+            elif found:
+                show(found)
+            for worker, at_ms in look.silent.items():
+                say(f"{worker}: no answer; its last report was {ago(at_ms)}", err=True)
+            if not found and not look.silent:
+                no_workers()
+            sys.exit(EXIT_NO if look.silent or not found else 0)
+
+        return command
+
+    return made
+
+
+@_asks(Inspect.active)
+def active(found: dict[str, Any]) -> None:
     """The calls that run now.
 
     \b
@@ -56,45 +82,28 @@ def active(context: Context, workers: tuple[str, ...], timeout: float, as_json: 
       rsq inspect active
       rsq inspect active --worker vm-20699-6eb1 --json
     """
-    look = context.app_or_plain().inspect(workers or None, timeout)
-    found = look.active()
-
-    def show() -> None:
-        rows = [
-            (worker, row["worker_pid"], row["name"], row["id"], row["queue"], ago(int(row["time_start"] * 1000)))
-            for worker, rows in found.items()
-            for row in rows
-        ]
-        _table(("WORKER", "PID", "TASK", "ID", "QUEUE", "STARTED"), rows, "nothing runs")
-
-    _end(look, found, as_json, show)
+    rows = [
+        (worker, row["worker_pid"], row["name"], row["id"], row["queue"], ago(int(row["time_start"] * 1000)))
+        for worker, rows in found.items()
+        for row in rows
+    ]
+    _table(("WORKER", "PID", "TASK", "ID", "QUEUE", "STARTED"), rows, "nothing runs")
 
 
-@inspect.command()
-@worker_option
-@_waits
-@_limit
-@json_option
-@pass_context
-def reserved(context: Context, workers: tuple[str, ...], timeout: float, limit: int, as_json: bool) -> None:
+@_asks(Inspect.reserved, _limit)
+def reserved(found: dict[str, Any]) -> None:
     """The calls that a worker has fetched and not begun: about 100 ms of work, and none behind long tasks.
 
     \b
     Example:
       rsq inspect reserved
     """
-    look = context.app_or_plain().inspect(workers or None, timeout, limit)
-    found = look.reserved()
-
-    def show() -> None:
-        rows = [
-            (worker, row["name"], row["id"], row["queue"], row["priority"])
-            for worker, rows in found.items()
-            for row in rows
-        ]
-        _table(("WORKER", "TASK", "ID", "QUEUE", "PRIORITY"), rows, "nothing is fetched ahead")
-
-    _end(look, found, as_json, show)
+    rows = [
+        (worker, row["name"], row["id"], row["queue"], row["priority"])
+        for worker, rows in found.items()
+        for row in rows
+    ]
+    _table(("WORKER", "TASK", "ID", "QUEUE", "PRIORITY"), rows, "nothing is fetched ahead")
 
 
 @inspect.command()
@@ -125,12 +134,8 @@ def scheduled(context: Context, workers: tuple[str, ...], limit: int, as_json: b
             say(f"of queue {queue} only {plural(limit, 'call')}: there may be more (--limit)", err=True)
 
 
-@inspect.command()
-@worker_option
-@_waits
-@json_option
-@pass_context
-def stats(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+@_asks(Inspect.stats)
+def stats(found: dict[str, Any]) -> None:
     """Figures of each worker: what it has done, its processes and their memory.
 
     \b
@@ -138,58 +143,38 @@ def stats(context: Context, workers: tuple[str, ...], timeout: float, as_json: b
       rsq inspect stats
       rsq inspect stats --json | jq 'map_values(.pool.processes | length)'
     """
-    look = context.app_or_plain().inspect(workers or None, timeout)
-    found = look.stats()
-
-    def show() -> None:
-        for worker, each in found.items():
-            pool = each["pool"]
-            wanted = "" if pool["wanted"] == pool["children"] else f", {pool['wanted']} wanted"
-            say(f"{worker}{' (stopping)' if each['stopping'] else ''}")
-            say(f"  app       {each['app']}")
-            say(f"  queues    {', '.join(each['queues'])}")
-            say(f"  host      {each['host']}, pid {each['pid']}, {_mib(each['rss'])}")
-            say(f"  uptime    {_duration(each['uptime'])}, lease {each['lease']:g} s")
-            say(f"  done      {plural(each['done'], 'task')}")
-            at_once = plural(pool["max-concurrency"], "task")
-            say(f"  children  {pool['children']} ({pool['implementation']}, {at_once} at once){wanted}")
-            for process in pool["processes"]:
-                done = plural(process["done"], "task") if process["working"] else "starting"
-                say(f"    pid {process['pid']}: {done}, {_mib(process['rss'])}")
-
-    _end(look, found, as_json, show)
+    for worker, each in found.items():
+        pool = each["pool"]
+        wanted = "" if pool["wanted"] == pool["children"] else f", {pool['wanted']} wanted"
+        say(f"{worker}{' (stopping)' if each['stopping'] else ''}")
+        say(f"  app       {each['app']}")
+        say(f"  queues    {', '.join(each['queues'])}")
+        say(f"  host      {each['host']}, pid {each['pid']}, {_mib(each['rss'])}")
+        say(f"  uptime    {_duration(each['uptime'])}, lease {each['lease']:g} s")
+        say(f"  done      {plural(each['done'], 'task')}")
+        at_once = plural(pool["max-concurrency"], "task")
+        say(f"  children  {pool['children']} ({pool['implementation']}, {at_once} at once){wanted}")
+        for process in pool["processes"]:
+            done = plural(process["done"], "task") if process["working"] else "starting"
+            say(f"    pid {process['pid']}: {done}, {_mib(process['rss'])}")
 
 
-@inspect.command()
-@worker_option
-@_waits
-@json_option
-@pass_context
-def registered(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+@_asks(Inspect.registered)
+def registered(found: dict[str, Any]) -> None:
     """The tasks that each worker knows.
 
     \b
     Example:
       rsq inspect registered
     """
-    look = context.app_or_plain().inspect(workers or None, timeout)
-    found = look.registered()
-
-    def show() -> None:
-        for worker, names in found.items():
-            say(worker)
-            for name in names:
-                say(f"  {name}")
-
-    _end(look, found, as_json, show)
+    for worker, names in found.items():
+        say(worker)
+        for name in names:
+            say(f"  {name}")
 
 
-@inspect.command()
-@worker_option
-@_waits
-@json_option
-@pass_context
-def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bool) -> None:
+@_asks(Inspect.ping)
+def ping(found: dict[str, Any]) -> None:
     """Which workers answer. A busy one does, too, for its supervisor runs no tasks.
 
     \b
@@ -197,27 +182,8 @@ def ping(context: Context, workers: tuple[str, ...], timeout: float, as_json: bo
       rsq inspect ping
       rsq inspect ping --worker vm-20699-6eb1 --timeout 3
     """
-    look = context.app_or_plain().inspect(workers or None, timeout)
-    found = look.ping()
-
-    def show() -> None:
-        for worker in found:
-            say(f"{worker}: pong")
-
-    _end(look, found, as_json, show)
-
-
-def _end(look: Inspect, found: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
-    """Print what was found, and on standard error who did not answer; then end."""
-    if as_json:
-        document(found)
-    elif found:
-        show()
-    for worker, at_ms in look.silent.items():
-        say(f"{worker}: no answer; its last report was {ago(at_ms)}", err=True)
-    if not found and not look.silent:
-        no_workers()
-    sys.exit(EXIT_SILENT if look.silent or not found else 0)
+    for worker in found:
+        say(f"{worker}: pong")
 
 
 def _table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]], nothing: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from rsq.broker.embedded import EmbeddedServer, Status, from_url
+from rsq.cli.common import json_option
 from rsq.cli.out import document, say
 
 NOT_RUNNING = 3
@@ -65,7 +66,7 @@ def stop(directory: Path | None) -> None:
 
 @server.command()
 @_directory
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.pass_context
 def status(context: click.Context, directory: Path | None, as_json: bool) -> None:
     """Tell whether the server runs. Exit code 0: it runs; 3: it does not, or not yet.

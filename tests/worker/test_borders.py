@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -74,6 +75,25 @@ def test_a_limit_may_be_named_by_any_text_that_travels(app: App) -> None:
         assert scan.apply_async(("b",), dedupe_key="\udcff").id == first.id
         assert first.get(timeout=30) == "a"
     assert letters(app) == []
+
+
+def test_a_call_that_expires_between_its_attempts_ends_as_the_failure_that_it_was(app: App) -> None:
+    @app.task(name="outlasts")
+    def outlasts(moment_ms: int | None) -> None:
+        assert moment_ms is not None
+        wait_until(lambda: time.time() * 1000 > moment_ms, 30, "the other to expire")
+
+    @app.task(name="fails", bind=True, autoretry_for=(KeyError,), retry_backoff=0.2)
+    def fails(self: Task[..., Any]) -> None:
+        outlasts.delay(self.request.expires)  # stands before the retry, and there is one slot
+        raise KeyError("why")
+
+    with working(app):
+        handle = fails.apply_async(expires=5)
+        with pytest.raises(MaxRetriesExceededError, match="expired before attempt 2"):
+            handle.get(timeout=30)
+        assert handle.state is State.FAILURE
+        assert [(letter.id, letter.reason) for letter in letters(app)] == [(handle.id, "retries-exhausted")]
 
 
 class Unkind(type):
