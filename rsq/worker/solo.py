@@ -75,8 +75,8 @@ class SoloWorker:
         self._duty: Duty
         self._crew: Crew
         self._selector = selectors.DefaultSelector()
-        self._prompter, self._prompt = socket.socketpair()
-        renew_in_child(self)
+        self._prompter: socket.socket
+        self._prompt: socket.socket
         self._pause_s = 0.0
         self._stopping = False
         self._keeper: threading.Thread | None = None
@@ -106,6 +106,8 @@ class SoloWorker:
             lane.lease_until = until
         with contextlib.suppress(BrokerUnavailable):  # of one partition: it is tried again
             self._renew()
+        self._prompter, self._prompt = socket.socketpair()
+        renew_in_child(self)
         self._keeper = threading.Thread(target=self._keep_leases, name="rsq-lease", daemon=True)
         self._keeper.start()
         queues = queues_line(names, self._app.unread(names))
