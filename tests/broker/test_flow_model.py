@@ -79,11 +79,13 @@ class Model:
     def end(self, number: int, ok: bool) -> None:
         place = self.places[number]
         place.running, place.letter = False, not ok
-        if place.bit == "ok" or (place.bit == "bad" and not ok):
+        if place.bit == "ok":
             return
         if not ok:
             for errback in place.errbacks:
                 self.release(errback)
+            if place.bit == "bad":
+                return
         self.move(number, "ok" if ok else "bad")
 
     def move(self, number: int, to: str) -> None:
