@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, LONG_RUN, RESIDENT
 from rsq.bench.peers import OURS, SCENARIO, side_by_side
 from rsq.bench.picture import draw, draw_line, number
@@ -112,6 +113,15 @@ def peers(figures: Mapping[tuple[str, str], Figure]) -> str:
 
 def growth(figures: Mapping[tuple[str, str], Figure]) -> str:
     """The figures of growth, and what they were at the small size."""
+    return _compared(figures, GROWTH)
+
+
+def flows(figures: Mapping[tuple[str, str], Figure]) -> str:
+    """The figures of flows, and what the same number of plain tasks came to."""
+    return _compared(figures, FLOWS)
+
+
+def _compared(figures: Mapping[tuple[str, str], Figure], scenarios: Collection[str]) -> str:
     drawn = {RESIDENT.format(tasks) for tasks in STEPS[1:] if tasks % STEPS[4]}
     rows = [
         [
@@ -121,7 +131,7 @@ def growth(figures: Mapping[tuple[str, str], Figure]) -> str:
             f"{median(figure.ratios):.2f}" if figure.ratios else "",
         ]
         for figure in figures.values()
-        if figure.scenario in GROWTH and figure.name not in drawn
+        if figure.scenario in scenarios and figure.name not in drawn
     ]
     return table(["figure", "measured", "against", "ratio"], rows) if rows else ""
 
@@ -157,6 +167,7 @@ def write(paths: Sequence[Path]) -> None:
     tables: dict[str, Callable[[], str]] = {
         "goals": lambda: goals(figures),
         "peers": lambda: peers(figures),
+        "flows": lambda: flows(figures),
         "growth": lambda: growth(figures),
         "about": lambda: about(runs),
     }

@@ -37,6 +37,7 @@ class Proxy:
         cut_reply        the request was carried out, its reply is lost; both sides are closed
         truncate_reply   half of the reply arrives, then both sides are closed
         stall_reply      the reply never arrives; the connection stays open, and silent
+        pass_request     nothing: it goes through, and the next fault is for the one after it
         hold_request     the request lies in a buffer until `release`, whatever its sender does meanwhile
 
     The line itself may be slow: `delay_s` before each reply, `bytes_per_s` of requests (0 = as fast as it can).

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import rsq
 from benchmarks import docs, pairs
 from rsq.bench import peers
+from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, RESIDENT
 from rsq.bench.peers import OURS, PEERS, SCENARIO, chosen, find_scripts, install, side_by_side
 from rsq.bench.picture import PANELS, draw
@@ -159,8 +160,8 @@ def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_page_has_the_tables_that_are_written() -> None:
     page = docs.PAGE.read_text()
-    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "growth"]
-    assert page.count("<!-- end -->") == 4
+    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "flows", "growth"]
+    assert page.count("<!-- end -->") == 5
     assert docs.PICTURE.is_file()
     assert (docs.PICTURE.parent / docs.MEMORY).is_file()
 
@@ -226,6 +227,17 @@ def test_where_durations_differ_hardly_anything_is_handed_back() -> None:
     with Rig(scale=0.5) as rig:
         measured = {sample.name: sample.value for sample in SCENARIOS["mixed"](rig)}
     assert measured["handed back and fetched again"] < 50
+
+
+# -- flows
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_each_scenario_of_flows_runs(name: str) -> None:
+    with Rig(scale=0.002) as rig:
+        samples = list(FLOWS[name](rig))
+    assert samples
+    assert all(sample.value > 0 for sample in samples)
 
 
 # -- growth

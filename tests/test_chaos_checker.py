@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from rsq.broker.flows import Flow
 from tests.chaos.checker import check
 from tests.chaos.driver import Report
 from tests.chaos.history import EVERYBODY, History, Outcome, ServerState, history_of, tick_serial
@@ -46,6 +48,7 @@ class Story:
         consumer: str | None = None,
         deliveries: int = 1,
         crashes: int = 0,
+        **more: Any,
     ) -> None:
         self.add(
             "started",
@@ -61,6 +64,7 @@ class Story:
             deliveries=deliveries,
             crashes=crashes,
             leases=leases,
+            **more,
         )
 
     def finish(self, task_id: str, at: float, pid: int = 11, how: str = "returned") -> None:
@@ -1006,3 +1010,106 @@ def test_a_torn_line_is_passed_over(tmp_path: Any) -> None:
     journal.write("problem", text="two", at=0.0)
     journal.close()
     assert [record["text"] for record in read(path)] == ["two", "one"]
+
+
+# -- flows
+
+
+@pytest.fixture
+def flow(story: Story) -> Story:
+    """A chain of 20 and 21, then a chord of these two in 22, which dies at first; 23 hears of that."""
+    errbacks = [(23, ([22], "e22"))]
+    story.add("flow", 1.0, id="e22", needs=[(20, []), (21, [20]), (22, [20, 21])], errbacks=errbacks)
+    story.run(20, "e20", 5.0, kind="step", entry="2-20", given=[])
+    story.run(21, "e21", 5.2, kind="bulk_step", entry="2-21", given=[20])
+    story.accept(22, "e22", "breaks")
+    for at, entry, how in ((5.4, "2-22", "raised"), (6.0, "3-22", "returned")):
+        story.start(22, "e22", at, kind="breaks", entry=entry, given=[20, 21])
+        story.finish("e22", at + 0.1, how=how)
+    story.state.published["e22"] = ["FAILURE", "SUCCESS"]
+    story.state.results["e22"] = Outcome("SUCCESS", 22, "w2.0")
+    story.count("succeeded")
+    story.count("dead")
+    story.run(23, "e23", 5.6, kind="errback", entry="2-23", about="e22")
+    story.state.flows["e22"] = head(ok=3)
+    return story
+
+
+def head(**more: Any) -> Flow:
+    plain = Flow("e22", "succeeded", 4, 3, 0, 0, 0, None, "", 1, 2, True, False)
+    return replace(plain, **more)
+
+
+def change(story: Story, what: str, task_id: str, **fields: Any) -> None:
+    """Another course of events."""
+    for record in story.records:
+        if record["what"] == what and record.get("id") == task_id:
+            record.update(fields)
+
+
+def test_a_flow_that_broke_and_was_sent_again_is_clean(flow: Story) -> None:
+    assert flow.found() == []
+
+
+def test_a_step_that_began_before_the_one_before_it_had_ended_is_early(flow: Story) -> None:
+    change(flow, "finished", "e20", at=5.25)
+    assert flow.found() == ["early"]
+
+
+def test_a_step_that_began_though_the_one_before_it_had_not_succeeded_is_early(flow: Story) -> None:
+    change(flow, "finished", "e21", how="raised")
+    assert "early" in flow.found()
+
+
+def test_an_errback_that_ran_though_nothing_had_failed_is_early(flow: Story) -> None:
+    change(flow, "started", "e23", at=5.3)
+    change(flow, "finished", "e23", at=5.35)
+    assert flow.found() == ["early"]
+
+
+@pytest.mark.parametrize("given", [[21, 20], [20], [20, 20, 21], None])
+def test_a_body_that_was_given_other_values_is_wrong(flow: Story, given: list[int] | None) -> None:
+    change(flow, "started", "e22", given=given)
+    assert flow.found() == ["wrong"]
+
+
+def test_an_errback_that_was_told_of_another_call_is_wrong(flow: Story) -> None:
+    change(flow, "started", "e23", about="e21")
+    assert flow.found() == ["wrong"]
+
+
+def test_a_body_that_was_released_twice_is_a_double(flow: Story) -> None:
+    flow.start(21, "e21", 5.35, kind="bulk_step", entry="9-9", given=[20])
+    flow.finish("e21", 5.36)
+    assert flow.found() == ["double"]
+
+
+def test_an_errback_that_never_ran_is_lost(flow: Story) -> None:
+    flow.records = [record for record in flow.records if record.get("id") != "e23" or record["what"] == "accepted"]
+    del flow.state.results["e23"], flow.state.published["e23"]
+    flow.count("succeeded", -1)
+    assert flow.found() == ["lost"]
+
+
+@pytest.mark.parametrize(
+    "seen", [None, head(state="started", ok=2, open=1), head(state="failed", ok=2, bad=1), head(ok=2), head(total=2)]
+)
+def test_a_flow_that_has_not_come_to_its_end_is_unfinished(flow: Story, seen: Flow | None) -> None:
+    flow.state.flows = {} if seen is None else {"e22": seen}
+    assert flow.found() == ["unfinished"]
+
+
+def test_what_a_flow_leaves_behind_is_a_leak(flow: Story) -> None:
+    flow.state.left.flows.append("e22 in {rsq:0}::flows")
+    assert flow.found() == ["leak"]
+
+
+def test_parts_of_a_flow_that_was_cancelled_need_not_run(story: Story) -> None:
+    story.add("flow", 1.0, id="e21", needs=[(20, []), (21, [20])], errbacks=[])
+    story.run(20, "e20", 5.0, kind="step", entry="2-20", given=[])
+    story.accept(21, "e21", "step")
+    story.add("cancelled", 5.05, until=5.06, id="e21", terminate=False, answer="marked")
+    story.state.flows["e21"] = head(id="e21", state="cancelled", total=2, ok=1, bad=1)
+    assert story.found() == []
+    story.start(21, "e21", 20.0, kind="step", given=[20])
+    assert story.found() == ["revoked"]

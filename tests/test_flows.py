@@ -529,6 +529,19 @@ def test_an_errback_whose_call_has_succeeded_meanwhile_runs_all_the_same(url: st
         assert "succeeded meanwhile" in noted[1] or noted[1] == "not yet"
 
 
+def test_a_long_chain_and_a_large_chord(url: str) -> None:
+    with app.testing.worker(url=url) as worker:
+        long = chain(add.s(0, 1), *[add.s(1)] * 2999).delay()
+        large = (group([add.s(0, 1)] * 5000) | total.s()).delay()
+        assert long.get(timeout=300) == 3000
+        assert large.get(timeout=300) == 5000
+        worker.wait_idle(timeout=60)
+        for result in (long, large):
+            flow = app.client.flows.look(result.id)
+            assert flow is not None
+            assert flow.state == "succeeded"
+
+
 def test_a_thousand_results_are_one_subscription_and_one_pipeline(url: str) -> None:
     with app.testing.worker(url=url) as worker:
         result = group(add.s(number) for number in range(1000)).delay()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -29,6 +30,9 @@ Bare = TypeVar("Bare")
 LOOK_EVERY_S = 0.005
 PATIENCE_S = 60.0
 """What takes longer hangs."""
+
+SLOWEST_PER_S = 500
+"""So many tasks a second a worker does in any case."""
 
 STOP_S = 15.0
 
@@ -191,16 +195,30 @@ class Rig:
     def wait_until_succeeded(self, calls: int) -> None:
         """Wait for so many successes since the server was emptied."""
         log = self.home / "worker.log"
-        self._wait_for(lambda: int(self.call("HGET", self.keys.stats, "succeeded") or 0) >= calls, None, log)
+        patience_s = max(PATIENCE_S, calls / SLOWEST_PER_S)
+        done = partial(self.call, "HGET", self.keys.stats, "succeeded")
+        self._wait_for(lambda: int(done() or 0) >= calls, None, log, patience_s)
 
-    def _wait_for(self, holds: Callable[[], bool], process: subprocess.Popen[bytes] | None, log: Path) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def _wait_for(
+        self,
+        holds: Callable[[], bool],
+        process: subprocess.Popen[bytes] | None,
+        log: Path,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        deadline = time.monotonic() + patience_s
         while not holds():
             ended = process is not None and process.poll() is not None
             if ended or time.monotonic() > deadline:
                 lines = "\n  ".join(log.read_text(errors="replace").splitlines()[-20:])
                 raise WorkerLost(f"a process {'ended' if ended else 'hangs'}; the end of its log:\n  {lines}")
             time.sleep(LOOK_EVERY_S)
+
+
+def run_apart(program: Callable[..., Bare], *arguments: object) -> Bare:
+    """Run a program in a fresh process, which has done nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(program, *arguments).result()
 
 
 def cpu_s(pid: int) -> float:

@@ -18,6 +18,12 @@ def add(x: int, y: int) -> int:
 
 
 @app.task
+def total(values: list[int]) -> int:
+    """The body of a chord."""
+    return sum(values)
+
+
+@app.task
 async def aadd(x: int, y: int) -> int:
     """The same as a coroutine."""
     return x + y

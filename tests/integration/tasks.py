@@ -192,6 +192,13 @@ def word(text: str, seconds: float = 0) -> None:
     journal(text)
 
 
+@app.task
+def note_after(before: object, word: object) -> list[object]:
+    """A step of a flow: what came before it, and its own word."""
+    journal("ran", word)
+    return [*before, word] if isinstance(before, list) else [before, word]
+
+
 @app.task(ignore_result=True)
 def quiet(word: object) -> None:
     journal("ran", word)

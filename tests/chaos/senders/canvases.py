@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ LARGE_BYTES = (30_000, 70_000, 150_000)
 STEPS = (2, 3, 4, 6)
 MEMBERS = (1, 2, 3, 5, 8)
 DEEPEST = 2
+MOST_ERRBACKS = 10
+"""Of one call; those of what follows a group are also those of its members."""
+
 MANY = 250
 """More than one script releases."""
 
@@ -51,6 +55,7 @@ class Canvas:
     queues    serial number -> queue
     needs     serial number of each call but errbacks -> those whose values it gets, in their order
     errbacks  serial number -> those that it hears of, and the id that it is told then
+    heard     how many errbacks hear of each
     breaking  serial numbers of those that die, until they are healed
     id        of the whole
     """
@@ -65,6 +70,7 @@ class Canvas:
     queues: dict[int, str] = field(default_factory=dict)
     needs: dict[int, list[int]] = field(default_factory=dict)
     errbacks: dict[int, tuple[list[int], str]] = field(default_factory=dict)
+    heard: Counter[int] = field(default_factory=Counter)
     breaking: list[int] = field(default_factory=list)
 
     def drawn(self) -> Canvas:
@@ -114,8 +120,9 @@ class Canvas:
         serial, signature = self._one(before.ends if before else [])
         if self.rng.random() < 0.1:
             signature.link(self._one([serial])[1])
-        if self.rng.random() < 0.2:
-            of = [serial, *(before.header if before else ())]
+        of = [serial, *(before.header if before else ())]
+        if self.rng.random() < 0.2 and max(self.heard[one] for one in of) < MOST_ERRBACKS:
+            self.heard.update(of)
             self._errback(signature, of, call_id(serial))
         return Part(signature, [serial], [serial])
 

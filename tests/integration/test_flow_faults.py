@@ -1,0 +1,167 @@
+"""Flows whose producer or worker is cut off, or killed, at each step: started once, reported once, released once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rsq import App, BrokerUnavailable, Signature, chain, group
+from rsq.broker import scripts
+from rsq.broker.scripts import Script
+from tests.helpers import wait_until
+from tests.integration import tasks
+from tests.integration.conftest import Journal, StartWorker, settled, totals
+from tests.proxy import Proxy
+from tests.servers import Server
+
+FAULTS = ["cut_request", "cut_reply", "truncate_reply"]
+PATIENCE_S = 60
+
+MEMBERS = 2500
+"""Three pages of the start, and more than one script releases."""
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with Proxy(server) as running:
+        yield running
+
+
+@pytest.fixture
+def producer(app: App, proxy: Proxy) -> Iterator[App]:
+    """The app, sending through the proxy, with a connection that stands already."""
+    app.configure(url=proxy.url, broker_timeout_s=5.0)
+    app.client.queue_names()
+    yield app
+    app.configure(broker_timeout_s=5.0)
+
+
+def words(journal: Journal) -> list[str]:
+    return sorted(line.removeprefix("ran ") for line in journal.lines())
+
+
+def wide_chord(members: int) -> Signature[list[object]]:
+    return group(tasks.note.s(f"m{number}") for number in range(members)) | tasks.note_after.s("body")
+
+
+@pytest.mark.parametrize("page", [0, 1, 2], ids=["first", "second", "last"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_start_whose_page_is_lost(
+    producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str, fault: str, page: int
+) -> None:
+    whole = wide_chord(MEMBERS)
+    # What has come through by then is one request after the other.
+    proxy.plan(*["pass_request"] * page, fault, at=proxy.sha(scripts.FLOW))
+    result = whole.delay()
+    assert proxy.pending == 0
+    producer.configure(url=url)
+    start_worker()
+    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
+    assert producer.AsyncResult(result.id, "default").get(timeout=PATIENCE_S) == [
+        *(f"m{number}" for number in range(MEMBERS)),
+        "body",
+    ]
+    assert words(journal) == sorted(["body", *(f"m{number}" for number in range(MEMBERS))])
+    assert totals(producer).counters["succeeded"] == MEMBERS + 1
+
+
+def test_a_start_that_gave_up_starts_once_when_it_is_repeated(
+    producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str
+) -> None:
+    """Its last page never came: nothing of it runs, until it is started again under its ids."""
+    producer.configure(broker_timeout_s=1)
+    producer.client.queue_names()
+    whole = wide_chord(MEMBERS)
+    result = whole.freeze()
+    proxy.plan("pass_request", "pass_request", *["cut_request"] * 1000, at=proxy.sha(scripts.FLOW))
+    with pytest.raises(BrokerUnavailable, match="started again with the same id it is not doubled"):
+        whole.delay()
+    producer.configure(url=url)
+    start_worker()
+    assert settled(producer)
+    assert whole.delay().id == result.id
+    wait_until(lambda: "ran body" in journal.lines(), PATIENCE_S, "the body")
+    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
+    assert words(journal) == sorted(["body", *(f"m{number}" for number in range(MEMBERS))])
+
+
+def nested() -> Signature[list[object]]:
+    """Each step of it releases something: a chain, a group behind it, a join, a group, a body."""
+    first = group(chain(tasks.note.si(f"a{number}"), tasks.note_after.s(f"b{number}")) for number in range(5))
+    second = group(tasks.note_after.s(f"c{number}") for number in range(5))
+    return first | second | tasks.note_after.s("end")
+
+
+NESTED = sorted([f"{letter}{number}" for letter in "abc" for number in range(5)] + ["end"])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_reports_whose_requests_and_replies_are_lost(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    start_worker(worker_url=proxy.url, concurrency=1)
+    for number in range(5):
+        proxy.plan(fault, at=proxy.sha(scripts.COMPLETE))
+        result = nested().delay()
+        assert isinstance(result.get(timeout=PATIENCE_S), list)
+        wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+        assert proxy.pending == 0
+        assert words(journal) == sorted(NESTED * (number + 1))
+    assert totals(app).counters["succeeded"] == 5 * len(NESTED)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_left_to_be_released_when_requests_and_replies_are_lost(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    start_worker(worker_url=proxy.url, concurrency=1)
+    proxy.plan(*[fault] * 3, at=proxy.sha(scripts.GO_ON))
+    result = chain(
+        tasks.note.s("first"),
+        group(tasks.note_after.s(f"m{number}") for number in range(1000)),
+        tasks.note_after.s("last"),
+    ).delay()
+    assert len(result.get(timeout=PATIENCE_S)) == 1001
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert proxy.pending == 0
+    assert words(journal) == sorted(["first", "last", *(f"m{number}" for number in range(1000))])
+
+
+@pytest.mark.parametrize("fault", ["hold_request", "stall_reply"], ids=["before", "after"])
+@pytest.mark.parametrize("script", [scripts.COMPLETE, scripts.GO_ON], ids=lambda script: script.name)
+def test_a_worker_that_is_killed_as_it_reports_or_releases(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, script: Script, fault: str
+) -> None:
+    """Before the script ran its bodies run again, elsewhere; after it nothing does. What follows runs once."""
+    dying = start_worker(worker_url=proxy.url, concurrency=1, lease=2)
+    proxy.plan(fault, at=proxy.sha(script))
+    result = chain(
+        tasks.note.s("first"),
+        group(tasks.note_after.s(f"m{number}") for number in range(500)),
+        tasks.note_after.s("last"),
+    ).delay()
+    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
+    dying.kill()
+    start_worker(concurrency=1, lease=2)
+    assert len(result.get(timeout=PATIENCE_S)) == 501
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert totals(app).counters["succeeded"] == 502
+    assert {*words(journal)} == {"first", "last", *(f"m{number}" for number in range(500))}
+    assert journal.count("ran last") == 1
+
+
+def test_a_producer_that_is_killed_between_two_pages(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str
+) -> None:
+    """What it had sent runs never, and goes by itself."""
+    app.configure(url=proxy.url, broker_timeout_s=0.5)
+    app.client.queue_names()
+    proxy.plan("pass_request", *["cut_request"] * 1000, at=proxy.sha(scripts.FLOW))
+    with pytest.raises(BrokerUnavailable):
+        wide_chord(MEMBERS).delay()
+    app.configure(url=url, broker_timeout_s=5.0)
+    start_worker()
+    assert tasks.note.delay("another").get(timeout=PATIENCE_S) == "another"
+    assert settled(app)
+    assert words(journal) == ["another"]
