@@ -11,8 +11,3 @@ local function full(max_length, more, queue)
   end
   if held > bound then return held end
 end
-
--- Whether people have closed the queue: `rsq pause --refuse`.
-local function refuses(queue)
-  return redis.call('GET', (queue or T) .. ':paused') == 'refuse'
-end

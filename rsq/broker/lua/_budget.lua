@@ -1,7 +1,7 @@
 -- How much one call may touch: so many entries, and bodies of BUDGET bytes or one that is larger.
--- Redis reads streams by number, not by size. So entries are taken in steps, the first of one and each at most twice the
--- last: as many as would fit if all were as large as the largest so far. Where small ones precede large ones the bound is
--- passed by one step, of STEP at most; with no more in each, steps cost nothing that could be measured.
+-- Redis reads streams by number, not by size. So entries are taken in steps, the first of one and each at most four times
+-- the last: as many as would fit if all were as large as the largest so far. Where small ones precede large ones the bound is
+-- passed by one step, of STEP at most; a step costs as much as one or two small entries.
 local BUDGET, STEP = 1048576, 16
 
 -- `ask` gives how many to take next, 0 = enough; `spend` is told the size of each that was taken.
@@ -9,8 +9,9 @@ local function budget(entries)
   local bytes, largest, step, self = BUDGET, 1, 1, {}
   function self.ask() return math.max(0, math.min(entries, step, math.floor(bytes / largest))) end
   function self.spend(size)
-    entries, bytes, largest = entries - 1, bytes - size, math.max(largest, size)
-    step = math.min(STEP, step + 1)
+    entries, bytes = entries - 1, bytes - size
+    if size > largest then largest = size end
+    if step < STEP then step = math.min(STEP, step + 3) end
   end
   function self.used_up() return entries > 0 and self.ask() == 0 end
   return self

@@ -41,9 +41,10 @@ local function last_delivered(stream)
   end
 end
 
--- Whether the queue lies in another partition, as the first to use it has found: nothing is done here any more.
-local function has_moved()
-  return redis.call('GET', T .. ':paused') == 'moved'
+-- How the queue is closed: 'moved' = it lies in another partition, as the first to use it has found, so nothing is done
+-- here any more; 'refuse' = it takes no calls (`rsq pause --refuse`); something else = nobody reads it; false = it is open.
+local function pause_of(queue)
+  return redis.call('GET', (queue or T) .. ':paused')
 end
 
 -- The fence: a consumer that is not registered owns nothing any more and may write nothing.
@@ -57,13 +58,12 @@ local function taken_by(consumer) return T .. ':taken:' .. consumer end
 -- Raises where one of these keys holds something else: asked before the first write, since a script is not undone.
 local SIZE = { hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', stream = 'XLEN', string = 'STRLEN', list = 'LLEN' }
 local expected = {}
-local function expect(kind, ...)
-  for _, key in ipairs({ ... }) do
-    if not expected[key] then
-      redis.call(SIZE[kind], key)
-      expected[key] = true
-    end
+local function expect(kind, key, ...)
+  if not expected[key] then
+    redis.call(SIZE[kind], key)
+    expected[key] = true
   end
+  if ... then return expect(kind, ...) end
 end
 
 -- Comes last, and may fail: a counter that nobody can read must not undo what was done.

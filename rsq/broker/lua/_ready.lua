@@ -4,13 +4,20 @@
 local WAKES, DAY_MS = T .. ':wakes', 86400000
 
 -- What the functions below write is what they take it for.
-local function expect_ready(priority, queue)
-  expect('stream', stream_of(0, queue), stream_of(priority, queue))
+local function expect_wake(queue)
+  expect('stream', stream_of(0, queue))
   expect('zset', (queue or T) .. ':consumers')
+end
+
+local function expect_ready(priority, queue)
+  expect('stream', stream_of(priority, queue))
+  -- Somebody is woken for a new stream, and for what is delayed.
+  if tonumber(priority) ~= 0 then expect_wake(queue) end
 end
 
 local function expect_delayed(priority, queue)
   expect_ready(priority, queue)
+  expect_wake(queue)
   expect('zset', (queue or T) .. ':delayed')
   expect('hash', (queue or T) .. ':messages')
 end

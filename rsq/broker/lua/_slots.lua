@@ -59,14 +59,19 @@ local function park(id, record, slot, most, now, behind)
   end
 end
 
+-- A place of this limit may be given up, and the next in the line be called.
+local function expect_slot(slot)
+  local parked = parked_for(slot)
+  expect('hash', slots_of(slot))
+  if not expected[parked] and redis.call('ZCARD', parked) > 0 then expect_delayed(0) end
+  expected[parked] = true
+end
+
 -- Asked before the first write by all that ends calls, puts them off or gives them up.
 local function expect_record(record)
   if record.key then expect('string', marker_of(record.key)) end
   if record.versioned then expect('string', version_of(record.versioned)) end
   if record.taken then expect('set', taken_by(record.taken[1])) end
-  for _, slot in ipairs({ record.slot or record.line, record.line }) do
-    expect('hash', slots_of(slot))
-    expect('zset', parked_for(slot))
-    expect_delayed(0)
-  end
+  if record.slot then expect_slot(record.slot) end
+  if record.line then expect_slot(record.line) end
 end

@@ -28,7 +28,7 @@ if versioned ~= '' then
   if done and (tonumber(done) or -1) > version then return { 'superseded', done } end
 end
 expect_record(record)
-if slot ~= '' then expect_record({ line = slot }) end
+if slot ~= '' then expect_slot(slot) end
 
 local function slot_is_free()
   local slots = slots_of(slot)

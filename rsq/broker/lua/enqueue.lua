@@ -53,14 +53,22 @@ end
 if unique and redis.call('EXISTS', id_marker) == 1 or redis.call('HEXISTS', T .. ':messages', id) == 1 then
   return { 'duplicate', id }
 end
-if has_moved() then return { 'moved', id } end
-if refuses() then return { 'paused', id } end
+local pause = pause_of()
+if pause == 'moved' then return { 'moved', id } end
+if pause == 'refuse' then return { 'paused', id } end
 local held = full(max_length)
 if held then return { 'full', held } end
 local due = eta_ms ~= '' and tonumber(eta_ms) or (delay_ms ~= '' and now + tonumber(delay_ms)) or now
-if due > now then expect_delayed(priority) elseif unique or dedupe_key ~= '' or priority ~= '0' then expect_ready(priority) end
+-- The marker of an earlier call with this id is gone; its result is not an answer to this one, nor was this one revoked.
+local was_revoked = unique and not repeated and revoked_until(id)
 if ends ~= '' or replace then expect('hash', CALLS) end
-if unique then expect('zset', REVOKED) end
+-- The first write tells by itself whether its key holds something else. So that is asked where others follow.
+local marks = unique or dedupe_key ~= ''
+if due > now then
+  if marks or due - now < LONGEST_BLOCK_MS then expect_delayed(priority) end
+elseif marks or priority ~= '0' then
+  expect_ready(priority)
+end
 
 if asked_ms > REPEAT_WINDOW_MS then
   local longest_ms = math.min(LONGEST_REPEAT_WINDOW_MS, math.max(asked_ms, repeat_window()))
@@ -70,9 +78,8 @@ if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) 
 if unique then
   local kept_ms = math.max(tonumber(marker_ttl_ms), due - now)
   redis.call('SET', id_marker, id, 'PX', string.format('%.0f', kept_ms))
-  -- The marker of an earlier call with this id is gone; its result is not an answer to this one, nor was this one revoked.
   redis.call('DEL', T .. ':result:' .. id)
-  if not repeated then redis.call('ZREM', REVOKED, id) end
+  if was_revoked then redis.call('ZREM', REVOKED, id) end
 end
 place(now, due, priority, id, task, body, meta)
 return { 'accepted', id }

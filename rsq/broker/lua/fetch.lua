@@ -28,26 +28,25 @@ listen(now)
 local more = unregister_late(now) == LATE
 if not holds_lease(consumer) then return -1 end
 
-local function promote(id, packed)
-  local message = cmsgpack.unpack(packed)
-  more = add_ready(message[1], id, message[2], message[3], message[4]) or more
-end
-
 local due = redis.call('ZRANGEBYSCORE', T .. ':delayed', '-inf', now, 'LIMIT', 0, PROMOTE)
-local promoted, to_promote = {}, budget(#due)
-while to_promote.ask() > 0 do
-  local some = { unpack(due, #promoted + 1, #promoted + to_promote.ask()) }
-  for i, packed in ipairs(redis.call('HMGET', T .. ':messages', unpack(some))) do
-    local id = some[i]
-    if packed and not pcall(promote, id, packed) then
-      -- Not of our making: it goes the way of all that cannot be read, to the dead letters.
-      redis.call('XADD', stream_of(0), '*', 'id', id, 'message', packed)
-    end
-    promoted[#promoted + 1] = id
-    to_promote.spend(packed and #packed or 0)
+if #due > 0 then
+  local function promote(id, packed)
+    local message = cmsgpack.unpack(packed)
+    more = add_ready(message[1], id, message[2], message[3], message[4]) or more
   end
-end
-if #promoted > 0 then
+  local promoted, to_promote = {}, budget(#due)
+  while to_promote.ask() > 0 do
+    local some = { unpack(due, #promoted + 1, #promoted + to_promote.ask()) }
+    for i, packed in ipairs(redis.call('HMGET', T .. ':messages', unpack(some))) do
+      local id = some[i]
+      if packed and not pcall(promote, id, packed) then
+        -- Not of our making: it goes the way of all that cannot be read, to the dead letters.
+        redis.call('XADD', stream_of(0), '*', 'id', id, 'message', packed)
+      end
+      promoted[#promoted + 1] = id
+      to_promote.spend(packed and #packed or 0)
+    end
+  end
   redis.call('ZREM', T .. ':delayed', unpack(promoted))
   redis.call('HDEL', T .. ':messages', unpack(promoted))
 end
@@ -56,7 +55,8 @@ local next_due = tonumber(redis.call('ZRANGE', T .. ':delayed', 0, 0, 'WITHSCORE
 local unfinished = redis.call('EXISTS', string.match(T, '^{[^}]*}') .. '::todo')
 local priorities = {}
 local urgent = {}
-for p = 9, 1, -1 do urgent[#urgent + 1] = stream_of(p) end
+-- As texts: numbers would be put in words for each look.
+for p in string.gmatch('987654321', '%d') do urgent[#urgent + 1] = stream_of(p) end
 if redis.call('EXISTS', unpack(urgent)) > 0 then
   for p = 9, 1, -1 do
     if redis.call('EXISTS', stream_of(p)) == 1 then priorities[#priorities + 1] = p end

@@ -17,7 +17,8 @@ local delay_ms, max_length, dedupe_key, marker_ttl_ms = tonumber(ARGV[10]), tonu
 local ends, replace = ARGV[14], ARGV[15] == '1'
 local now = now_ms()
 
-if has_moved() then return { 'moved', id } end
+local pause = pause_of()
+if pause == 'moved' then return { 'moved', id } end
 local marker = redis.call('GET', fired)
 if marker then
   local newest, fired_ms = string.match(marker, '^(%d+) (%d+)$')
@@ -27,13 +28,13 @@ end
 if slot <= last then return { 'done', last } end
 if slot > now then return { 'early', slot - now } end
 
-local winner, held, refused = dedupe_key ~= '' and stands(dedupe_key), full(max_length), refuses()
+local winner, held = dedupe_key ~= '' and stands(dedupe_key), full(max_length)
 expect('hash', CALLS)
 expect_delayed(priority)
 
 redis.call('SET', fired, ARGV[2] .. ' ' .. ARGV[4])
 if winner then return { 'duplicate', winner } end
-if refused then return { 'paused', id } end
+if pause == 'refuse' then return { 'paused', id } end
 if held then return { 'full', held } end
 if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) end
 place(now, slot + delay_ms, priority, id, task, body, meta)

@@ -34,7 +34,7 @@ local queues = cmsgpack.unpack(head.queues)
 for i = 1, #queues, 3 do
   local queue = P .. ':' .. queues[i]
   local held = full(queues[i + 1], queues[i + 2], queue)
-  if not answer and refuses(queue) then answer = { 'paused', queues[i] } end
+  if not answer and pause_of(queue) == 'refuse' then answer = { 'paused', queues[i] } end
   if not answer and held then answer = { 'full', queues[i], held } end
 end
 if answer then

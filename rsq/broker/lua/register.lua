@@ -10,7 +10,7 @@
 -- include: _ready
 -- include: _calls
 local consumer, lease_ms, former, now = ARGV[1], tonumber(ARGV[2]), ARGV[3] or '', now_ms()
-if has_moved() then return 'moved' end
+if pause_of() == 'moved' then return 'moved' end
 go_on_when_full()
 local made = redis.pcall('XGROUP', 'CREATE', T .. ':stream', GROUP, '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end

@@ -17,7 +17,7 @@ if not taken and not holds_lease(consumer) then return -1 end
 local now, ids, settled = now_ms(), {}, {}
 for i = 5, #ARGV, WIDTH do
   ids[#ids + 1] = ARGV[i + ID]
-  if ARGV[i + SLOT] ~= '' then expect_record({ line = ARGV[i + SLOT] }) end
+  if ARGV[i + SLOT] ~= '' then expect_slot(ARGV[i + SLOT]) end
 end
 local some_known = look_up(ids)
 expect('hash', CALLS)

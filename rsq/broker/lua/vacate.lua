@@ -4,7 +4,7 @@
 -- out   'moved' | 'used': it holds, or has held, something | 'worked': a worker reads it here | 'paused'
 -- What producers remember is caught: the first call that any of them sends to a queue goes through `enqueue`.
 -- include: _common
-if has_moved() then return 'moved' end
+if pause_of() == 'moved' then return 'moved' end
 if redis.call('EXISTS', T .. ':paused') == 1 then return 'paused' end
 if redis.call('EXISTS', T .. ':delayed', T .. ':messages', T .. ':dead', T .. ':stats', T .. ':calls') > 0 then
   return 'used'
