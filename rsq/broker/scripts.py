@@ -1,6 +1,7 @@
 """The Lua scripts: one file for each transition, read once, called by SHA.
 
-A file may name shared pieces in lines ``-- include: _name``, which are put in its place, and the kind of its rows in a
+A file may name shared pieces in lines ``-- include: _name``, which are put in its place (in a function, too, where only
+some calls need them), and the kind of its rows in a
 line ``-- rows: <kind>``, see `rsq.broker.rows`. A script is addressed by the SHA of its text, so an old and a new
 release of rsq work side by side on one server.
 
@@ -17,7 +18,7 @@ from importlib import resources
 from rsq.broker import rows
 
 _ROWS = re.compile(r"^-- rows: (\w+)$", re.MULTILINE)
-_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include: (\w+)$", re.MULTILINE)
 
 
 _PUBLISH = "local PUBLISH = 'PUBLISH'\n"

@@ -1,12 +1,11 @@
--- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _ready, _calls,
--- _slots and _flow.
+-- The one end of a call, however it comes: what it holds is given up here, and nowhere else. Needs _common, _outcome, _ready,
+-- _calls, _slots and _flow.
 -- First `look_up`, which reads and checks; then the script's own writes; then `finish`, which raises nothing any more.
 
 -- Each way in which a call ends; they are counted by these names.
 local WAYS = {
   succeeded = 1, ignored = 1, expired = 1, superseded = 1, revoked = 1, dead = 1, purged = 1, lost = 1,
 }
-local CRASHES, OVERDUE, ENDED = T .. ':crashes', T .. ':overdue', T .. ':ended'
 
 -- The ways of which a flow's errbacks hear, and those in which a call has succeeded.
 local LOUD, WELL = { dead = 1, lost = 1 }, { succeeded = 1, ignored = 1 }
@@ -43,7 +42,7 @@ end
 local function look_up(ids, way, members)
   if way and not WAYS[way] then error('ERR a call cannot end as ' .. way, 0) end
   if members and next(members) then tell_flows(ids, way, members) end
-  none_known = #ids == 0 or redis.call('EXISTS', CALLS, CRASHES, OVERDUE, REVOKED) == 0
+  none_known = #ids == 0 or nothing_known()
   if none_known then return false end
   expect('hash', CRASHES, OVERDUE)
   expect('zset', REVOKED)
@@ -52,26 +51,6 @@ local function look_up(ids, way, members)
     expect_record(records[ids[i]])
   end
   return true
-end
-
-local function publish_result(id, result, ttl_ms)
-  local key = T .. ':result:' .. id
-  redis.call('SET', key, result, 'PX', ttl_ms)
-  redis.call(PUBLISH, key, result)
-end
-
--- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of
--- such calls are remembered that ended within the repeat window after their enqueue; later ones cannot be repeated any more.
-local function leaves_no_trace(entry_id, result, ttl_ms, now)
-  if result ~= '' and tonumber(ttl_ms) >= LONGEST_REPEAT_WINDOW_MS then return false end
-  if result ~= '' and tonumber(ttl_ms) >= repeat_window() then return false end
-  return tonumber(string.match(entry_id, '^%d+') or 0) > now - repeat_window()
-end
-
-local function remember_ended(ids, now)
-  if #ids == 0 then return end
-  redis.call('XADD', ENDED, 'MINID', '~', now - repeat_window(), '*', 'ids', table.concat(ids, ' '))
-  redis.call('PEXPIRE', ENDED, repeat_window())
 end
 
 local function bring_version(record)

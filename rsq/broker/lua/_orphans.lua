@@ -1,7 +1,4 @@
 -- What becomes of consumers that left. Needs _common.
--- Late consumers, and orphans, that one call looks at.
-local LATE, ORPHANS = 100, 16
-
 -- A consumer that nobody hears of may come back with what it acknowledged early. After this long (ms) that is lost.
 local MISSING, COME_BACK_MS = T .. ':missing', 30000
 
@@ -14,22 +11,14 @@ local function miss(name, now)
   if redis.call('EXISTS', taken_by(name)) == 1 then redis.call('ZADD', MISSING, 'NX', now + COME_BACK_MS, name) end
 end
 
--- Unregisters consumers whose lease ran out: what they hold is for others from now on. Gives how many; where it is LATE
--- there may be more. `listen` comes first.
-local function unregister_late(now)
-  local late = redis.call('ZRANGEBYSCORE', T .. ':consumers', '-inf', now, 'LIMIT', 0, LATE)
+-- What these consumers, whose lease ran out, hold is for others from now on.
+local function unregister(late, now)
   if #late > 0 then expect_orphans() end
   for _, name in ipairs(late) do
     miss(name, now)
     redis.call('ZREM', T .. ':consumers', name)
     redis.call('SADD', T .. ':orphans', name)
   end
-  return #late
-end
-
--- Some of the consumers whose entries anybody may claim; the next call draws others.
-local function some_orphans()
-  return redis.call('SRANDMEMBER', T .. ':orphans', ORPHANS)
 end
 
 -- Strikes a consumer from the group once it holds nothing any more: deleting it earlier would lose what it holds.

@@ -23,11 +23,3 @@ local function settle(consumer, stream, entry_id, id, taken)
   redis.call('XACK', stream, GROUP, entry_id)
   return redis.call('XDEL', stream, entry_id) == 1
 end
-
--- Settles all these entries in two calls instead of two for each. False when not all of them were pending: then each is
--- to be settled alone, which tells whose outcome is ours.
-local function settle_whole(stream, entry_ids)
-  if #entry_ids == 0 or redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
-  redis.call('XDEL', stream, unpack(entry_ids))
-  return true
-end

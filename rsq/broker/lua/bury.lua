@@ -6,6 +6,7 @@
 -- rows: Buried
 -- rows: Reported
 -- include: _common
+-- include: _outcome
 -- include: _ready
 -- include: _calls
 -- include: _slots

@@ -5,9 +5,47 @@
 --       reports, then the pages
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Completed
+-- include: _common
+-- include: _outcome
+local consumer, stream, taken, way = ARGV[1], stream_of(ARGV[2]), ARGV[3] == '1', ARGV[4]
+if not taken and not holds_lease(consumer) then return -1 end
+local FIRST, reports, pages = 7, tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, ids, entry_ids, untraced = now_ms(), {}, {}, {}
+
+local function publish(row)
+  if ARGV[row + RESULT] ~= '' then publish_result(ARGV[row + ID], ARGV[row + RESULT], ARGV[row + TTL_MS]) end
+end
+
+-- Settles all these entries in two calls instead of two for each. False when not all of them were pending: then each is
+-- to be settled alone, which tells whose outcome is ours.
+local function settle_whole()
+  if #entry_ids == 0 or redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
+  redis.call('XDEL', stream, unpack(entry_ids))
+  return true
+end
+
+-- Most calls have no rules, and are part of no flow. The rest of this script is not even made for them: each function costs
+-- as much as a small command.
+if not taken and reports == 0 then
+  for i = FIRST, #ARGV, WIDTH do
+    local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
+    ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
+    if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then untraced[#untraced + 1] = id end
+  end
+  if nothing_known() then
+    if #untraced > 0 then expect('stream', ENDED) end
+    if settle_whole() then
+      for i = FIRST, #ARGV, WIDTH do publish(i) end
+      remember_ended(untraced, now)
+      count(way, #ids)
+      return #ids
+    end
+  end
+  ids, entry_ids, untraced = {}, {}, {}
+end
+
 -- rows: Reported
 -- rows: Added
--- include: _common
 -- include: _ready
 -- include: _calls
 -- include: _slots
@@ -16,19 +54,17 @@
 -- include: _member
 -- include: _flow
 -- include: _ending
-local consumer, stream, taken, way = ARGV[1], stream_of(ARGV[2]), ARGV[3] == '1', ARGV[4]
-if not taken and not holds_lease(consumer) then return -1 end
-local now, ids, entry_ids, settled, untraced, traceless = now_ms(), {}, {}, {}, {}, {}
-local pages = #ARGV - tonumber(ARGV[6]) * ADDED.WIDTH
-local members, last = members_in(7, pages, tonumber(ARGV[5]), consumer, stream, taken)
+local settled, traceless = {}, {}
+pages = #ARGV - pages * ADDED.WIDTH
+local members, last = members_in(FIRST, pages, reports, consumer, stream, taken)
 for i = pages + 1, #ARGV, ADDED.WIDTH do
-  local member = members[ARGV[7 + tonumber(ARGV[i + ADDED.ROW]) * WIDTH + ID]]
+  local member = members[ARGV[FIRST + tonumber(ARGV[i + ADDED.ROW]) * WIDTH + ID]]
   if member then
     local head, nodes = cmsgpack.unpack(ARGV[i + ADDED.HEAD]), cmsgpack.unpack(ARGV[i + ADDED.NODES])
     member[4] = { ARGV[i + ADDED.KEY], head, nodes }
   end
 end
-for i = 7, last, WIDTH do
+for i = FIRST, last, WIDTH do
   local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
   ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
   if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then traceless[id] = true end
@@ -36,12 +72,12 @@ end
 look_up(ids, way, members)
 if next(traceless) then expect('stream', ENDED) end
 
-local whole = not taken and settle_whole(stream, entry_ids)
-for i = 7, last, WIDTH do
-  local id, result = ARGV[i + ID], ARGV[i + RESULT]
+local whole = not taken and settle_whole()
+for i = FIRST, last, WIDTH do
+  local id = ARGV[i + ID]
   if whole or settle(consumer, stream, ARGV[i + ENTRY_ID], id, taken) then
     settled[#settled + 1] = id
-    if result ~= '' then publish_result(id, result, ARGV[i + TTL_MS]) end
+    publish(i)
     if traceless[id] then untraced[#untraced + 1] = id end
   end
 end

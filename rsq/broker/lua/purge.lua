@@ -3,6 +3,7 @@
 -- ARGV  count (bound of this step, at most 1,000; it reads a page of entries at a time)
 -- out   how many messages were dropped, and whether some may be left (0 | 1)
 -- include: _common
+-- include: _outcome
 -- include: _ready
 -- include: _calls
 -- include: _slots

@@ -6,7 +6,9 @@
 -- What one that is missing for too long had acknowledged early is lost, and their callers hear of it.
 -- Others whose lease ran out are unregistered meanwhile: an idle child looks for them more rarely than leases are renewed.
 -- include: _common
+-- include: _outcome
 -- include: _heard
+-- include: _absent
 -- include: _orphans
 -- include: _ready
 -- include: _calls
@@ -24,7 +26,9 @@ for i = 2, #ARGV do
   end
 end
 if #lost < #ARGV - 1 then hear(now, lease_ms, shortest) end
-if unregister_late(now) > 0 then wake() end
+local late = late_ones(now)
+unregister(late, now)
+if #late > 0 then wake() end
 local missing = redis.call('ZRANGEBYSCORE', MISSING, '-inf', now, 'LIMIT', 0, 1)[1]
 if missing and end_taken(missing, now) == 0 then redis.call('ZREM', MISSING, missing) end
 return lost

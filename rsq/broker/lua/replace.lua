@@ -7,6 +7,7 @@
 -- work  one call; the rows given; what a start releases, see _flow
 -- rows: Stored
 -- include: _common
+-- include: _outcome
 -- include: _ready
 -- include: _calls
 -- include: _slots

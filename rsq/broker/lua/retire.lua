@@ -9,6 +9,8 @@
 -- Where there is no crash to mark, the delivery of what ran counts: its body may be why nobody could tell how it ended.
 -- rows: CutShort
 -- include: _common
+-- include: _outcome
+-- include: _absent
 -- include: _orphans
 -- include: _ready
 -- include: _calls

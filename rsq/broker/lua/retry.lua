@@ -5,6 +5,7 @@
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Retried
 -- include: _common
+-- include: _outcome
 -- include: _ready
 -- include: _calls
 -- include: _slots

@@ -5,6 +5,7 @@
 -- out   for each id: 'revoked' it was delayed and has ended | 'marked' it will not start, unless it runs already |
 --       'done' it had ended before
 -- include: _common
+-- include: _outcome
 -- include: _ready
 -- include: _calls
 -- include: _slots
