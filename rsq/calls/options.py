@@ -274,7 +274,9 @@ class CallOptions:
         on_duplicate = given.get("on_duplicate", self.on_duplicate)
         debounce = given.get("debounce", self.debounce)
         _check_duplicates(until, on_duplicate, debounce, key)
-        base = _on_duplicate(self.base, until, on_duplicate, debounce)
+        base = self.base
+        if not given.keys().isdisjoint(("dedupe_until", "on_duplicate", "debounce")):
+            base = _on_duplicate(base, until, on_duplicate, debounce)
         if "debounce" in given and {"countdown", "eta"} & given.keys():
             raise SettingsError("debounce says when the call starts: give no countdown or eta with it")
         version = given.get("version")
@@ -283,7 +285,7 @@ class CallOptions:
         return CallOptions(
             keys.check_queue(given["queue"]) if "queue" in given else self.queue,
             check_priority(given["priority"]) if "priority" in given else self.priority,
-            replace(base, **place) if place or key is not None or base != self.base else self.placement,
+            replace(base, **place) if place or key is not None or base is not self.base else self.placement,
             base,
             meta,
             expires,
