@@ -92,6 +92,9 @@ class Channels:
     def heard(self, reply: Any) -> tuple[bytes, bytes, bytes]:
         """Kind (``message``, ``subscribe``, ``unsubscribe``), channel and payload of what was pushed.
 
+        The kind is ``late`` for what is of a subscription that has been ended since: its channel may have another one
+        now, of somebody who waits for what comes after.
+
         Raises Refusal, and ConnectionError where the server has ended a subscription by itself.
         """
         if isinstance(reply, Refusal):
@@ -104,6 +107,8 @@ class Channels:
                 raise ConnectionError("another node serves this slot now")
             if not self._ending[channel]:
                 del self._ending[channel]
+        elif channel in self._ending:
+            kind = b"late"
         return kind, channel, payload
 
 
