@@ -160,7 +160,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "chunks": _MANY,
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
-        "replace": _INSIDE,
         "add_to_chord": _INSIDE,
         "send_event": "there are none; tell by self.progress(...)",
         "on_failure": _HOOKS,

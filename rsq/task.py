@@ -29,6 +29,7 @@ from rsq.calls.progress import Progress, pack_progress
 from rsq.calls.request import Request, current
 from rsq.calls.retry import asked_for
 from rsq.calls.routes import Router
+from rsq.canvas.inside import Inside
 from rsq.canvas.signing import Signing
 from rsq.canvas.starting import Starter
 from rsq.clock import epoch_ms
@@ -76,7 +77,7 @@ class AppLike(Protocol):
 
 
 @hinted("Task")
-class Task(Signing[R], Generic[P, R]):
+class Task(Inside, Signing[R], Generic[P, R]):
     """A function that workers can run. Made by `@app.task`; calling it runs it here and now."""
 
     if TYPE_CHECKING:

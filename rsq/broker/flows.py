@@ -5,7 +5,7 @@ Starting is written once for threads and coroutines, as a talk (see `rsq.broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +194,11 @@ class Flows:
         """Renew the lease of an open batch. False: it is not open any more."""
         return bool(self._follow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 0))))
 
+    def introduce(self, flow_id: str, queues: Collection[str]) -> None:
+        """Make queues known to which calls of a flow go. Raises SettingsError where one lies in another partition."""
+        if queues:
+            self._follow(self._introducing(flow_id, queues))
+
     def revoke(self, flow_id: str, number: int) -> bool:
         """Have a call that waits not run: it ends at once. False: it does not wait, so it is revoked like any other."""
         return bool(self._follow(self._running(self._script(scripts.FLOW_REVOKE, flow_id, number))))
@@ -248,6 +253,9 @@ class Flows:
         answer = yield from self._insist(call, (yield from self._introduction(flow_id, pages.queues)))
         if answer == [b"closed"]:
             raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
+
+    def _introducing(self, flow_id: str, queues: Collection[str]) -> Exchange[None]:
+        yield from asking((yield from self._introduction(flow_id, queues)), self._deadline())
 
     def _introduction(self, flow_id: str, names: Iterable[str]) -> Exchange[list[bytes]]:
         """The packed commands that make these queues known. Raises SettingsError: a flow lies in one partition, that of

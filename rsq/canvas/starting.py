@@ -10,6 +10,9 @@ from rsq.result import AsyncResult
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from rsq.calls.message import Delivery
+    from rsq.calls.plan import Plan
+
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -25,6 +28,8 @@ class Starter(Protocol):
     def apply(self, signature: Any, propagate: bool) -> AsyncResult[Any]: ...
 
     def call_here(self, signature: Any) -> Any: ...
+
+    def stand_in(self, signature: Any, delivery: Delivery) -> Plan: ...
 
 
 class Home(Protocol):

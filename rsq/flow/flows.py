@@ -7,10 +7,11 @@ from typing import Any
 
 from rsq.app import BaseApp
 from rsq.calls.announce import tell_after, tell_before
-from rsq.calls.message import Message
+from rsq.calls.message import Delivery, Message
 from rsq.calls.plan import Plan
 from rsq.canvas.signature import Canvas, Signature
 from rsq.flow.planner import Planned, Planner
+from rsq.flow.stand_in import stand_in
 from rsq.result import AsyncResult
 from rsq.signals import after_publish, before_publish
 from rsq.task import Task
@@ -60,6 +61,16 @@ class Flows:
         if isinstance(signature, Canvas):
             return self.start(signature)
         return self._app.get_task(signature.task)(*signature.args, **signature.kwargs)
+
+    def stand_in(self, signature: Signature[Any], delivery: Delivery) -> Plan:
+        """The flow that takes the place of a call that runs; its queues are known when this returns."""
+        plan = stand_in(self._app, signature, delivery)
+        messages = list(_messages(plan))
+        if before_publish.handlers:
+            for message in messages:
+                tell_before(message)
+        self._app.client.flows.introduce(plan.id, {message.queue for message in messages} - {delivery.queue})
+        return plan
 
     def _task(self, signature: Signature[Any]) -> Task[..., Any]:
         return self._app.task_by_name(signature.task)

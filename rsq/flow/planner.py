@@ -49,6 +49,9 @@ class _Before:
     header: Sequence[int] = ()
 
 
+nothing_before = _Before()
+
+
 @dataclass(frozen=True)
 class _After:
     """What a part came to.
@@ -81,7 +84,7 @@ class Planner:
 
     def plan(self, signature: Signature[Any]) -> Planned:
         """Raises SettingsError, and what making a message raises."""
-        after = self._part(signature, _Before(), 0)
+        after = self._part(signature, nothing_before, 0)
         result = after.handle
         if not self._drafts:
             return Planned(None, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -21,11 +21,12 @@ from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
 from rsq.calls.message import Delivery, Message, pack_meta
-from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Retried, Verdict, pack_failure
+from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Replaced, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
 from rsq.calls.plan import Plan
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout, SettingsError
+from rsq.flow.own_tasks import with_own_tasks
 from rsq.remote import decode_error
 from rsq.result import AsyncResult
 from rsq.settings import Settings
@@ -165,6 +166,8 @@ class Eager:
         verdict = runner.follow(message, inputs, self._is_superseded(message))
         # Not after an exception (Ctrl-C, a test's timeout): its thread may be at work still.
         self._idle.append(runner)
+        if isinstance(verdict, Replaced):
+            verdict = EagerFlow(self, verdict.plan).stand_in(verdict)
         if isinstance(verdict, Retried):
             raise ResultTimeout(
                 f"{message.task}[{message.id}] has not ended after {MOST_RETRIES} retries: {verdict.why}"
@@ -191,9 +194,9 @@ class _Runner:
     """Runs one call at a time, on a timeline of its own: where a worker would wait, its clock jumps."""
 
     def __init__(self, app: BaseApp) -> None:
-        self._tasks = app.tasks
+        self._tasks = with_own_tasks(app)
         self._clock = ServerClock()
-        self._attempts = Attempts(app.tasks, app.settings, lambda queue: self._clock)
+        self._attempts = Attempts(self._tasks, app.settings, lambda queue: self._clock)
 
     def follow(self, message: Message, inputs: Mapping[int, bytes], superseded: bool) -> Verdict:
         """The verdict after all retries; Retried if there are too many of them."""
@@ -319,6 +322,9 @@ class _MemoryFlows(Flows):
 
     def outcomes(self, flow_id: str, numbers: Sequence[int]) -> list[bytes | None]:
         return [None for _ in numbers]
+
+    def introduce(self, flow_id: str, queues: Collection[str]) -> None:
+        pass
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:
         return False

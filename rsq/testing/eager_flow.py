@@ -9,7 +9,15 @@ from typing import Any, Protocol
 from rsq.broker.answers import Accepted
 from rsq.calls.inputs import FAILED
 from rsq.calls.message import Message
-from rsq.calls.outcome import Buried, Completed, pack_failure, report_of
+from rsq.calls.outcome import (
+    REVOKED_TTL_MS,
+    Buried,
+    Completed,
+    Replaced,
+    pack_failure,
+    report_of,
+    unpack_result,
+)
 from rsq.calls.placement import Placement
 from rsq.calls.plan import CONTINUE, SKIP, Call, Node, Plan, numbers_in, numbers_of
 from rsq.states import State
@@ -35,6 +43,8 @@ class EagerFlow:
         self._waits = [node.waits for node in self._nodes]
         self._values: dict[int, bytes] = {}
         self._over: set[int] = set()
+        self._tail: int | None = None
+        self._tail_verdict: Completed | Buried | None = None
         self._released: deque[tuple[int, str, Any]] = deque()  # number, id of its parent, what it takes
         self._buried: Buried | None = None
 
@@ -46,6 +56,18 @@ class EagerFlow:
         while self._released:
             self._run(*self._released.popleft())
         return self._buried
+
+    def stand_in(self, replaced: Replaced) -> Completed | Buried:
+        """Run it in the place of a call; gives what becomes of that one."""
+        self._tail = replaced.tail
+        self.run()
+        if self._tail_verdict is not None:
+            return self._tail_verdict
+        packed = self._values[self._tail][len(FAILED) :]
+        error = unpack_result(packed).error
+        if error is None:
+            return Completed(replaced.delivery, "revoked", packed, REVOKED_TTL_MS)
+        return Buried(replaced.delivery, "upstream", error, packed, REVOKED_TTL_MS)
 
     def _release(self, number: int, parent: str) -> None:
         node = self._nodes[number]
@@ -63,6 +85,8 @@ class EagerFlow:
             self._fail(number, pack_failure(State.REVOKED, 1, 0.0, f"duplicate of {accepted.task_id}"), keep=True)
             return
         verdict = self._runner.follow(message, call.placement, inputs)
+        if number == self._tail:
+            self._tail_verdict = verdict
         skip, value = report_of(verdict)
         if isinstance(verdict, Completed) and verdict.counter in ("succeeded", "ignored"):
             self._succeed(number, verdict.result[skip:] if skip else value, message.id)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from rsq.broker.connection import Endpoint
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.errors import RsqError
+from rsq.flow.own_tasks import with_own_tasks
 from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import ChildBoard
@@ -93,7 +94,7 @@ def run(place: ChildPlace) -> int:
         log.warning("this worker began without the queues %s: restart it", ", ".join({*names} - partitions.keys()))
     identities = [Identity(place.worker_id, place.index, place.incarnation, lane) for lane in place.board.lanes]
     crew = Crew(
-        app.tasks,
+        with_own_tasks(app),
         settings,
         queues,
         identities,

@@ -23,6 +23,7 @@ from rsq.broker.forks import renew_in_child
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, BrokerUnavailable
+from rsq.flow.own_tasks import with_own_tasks
 from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
 from rsq.worker.board import Board, Running
@@ -84,12 +85,13 @@ class SoloWorker:
     def begin(self) -> str:
         """Look at the server and take leases; gives the line about the server. Raises BrokerError."""
         settings, names = self._settings, self.queue_names
-        portrait = Portrait(self._app.name, names, sorted(self._app.tasks), "solo", 1, 1, settings.lease_ms)
+        tasks = sorted(self._app.tasks)
+        portrait = Portrait(self._app.name, names, tasks, "solo", 1, 1, settings.lease_ms)
         duty = self._duty = Duty(self._endpoint, names, settings, self.worker_id, portrait, self._selector, self._rung)
         self._board.divide(len(duty.rounds.lanes))
         self._identities = [Identity(self.worker_id, 0, 1, lane) for lane in self._board.lanes]
         self._crew = Crew(
-            self._app.tasks,
+            with_own_tasks(self._app),
             settings,
             duty.queues,
             self._identities,
@@ -111,7 +113,7 @@ class SoloWorker:
         self._keeper = threading.Thread(target=self._keep_leases, name="rsq-lease", daemon=True)
         self._keeper.start()
         queues = queues_line(names, self._app.unread(names))
-        return what_runs(self.worker_id, self._app.name, sorted(self._app.tasks), queues, "none (solo)", duty.server)
+        return what_runs(self.worker_id, self._app.name, tasks, queues, "none (solo)", duty.server)
 
     def install(self) -> None:
         """Let bodies be interrupted. Called in the main thread, where that is the one which will serve."""

@@ -1,0 +1,40 @@
+"""What a running task does to the canvas in which it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rsq.calls.message import Delivery
+from rsq.calls.request import current
+from rsq.canvas.signature import Signature, check_signature
+from rsq.canvas.starting import Home
+from rsq.errors import Replace, SettingsError
+
+
+class Inside:
+    """The part of a task that is for its own body."""
+
+    if TYPE_CHECKING:
+        app: Home
+
+    def replace(self, sig: Signature[Any]) -> NoReturn:
+        """Have another call, or a whole canvas, take the place of the running one; never returns.
+
+        What comes out of it is the result of this call, under its id; of a group that is the list. What waits for this
+        call waits for it: the next steps of the chain, the body of the chord, links and errbacks. It starts in the step
+        that settles this call; if that is lost, nothing of it starts.
+
+        Raises  Replace, which ends the body; SettingsError, and what starting it would raise
+        """
+        raise Replace(self.app.flows.stand_in(check_signature(sig, "self.replace"), _running("self.replace")))
+
+
+def _running(what: str) -> Delivery:
+    """The call that runs. Raises SettingsError."""
+    delivery = current.get()
+    if delivery is None:
+        raise SettingsError(
+            f"{what}() is about the call that runs, and none does: the function was called directly; call it by "
+            "apply() or delay()"
+        )
+    return delivery
