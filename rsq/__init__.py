@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rsq.calls.request import Request, current_request
-from rsq.canvas.make import chain, chord, group, signature
+from rsq.canvas.make import chain, chord, chunks, group, signature, xmap, xstarmap
 from rsq.canvas.signature import Signature
 from rsq.codec import register_type
 from rsq.errors import (
@@ -104,6 +104,7 @@ __all__ = [
     "WorkerLost",
     "chain",
     "chord",
+    "chunks",
     "crontab",
     "current_request",
     "default_app",
@@ -112,6 +113,8 @@ __all__ = [
     "register_type",
     "signature",
     "task",
+    "xmap",
+    "xstarmap",
 ]
 
 

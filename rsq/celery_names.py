@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 _MSGPACK = "needless, values travel as msgpack; leave it out"
 _CANVAS = "write rsq.chain, rsq.group, rsq.chord, or a | b"
-_MANY = "not there; write group(task.s(x) for x in ...), or map_async for many calls of one task"
 _INSIDE = "not there in this version; have the task start what is to follow"
 _QUEUE = "write queue=..."
 _HOOKS = "there are no hooks on tasks; connect a handler to a signal, see rsq.signals"
@@ -155,9 +154,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "Task": {
         "subtask": "write signature(...)",
-        "map": _MANY,
-        "starmap": _MANY,
-        "chunks": _MANY,
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
         "add_to_chord": _INSIDE,

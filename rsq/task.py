@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 from rsq import codec, errors
 from rsq import result as asyncresult
 from rsq.calls.announce import tell_after, tell_before
+from rsq.calls.each import check_items
 from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
@@ -143,6 +144,8 @@ class Task(Inside, Signing[R], Generic[P, R]):
                      is remembered
         wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
+        each         "map" or "starmap": the one argument is a list, and the function is called with each item, or with
+                     what is in it; the result is the list of what it gave
         link, link_error  signatures, one or several: what follows once it has succeeded, or failed for good
         Raises       what `delay` raises, and SettingsError for an option that does not fit
         """
@@ -306,7 +309,9 @@ class Task(Inside, Signing[R], Generic[P, R]):
         awaited  stand for values that will be put in front of the arguments, and are not in the message yet
         """
         sent, args = args, (*awaited, *args) if awaited else args
-        if kwargs or not self.fits(len(args)):
+        if defaults.each is not None:
+            self._check_each(defaults, args, kwargs)
+        elif kwargs or not self.fits(len(args)):
             try:
                 self._signature.bind(*args, **kwargs)
             except TypeError as error:
@@ -334,6 +339,23 @@ class Task(Inside, Signing[R], Generic[P, R]):
             meta,
         )
         return message, placement
+
+    def _check_each(self, defaults: CallOptions, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        options = self.options
+        for name, key in (
+            ("dedupe_key", defaults.dedupe_key),
+            ("rate_limit_key", options.rate_limit_key),
+            ("max_concurrency_key", options.max_concurrency_key),
+        ):
+            if key is not None:
+                raise SettingsError(
+                    f"{self.name} has a {name}, which is made of the arguments of one call, and each={defaults.each!r} "
+                    "makes many in one: write group(task.s(x) for x in ...)"
+                )
+        try:
+            check_items(str(defaults.each), args, kwargs, self.fits, self._signature)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}() {error}") from None
 
     def _route(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         router = self.app.router

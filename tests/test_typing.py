@@ -185,7 +185,7 @@ REFUSED = {
     "self by hand": ("bound.delay(bound, 1)", 'Argument 1 to "delay" of "Task" has incompatible type'),
     "result of another type": ("s: str = add.delay(1).get()", 'expression has type "int", variable has type "str"'),
     "a name that is not there": ("app.conf", '"App" has no attribute "conf"'),
-    "a name that is not there, of a task": ("add.chunks([], 1)", 'has no attribute "chunks"'),
+    "a name that is not there, of a task": ("add.subtask(1)", 'has no attribute "subtask"'),
     "an option of get": ("add.delay(1).get(interval=1)", 'Argument "interval" to "get" of "AsyncResult"'),
     "testing": ("app.testing.eager(propagat=True)", 'Unexpected keyword argument "propagat" for "eager" of "Testing"'),
 }

@@ -19,6 +19,7 @@ from rsq.calls.checks import (
     require,
     seconds_of,
 )
+from rsq.calls.each import check_each
 from rsq.calls.limits import interval_us
 from rsq.calls.message import NO_LIMIT, NO_META, check_id, check_priority
 from rsq.calls.placement import PLAIN, Placement
@@ -203,6 +204,7 @@ class CallOptions:
     """A task's options as they bear on one call, worked out once and not at each `delay`.
 
     placement  PLAIN as long as nothing asks for more than one XADD
+    each       None, or how the function is called with each item of its argument, see `rsq.calls.each`
     base       what `placement` begins from when something does
     """
 
@@ -219,6 +221,7 @@ class CallOptions:
     on_duplicate: str = "ignore"
     debounce: float | None = None
     timelimit: tuple[float | None, float | None] = NO_LIMIT
+    each: str | None = None
 
     @classmethod
     def of(cls, options: TaskOptions) -> CallOptions:
@@ -296,6 +299,7 @@ class CallOptions:
             on_duplicate,
             debounce,
             timelimit,
+            carried.get("each"),
         )
 
 
@@ -376,10 +380,12 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("time_limit", "soft_time_limit"):
         if name in given:
             carried[name] = positive(name, given[name])
+    if "each" in given:
+        carried["each"] = check_each(given["each"])
     return carried
 
 
 _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "task_id", "wait_replicas"}
-_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "time_limit", "soft_time_limit"}
+_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "time_limit", "soft_time_limit", "each"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
 _CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}

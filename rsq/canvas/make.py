@@ -1,10 +1,11 @@
-"""What canvases are made with: `signature`, `chain`, `group`, `chord`."""
+"""What canvases are made with: `signature`, `chain`, `group`, `chord`, `xmap`, `xstarmap`, `chunks`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from rsq.canvas.many import Chunks, each, in_chunks
 from rsq.canvas.signature import Chain, Chord, Group, Signature, check_signature, several
 from rsq.canvas.starting import Home
 from rsq.errors import SettingsError
@@ -92,3 +93,18 @@ def chord(header: Any, body: Any = None) -> Any:
     """
     first = header if isinstance(header, Group) else Group(several("the header of a chord", header))
     return Chord([first]) if body is None else Chain.of((first, check_signature(body, "the body of a chord")))
+
+
+def xmap(task: Any, it: Iterable[Any]) -> Signature[list[Any]]:
+    """``task.map(it)``; also of a signature without arguments, or a task's name."""
+    return each("map", signature(task), it)
+
+
+def xstarmap(task: Any, it: Iterable[Iterable[Any]]) -> Signature[list[Any]]:
+    """``task.starmap(it)``; also of a signature without arguments, or a task's name."""
+    return each("starmap", signature(task), it)
+
+
+def chunks(task: Any, it: Iterable[Iterable[Any]], n: int) -> Chunks[Any]:
+    """``task.chunks(it, n)``; also of a signature without arguments, or a task's name."""
+    return in_chunks(signature(task), it, n)

@@ -10,6 +10,7 @@ travels by `rsq.canvas.data`.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -164,6 +165,9 @@ class Signature(SignatureData, Startable[R_co], Generic[R_co]):
             link.thaw()
 
     def __repr__(self) -> str:
+        if "each" in self.options:
+            stars = "*" if self.options["each"] == "starmap" else ""
+            return f"[{self.task}({stars}x) for x in {', '.join(map(reprlib.repr, self.args))}]"
         given = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"{self.task}({', '.join(given)})"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from rsq.canvas.many import Chunks, each, in_chunks
 from rsq.canvas.signature import Signature
 from rsq.canvas.starting import Home
 from rsq.result import AsyncResult
@@ -40,6 +41,18 @@ class Signing(Generic[R]):
     ) -> Signature[R]:
         """`s` with options, as `apply_async` takes them. Raises SettingsError for a name that is no option."""
         return Signature(self.name, *self.given(args, kwargs), options, immutable, self.app)
+
+    def map(self, it: Iterable[Any]) -> Signature[list[R]]:
+        """One call of ``[f(x) for x in it]``: in one worker, one after the other, and retried as one."""
+        return each("map", self.s(), it)
+
+    def starmap(self, it: Iterable[Iterable[Any]]) -> Signature[list[R]]:
+        """One call of ``[f(*x) for x in it]``."""
+        return each("starmap", self.s(), it)
+
+    def chunks(self, it: Iterable[Iterable[Any]], n: int) -> Chunks[R]:
+        """`starmap` in parts of `n` items, side by side: a group, with a list of lists. Raises SettingsError."""
+        return in_chunks(self.s(), it, n)
 
     def apply(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

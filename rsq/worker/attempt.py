@@ -16,6 +16,7 @@ from rsq.app import unknown_task_text
 from rsq.broker import forks
 from rsq.broker.replies import Begin
 from rsq.broker.worker_queue import Rules
+from rsq.calls.each import body_of
 from rsq.calls.errbacks import errback_arguments
 from rsq.calls.inputs import arguments_of, takes_of
 from rsq.calls.message import Delivery
@@ -132,7 +133,7 @@ class Attempts:
         try:
             try:
                 way.enter(delivery)
-                value = run.task.run(*run.args, **run.kwargs)
+                value = run.body(*run.args, **run.kwargs)
             finally:
                 if forks.generation != generation:
                     end_copy(sys.exc_info()[1])
@@ -158,7 +159,7 @@ class Attempts:
         try:
             try:
                 way.enter(delivery)
-                body = run.task.run(*run.args, **run.kwargs)
+                body = run.body(*run.args, **run.kwargs)
                 value = await (body if run.timed is None else way.listen(body))
             finally:
                 if forks.generation != generation:
@@ -198,7 +199,10 @@ class Attempts:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)
             return refused
-        return _Run(delivery, task, args, kwargs, timed)
+        body = task.run
+        if delivery.meta and (each := delivery.meta.get("each")) is not None:
+            body = body_of(body, each, task.is_async)
+        return _Run(delivery, task, body, args, kwargs, timed)
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of this thread, which lives as long as its work, so that clients may be kept on it."""
@@ -248,7 +252,7 @@ class Attempts:
             # queue alone, and this outcome be accepted: so it counts no attempt, and what was acknowledged early does
             # not begin again.
             verdict = Released(delivery)
-        elif isinstance(error, TypeError) and not _fits(task, run.args, run.kwargs):
+        elif isinstance(error, TypeError) and not _fits(run):
             verdict = self._bury(delivery, "arguments", TypeError(f"{task.name}: {error}"), task)
         else:
             verdict = self._decide(delivery, task, error, delivery.runtime_s)
@@ -325,13 +329,20 @@ class Attempts:
 class _Run:
     """One body that runs, or is about to."""
 
-    __slots__ = ("args", "delivery", "kwargs", "started", "task", "timed")
+    __slots__ = ("args", "body", "delivery", "kwargs", "started", "task", "timed")
 
     def __init__(
-        self, delivery: Delivery, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], timed: Timed | None
+        self,
+        delivery: Delivery,
+        task: Task[..., Any],
+        body: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        timed: Timed | None,
     ) -> None:
         self.delivery = delivery
         self.task = task
+        self.body = body
         self.args = args
         self.kwargs = kwargs
         self.timed = timed
@@ -357,16 +368,16 @@ class _Run:
 
 def _from_body(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the body on: the way to it, which is always the same, hides what matters."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith(("rsq.worker.", "asyncio.")):
+    inner, on_the_way = trace, ("rsq.worker.", "rsq.calls.each", "asyncio.")
+    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith(on_the_way):
         inner = inner.tb_next
     return inner or trace
 
 
-def _fits(task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]) -> bool:
+def _fits(run: _Run) -> bool:
     """Whether the arguments fit the signature: a TypeError of the call itself is no failure of the body."""
     try:
-        inspect.signature(task.run).bind(*args, **kwargs)
+        inspect.signature(run.body).bind(*run.args, **run.kwargs)
     except TypeError:
         return False
     return True
