@@ -546,6 +546,7 @@ def test_a_thousand_results_are_one_subscription_and_one_pipeline(url: str) -> N
     with app.testing.worker(url=url) as worker:
         result = group(add.s(number) for number in range(1000)).delay()
         worker.wait_idle(timeout=60)
+        worker.stop()  # it asks the server now and then, too
         before = commands()
         assert result.get(timeout=60) == list(range(1000))
         after = commands()
