@@ -1,7 +1,7 @@
 """`python -m benchmarks.pairs --base REV`: this checkout against an older commit, in alternating runs.
 
 The base is checked out into a temporary worktree and installed into an environment of its own, with the same versions
-of everything else as here. Each pair is one quick run of either, right after the other, and the order changes with each
+of everything else as here. Each pair is one short run of either, right after the other, and the order changes with each
 pair: what slows the machine slows both. Told is the median of the pairs' ratios, turned so that less than 1 is worse.
 Exit code 1 where one that counts is below `--least`.
 """
@@ -25,7 +25,10 @@ from rsq.bench.picture import number
 from rsq.bench.report import Figure, from_json
 
 HERE = Path(__file__).parents[1]
-SCENARIOS = ("enqueue-single", "enqueue-bulk", "drain", "latency", "footprint")
+QUICK = ("drain", "latency", "footprint")
+WHOLE = ("enqueue-single", "enqueue-bulk")
+"""A quick run of these is as short as one collection of garbage, which falls into it or not."""
+SCENARIOS = (*WHOLE, *QUICK)
 
 COUNTS = frozenset(
     {
@@ -125,10 +128,14 @@ def checked_out(revision: str) -> Iterator[tuple[Path, Path]]:
 
 
 def measure(tree: Path, python: Path, server: Path | None, scenarios: Sequence[str], file: Path) -> list[Figure]:
-    only = [part for name in scenarios for part in ("--only", name)]
-    chosen = ["--server", str(server)] if server else []
-    _run(python, "-m", "rsq", "bench", "--quick", "--repeat", "1", *only, *chosen, "--save", file, cwd=tree)
-    return from_json(json.loads(file.read_text()))
+    figures: list[Figure] = []
+    for kind, how in ((WHOLE, ()), (QUICK, ("--quick",))):
+        only = [part for name in scenarios if name in kind for part in ("--only", name)]
+        if only:
+            chosen = ["--server", str(server)] if server else []
+            _run(python, "-m", "rsq", "bench", *how, "--repeat", "1", *only, *chosen, "--save", file, cwd=tree)
+            figures += from_json(json.loads(file.read_text()))
+    return figures
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> str:
