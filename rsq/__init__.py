@@ -3,7 +3,7 @@
 Where things are, in the order in which a call meets them; each module says at its head what it does:
 
     demo/tasks.py                    an example of an app
-    face, app, task, shared          decorate a function, call `delay`
+    face, app, task, running, shared  decorate a function, call `delay`
     canvas/                          signatures, chains, groups and chords: calls as what users combine
     flow/                            how they become numbered calls, and are started
     calls/                           the call as data: options, message, retries, schedules, outcomes
@@ -16,7 +16,7 @@ Where things are, in the order in which a call meets them; each module says at i
     cli/                             the commands
     settings, url, errors, signals, logs  what all of them share
     hints, celery_names              what to write instead of a name of Celery's
-    naming, functions, pickling      what can be a task, its name, and how tasks and handles are pickled
+    naming, functions, pickling, texts  what can be a task, its name, how tasks and handles are pickled, texts of errors
     testing/, contrib/, bench/       for tests of yours, for databases of yours, and measuring
 
 A module imports only from the floors below its own, which tests/test_layers.py lists.

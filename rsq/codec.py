@@ -45,6 +45,7 @@ from msgpack import ExtType, Packer, unpackb  # type: ignore[import-untyped, unu
 
 from rsq.errors import DecodeError, EncodeError, MessageTooLarge, SettingsError
 from rsq.naming import module_of
+from rsq.texts import cut_text, text_of
 
 #: Extensions inside each other. Unpacking one takes some 50 kB of C stack, and a thread may have only 1 MB.
 MAX_EXTENSION_DEPTH = 16
@@ -383,27 +384,9 @@ _EXTENDERS = [partial(_extend, depth) for depth in range(MAX_EXTENSION_DEPTH + 1
 _RESTORERS = [partial(_restore, depth) for depth in range(MAX_EXTENSION_DEPTH + 1)]
 
 
-# -- names and texts -------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------------------------
 
 
 def _qualified_name(cls: type) -> str:
     """Module and name; a class of the script that runs is named as it would be if the script were imported."""
     return f"{module_of(cls)}.{cls.__qualname__}"
-
-
-def text_of(exc: BaseException) -> str:
-    """``str(exc)``, or a stand-in where the class fails to give one."""
-    try:
-        return str.__str__(str(exc))  # a subclass might do anything when it is used
-    except BaseException:
-        return f"<str() of this {type(exc).__qualname__} failed>"
-
-
-def cut_text(text: str, limit_bytes: int) -> str:
-    """The text, or both its ends when it is longer than the limit in UTF-8."""
-    raw = text.encode("utf-8", "surrogatepass")
-    if len(raw) <= limit_bytes:
-        return text
-    marker = f"\n... {len(raw) - limit_bytes} bytes left out ...\n"
-    half = max(0, (limit_bytes - len(marker)) // 2)
-    return f"{raw[:half].decode('utf-8', 'ignore')}{marker}{raw[len(raw) - half :].decode('utf-8', 'ignore')}"

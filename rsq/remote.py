@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from rsq.codec import cut_text, encode, text_of
+from rsq.codec import encode
 from rsq.errors import MaxRetriesExceededError, Reject, Rejected, RemoteError, Retry, Signal
+from rsq.texts import cut_text, text_of
 
 #: Packed size above which the arguments of an exception stay behind, and length of the text that it may bring.
 MAX_ERROR_BYTES = 16 * 1024

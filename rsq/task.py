@@ -10,15 +10,14 @@ send_welcome(42)                                # just call it, here and now
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import update_wrapper
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from rsq import codec, errors
+from rsq import codec
 from rsq import result as asyncresult
 from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.each import check_items
@@ -26,9 +25,7 @@ from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
 from rsq.calls.plan import Plan
-from rsq.calls.progress import Progress, pack_progress
-from rsq.calls.request import Request, current
-from rsq.calls.retry import asked_for
+from rsq.calls.request import current
 from rsq.calls.routes import Router
 from rsq.canvas.inside import Inside
 from rsq.canvas.signing import Signing
@@ -36,8 +33,9 @@ from rsq.canvas.starting import Starter
 from rsq.clock import epoch_ms
 from rsq.errors import SettingsError
 from rsq.functions import arity_check, signature_of
-from rsq.hints import hinted, unknown_text
+from rsq.hints import hinted
 from rsq.result import AsyncResult
+from rsq.running import Running
 from rsq.signals import after_publish, before_publish
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ class AppLike(Protocol):
 
 
 @hinted("Task")
-class Task(Inside, Signing[R], Generic[P, R]):
+class Task(Running, Inside, Signing[R], Generic[P, R]):
     """A function that workers can run. Made by `@app.task`; calling it runs it here and now."""
 
     if TYPE_CHECKING:
@@ -87,7 +85,6 @@ class Task(Inside, Signing[R], Generic[P, R]):
         __qualname__: str
 
     is_async = False
-    MaxRetriesExceededError = errors.MaxRetriesExceededError
 
     def __init__(self, app: AppLike, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
         self.name = name
@@ -198,75 +195,6 @@ class Task(Inside, Signing[R], Generic[P, R]):
     def AsyncResult(self, task_id: str | UUID) -> AsyncResult[R]:
         """The handle of a call of this task that was sent earlier to its own queue. Raises SettingsError for no id."""
         return AsyncResult(self.app.client, check_id(task_id), self._defaults.queue, self.options.ignore_result)
-
-    # -- inside a running task
-
-    @property
-    def request(self) -> Request:
-        """The call that is running in this context."""
-        return Request(current.get())
-
-    @property
-    def max_retries(self) -> int | None:
-        """The option of this name: runs after the first one, None = without end."""
-        return self.options.max_retries
-
-    def retry(
-        self,
-        exc: BaseException | type[BaseException] | None = None,
-        countdown: float | timedelta | None = None,
-        max_retries: int | None = None,
-        **unknown: NoReturn,
-    ) -> NoReturn:
-        """Run this call again later; never returns.
-
-        With no retry left, and where the function was called directly, `exc` is raised here, in the body, as in Celery;
-        without one MaxRetriesExceededError, or what is being handled. If the body lets it out, that is its failure, for
-        good; it may catch it.
-
-        exc          the error that made it necessary
-        countdown    seconds to wait; default: the task's `default_retry_delay`, else its backoff
-        max_retries  for this call; default: the task's option
-        Raises       Retry; ValueError for what none of these can be
-        """
-        for name in unknown:
-            raise TypeError(unknown_text("retry", name, "argument of retry", ("exc", "countdown", "max_retries")))
-        delivery = current.get()
-        # The task that runs may have called this one as a function.
-        runs = self if delivery is None else self.app.tasks.get(delivery.task, self)
-        raise asked_for(runs.name, delivery, runs.policy, sys.exc_info()[1], exc, countdown, max_retries)
-
-    def progress(self, current: float, total: float | None = None, **info: Any) -> None:
-        """Tell how far the running call has come, for `AsyncResult.progress` and `AsyncResult.info`.
-
-        As often as you like: it is written twice a second at most, beside the task, and the last one always. It fails
-        for a value that cannot be kept, and never because of the server. Outside of a running call it does nothing.
-
-        info    what else is to be told, small
-        Raises  EncodeError, MessageTooLarge
-        """
-        self._tell(Progress(current, total, info))
-
-    def update_state(
-        self, task_id: str | None = None, state: str | None = None, meta: Mapping[str, Any] | None = None
-    ) -> None:
-        """Celery's word for `progress`: `AsyncResult.state` shows `state` while the call runs, `info` shows `meta`.
-
-        task_id  of the running call, or None, which means that, too
-        state    a word of your own, such as ``PROGRESS``; None leaves it to rsq
-        meta     a small map; its ``current`` and ``total`` are those of `AsyncResult.progress`
-        Raises   ValueError for another call's id and for the words that end a call; TypeError; what `progress` raises
-        """
-        delivery = current.get()
-        if delivery is not None and task_id not in (None, delivery.id):
-            raise ValueError(f"update_state tells of the running call, {delivery.id}, and not of {task_id}")
-        self._tell(Progress.of_meta("" if state is None else state, {} if meta is None else meta))
-
-    def _tell(self, progress: Progress) -> None:
-        delivery = current.get()
-        if delivery is None or delivery.lease_lost:
-            return
-        self.app.client.report_progress(delivery.id, delivery.queue, pack_progress(progress))
 
     # -- how a message is made
 

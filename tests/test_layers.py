@@ -19,13 +19,13 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock", "signals", "logs", "naming", "functions", "hints", "celery_names"},
+    {"errors", "states", "keys", "clock", "signals", "logs", "naming", "functions", "hints", "celery_names", "texts"},
     {"codec", "url"},
     {"settings"},
     {"remote"},
     {"calls"},
     {"broker"},
-    {"result", "result_set", "canvas", "task", "shared", "app", "loader", "pickling"},
+    {"result", "result_set", "canvas", "running", "task", "shared", "app", "loader", "pickling"},
     {"flow"},
     {"worker", "beat"},
     {"testing", "contrib"},

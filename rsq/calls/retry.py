@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from rsq import codec
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Replaced, Retried, Verdict, pack_failure
 from rsq.calls.plan import Plan
 from rsq.errors import LONGEST_S, Ignore, InvalidTask, MaxRetriesExceededError, Reject, Replace, Retry, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
+from rsq.texts import text_of
 
 REQUEUE_DELAY_MS = 1000
 """A message that its task put back comes again after this long, so that it cannot spin."""
@@ -131,7 +131,7 @@ def asked_for(
     delivery.exhausted = True
     if exc is not None:
         return exc
-    last = "" if handled is None else f"; last: {type(handled).__name__}: {codec.text_of(handled)}"
+    last = "" if handled is None else f"; last: {type(handled).__name__}: {text_of(handled)}"
     return MaxRetriesExceededError(f"{name} has no retry left (max_retries={most}){last}")
 
 
@@ -178,7 +178,7 @@ def decide(
     delay_ms = policy.delay_ms(attempt, rng, asked) if countdown_s is None else int(max(0.0, countdown_s) * 1000)
     in_time = now_ms + delay_ms < delivery.meta.get("expires", math.inf)
     if wanted and in_time and (max_retries is None or attempt <= max_retries):
-        why = error_of({"type": type(cause).__name__, "message": codec.text_of(cause)})
+        why = error_of({"type": type(cause).__name__, "message": text_of(cause)})
         return Retried(delivery, "retried", {**delivery.meta, "attempt": attempt + 1}, delay_ms, why)
     reason = "time-limit" if delivery.overdue_s else "retries-exhausted" if wanted and attempt > 1 else "failed"
     return bury(delivery, reason, cause, runtime_s=runtime_s, result_ttl_ms=result_ttl_ms)
