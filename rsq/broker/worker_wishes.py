@@ -105,8 +105,9 @@ def chosen(client: Client, destination: Collection[str] | None) -> dict[str, Rep
     reports = read_reports(client, destination)
     missing = [name for name in destination or () if name not in reports]
     if missing:
-        live = ", ".join(read_reports(client)) or "none"
-        raise SettingsError(f"no live worker is called {missing[0]!r}; there are: {live}")
+        live = ", ".join(read_reports(client))
+        others = f"there are: {live}" if live else "there is none: start one with rsq -A your.module worker"
+        raise SettingsError(f"no live worker is called {missing[0]!r}; {others}")
     return reports
 
 

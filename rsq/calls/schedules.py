@@ -78,9 +78,11 @@ class Every:
 
     def __post_init__(self) -> None:
         if self.interval_ms < SHORTEST_MS:
-            raise SettingsError(f"an interval must be at least {SHORTEST_MS / 1000:g} s, not {self.interval_ms} ms")
+            raise SettingsError(
+                f"an interval must be at least {SHORTEST_MS / 1000:g} s, not {self.interval_ms / 1000:g} s"
+            )
         if self.interval_ms > LONGEST_S * 1000:
-            raise SettingsError(f"an interval must be a hundred years at most, not {self.interval_ms} ms")
+            raise SettingsError(f"an interval must be a hundred years at most, not {self.interval_ms / 1000:g} s")
 
     def __str__(self) -> str:
         return f"every {timedelta(milliseconds=self.interval_ms)}"

@@ -21,6 +21,7 @@ def partitions(ctx: click.Context, as_json: bool) -> None:
     Example:
       rsq partitions
       rsq partitions --json
+      rsq partitions pin mail 2
     """
     if ctx.invoked_subcommand is not None:
         return

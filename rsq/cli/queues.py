@@ -10,6 +10,7 @@ from rsq.broker import queue_control
 from rsq.broker.status import counts, workers
 from rsq.cli.common import Context, ago, json_option, pass_context, plural, queue_of
 from rsq.cli.out import confirm, document, say, table
+from rsq.errors import SettingsError
 
 
 @click.command()
@@ -111,6 +112,9 @@ def purge(context: Context, queue: str, yes: bool) -> None:
     """
     client = context.app_or_plain().client
     target = queue_of(client, queue)
+    names = client.queue_names()
+    if queue not in names:
+        raise SettingsError(f"no queue is called {queue!r}; there are: {', '.join(names)}")
     with client.link() as link:
         held = counts(link, target)
         waiting = plural(held.ready + held.delayed, "message")

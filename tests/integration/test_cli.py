@@ -325,6 +325,7 @@ def test_purge(rsq: Rsq, app: App, redis: Any) -> None:
     tasks.add.apply_async((1, 1), priority=4)
     assert rsq("purge", "default", stdin="n\n").returncode == 1
     assert rsq("purge", "default", "--yes").stdout == "dropped 1502 messages of queue default\n"
+    assert "no queue is called 'defualt'; there are: default" in rsq("purge", "defualt", "--yes").stderr
     assert settled(app)
 
 

@@ -216,7 +216,7 @@ def test_who_does_not_answer(app: App, url: str, start_worker: StartWorker, jour
 
 
 def test_a_worker_that_does_not_live(app: App, url: str, start_worker: StartWorker) -> None:
-    with pytest.raises(SettingsError, match="no live worker is called 'nobody'; there are: none"):
+    with pytest.raises(SettingsError, match="no live worker is called 'nobody'; there is none: start one"):
         app.inspect(["nobody"]).active()
     assert "no workers: start one" in run(url, "inspect", "ping", code=1)
     assert json.loads(run(url, "inspect", "scheduled", "--json")) == {"default": []}
