@@ -31,11 +31,13 @@ from rsq.canvas.make import chain, chord, chunks, group, signature, xmap, xstarm
 from rsq.canvas.signature import Signature
 from rsq.codec import register_type
 from rsq.errors import (
+    BatchClosed,
     BrokerError,
     BrokerRefused,
     BrokerUnavailable,
     DuplicateCall,
     EncodeError,
+    FlowGone,
     Ignore,
     LeaseLost,
     MaxRetriesExceededError,
@@ -71,11 +73,13 @@ __version__ = "0.1.0"
 __all__ = [
     "App",
     "AsyncResult",
+    "BatchClosed",
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
     "DuplicateCall",
     "EncodeError",
+    "FlowGone",
     "GroupResult",
     "Ignore",
     "LeaseLost",

@@ -13,6 +13,9 @@ pickling.register()
 
 if TYPE_CHECKING:
     from rsq.beat.control import Schedules
+    from rsq.canvas.signature import Signature
+    from rsq.flow.batches import Batches
+    from rsq.flow.filling import NewBatch
     from rsq.flow.flows import Flows
     from rsq.testing import Testing
 
@@ -33,6 +36,33 @@ class App(BaseApp):
         from rsq.flow.flows import Flows
 
         return self.part(Flows)
+
+    def batch(
+        self,
+        *,
+        on_success: Signature[Any] | None = None,
+        on_complete: Signature[Any] | None = None,
+        on_death: Signature[Any] | None = None,
+        description: str = "",
+    ) -> NewBatch:
+        """A batch: ``with app.batch(on_success=done.s()) as batch: batch.add(work.s(1))``. See `rsq.flow.batch`.
+
+        on_success   called once all of its calls have succeeded
+        on_complete  called once each of them has ended, in whatever way
+        on_death     called once, when the first of them has not succeeded
+        description  for people
+        Raises       SettingsError
+        """
+        from rsq.flow.filling import NewBatch
+
+        return NewBatch(self, {"success": on_success, "complete": on_complete, "death": on_death}, description)
+
+    @property
+    def batches(self) -> Batches:
+        """The batches on the server, by their ids: ``app.batches[id]``. See `rsq.flow.batches`."""
+        from rsq.flow.batches import Batches
+
+        return self.part(Batches)
 
     @property
     def schedules(self) -> Schedules:

@@ -24,7 +24,6 @@ from rsq.calls.each import check_items
 from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
-from rsq.calls.plan import Plan
 from rsq.calls.request import current
 from rsq.calls.routes import Router
 from rsq.canvas.inside import Inside
@@ -52,8 +51,6 @@ class EagerMode(Protocol):
     """What stands in for the broker in eager mode."""
 
     def __call__(self, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]: ...
-
-    def run(self, plan: Plan) -> None: ...
 
 
 class AppLike(Protocol):

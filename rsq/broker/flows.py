@@ -190,9 +190,17 @@ class Flows:
         """Nothing is added to a batch from now on, but by members that run. False: it was not open any more."""
         return bool(self._follow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 1))))
 
+    async def aseal(self, flow_id: str) -> bool:
+        """`seal` for coroutines."""
+        return bool(await self._afollow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 1))))
+
     def keep_open(self, flow_id: str) -> bool:
         """Renew the lease of an open batch. False: it is not open any more."""
         return bool(self._follow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 0))))
+
+    async def akeep_open(self, flow_id: str) -> bool:
+        """`keep_open` for coroutines."""
+        return bool(await self._afollow(self._running(self._script(scripts.FLOW_SEAL, flow_id, 0))))
 
     def introduce(self, flow_id: str, queues: Collection[str]) -> None:
         """Make queues known to which calls of a flow go. Raises SettingsError where one lies in another partition."""

@@ -25,6 +25,7 @@ class Request:
     crashes     how many processes died while they ran it
     expires     ms since the epoch, or None
     parent, root  ids of the call that sent this one and of the first of all, or None
+    flow        id of the flow that it is a part of, such as its batch, or None
     headers     what the sender put there
     timelimit   (hard, soft) time limit in seconds, None for none
     args, kwargs  the arguments, unpacked anew at each look
@@ -88,6 +89,11 @@ class Request:
     @property
     def root(self) -> str | None:
         return self._delivery.meta.get("root")
+
+    @property
+    def flow(self) -> str | None:
+        flow: str | None = self._delivery.meta.get("flow", (None,))[0]
+        return flow
 
     @property
     def headers(self) -> Mapping[str, Any]:

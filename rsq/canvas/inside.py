@@ -26,7 +26,13 @@ class Inside:
 
         Raises  Replace, which ends the body; SettingsError, and what starting it would raise
         """
-        raise Replace(self.app.flows.stand_in(check_signature(sig, "self.replace"), _running("self.replace")))
+        delivery = _running("self.replace")
+        if hasattr(delivery, "added"):
+            raise SettingsError(
+                f"{delivery.task}[{delivery.id}] has added calls to its batch, which go with its success, and cannot "
+                "replace itself then: have what takes its place add them"
+            )
+        raise Replace(self.app.flows.stand_in(check_signature(sig, "self.replace"), delivery))
 
 
 def _running(what: str) -> Delivery:

@@ -28,7 +28,7 @@ class Flows:
         if _is_plain(signature):
             return self._task(signature).apply_async(signature.args, signature.kwargs, **_options(signature))
         planned = self._prepared(signature)
-        if planned.plan is not None and self._app.eager is None:
+        if planned.plan is not None:
             self._app.client.flows.start(planned.plan)
         return self._told(planned)
 
@@ -37,7 +37,7 @@ class Flows:
         if _is_plain(signature):
             return await self._task(signature).aapply_async(signature.args, signature.kwargs, **_options(signature))
         planned = self._prepared(signature)
-        if planned.plan is not None and self._app.eager is None:
+        if planned.plan is not None:
             await self._app.client.flows.astart(planned.plan)
         return self._told(planned)
 
@@ -77,12 +77,9 @@ class Flows:
 
     def _prepared(self, signature: Signature[Any]) -> Planned:
         planned = Planner(self._app).plan(signature)
-        if planned.plan is not None:
-            if before_publish.handlers:
-                for message in _messages(planned.plan):
-                    tell_before(message)
-            if self._app.eager is not None:
-                self._app.eager.run(planned.plan)
+        if planned.plan is not None and before_publish.handlers:
+            for message in _messages(planned.plan):
+                tell_before(message)
         return planned
 
     def _told(self, planned: Planned) -> AsyncResult[Any]:

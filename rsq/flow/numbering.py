@@ -29,15 +29,18 @@ class Draft:
     sink: bool = False
 
 
-def numbered(drafts: Sequence[Draft]) -> tuple[list[Node], list[int]]:
-    """The nodes of a plan, and for each draft its number. What waits stands behind what it waits for."""
+def numbered(drafts: Sequence[Draft], base: int = 0) -> tuple[list[Node], list[int]]:
+    """The nodes of a plan, and for each draft its number. What waits stands behind what it waits for.
+
+    base  number of the first one
+    """
     levels = [0] * len(drafts)
     for place, draft in enumerate(drafts):
         for out in draft.outs:
             levels[out] = max(levels[out], levels[place] + 1)
     order = sorted(range(len(drafts)), key=lambda place: (drafts[place].errback, levels[place]))
     numbers = [0] * len(drafts)
-    for number, place in enumerate(order):
+    for number, place in enumerate(order, base):
         numbers[place] = number
     fails = _fails(drafts)
     shapes: dict[int, Any] = {}  # many may take the same one

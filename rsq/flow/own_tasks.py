@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from rsq.app import BaseApp
 from rsq.calls.options import TaskOptions
+from rsq.flow.batch_step import BATCH, SUMMARY, run_batch, summary
+from rsq.flow.stand_in import GATHER, gather
 from rsq.task import Task
 
-V = TypeVar("V")
-
-GATHER = "rsq.gather"
-
-
-def gather(value: V) -> V:
-    """What it is given: the value of many calls as that of one."""
-    return value
+_OWN: dict[str, tuple[Callable[..., Any], TaskOptions]] = {
+    GATHER: (gather, TaskOptions()),
+    BATCH: (run_batch, TaskOptions(bind=True)),
+    SUMMARY: (summary, TaskOptions(bind=True)),
+}
 
 
 def with_own_tasks(app: BaseApp) -> dict[str, Task[..., Any]]:
     """The tasks of an app that can run here, those of rsq's own among them."""
-    if GATHER not in app.tasks:
-        app.take(Task(app, gather, GATHER, TaskOptions()))
+    for name, (function, options) in _OWN.items():
+        if name not in app.tasks:
+            app.take(Task(app, function, name, options))
     return app.tasks

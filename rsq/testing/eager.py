@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -17,13 +17,11 @@ from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.answers import Accepted, answer
 from rsq.broker.client import Client
 from rsq.broker.connection import Link
-from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Replaced, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
-from rsq.calls.plan import Plan
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout, SettingsError
 from rsq.flow.own_tasks import with_own_tasks
@@ -32,7 +30,7 @@ from rsq.result import AsyncResult
 from rsq.settings import Settings
 from rsq.states import State
 from rsq.task import Task
-from rsq.testing.eager_flow import EagerFlow
+from rsq.testing.eager_flows import MemoryFlows
 from rsq.worker.attempt import Attempts
 
 P = ParamSpec("P")
@@ -66,9 +64,6 @@ class Mode:
     def __call__(self, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
         return self.eager.call(self.propagate, task, message, placement)
 
-    def run(self, plan: Plan) -> None:
-        self.eager.run(self.propagate, plan)
-
 
 class Eager:
     """What eager mode keeps from the beginning of the outermost block to its end."""
@@ -81,6 +76,7 @@ class Eager:
         self._idle: list[_Runner] = []
         self._replaced = vars(app).get("client")
         self._client = app.client = MemoryClient(app.settings, may_ask)
+        self._client.memory_flows.runner, self._client.memory_flows.nested = self, self._run_flow
 
     def call(self, propagate: bool, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
         """Stands in for enqueueing."""
@@ -89,9 +85,9 @@ class Eager:
             self._nested(propagate, message.task, lambda: self._error_of(self.follow(message, placement)))
         return task.handle_of(message, accepted.task_id, accepted.duplicate)
 
-    def run(self, propagate: bool, plan: Plan) -> None:
-        """Stands in for starting a flow."""
-        self._nested(propagate, plan.description, lambda: self._error_of(EagerFlow(self, plan).run()))
+    def _run_flow(self, what: str, run: Callable[[], Buried | None]) -> None:
+        mode = self._app.eager
+        self._nested(isinstance(mode, Mode) and mode.propagate, what, lambda: self._error_of(run()))
 
     def _nested(self, propagate: bool, what: str, run: Callable[[], Exception | None]) -> None:
         """Run something inside of what runs already, and see to its error."""
@@ -167,7 +163,7 @@ class Eager:
         # Not after an exception (Ctrl-C, a test's timeout): its thread may be at work still.
         self._idle.append(runner)
         if isinstance(verdict, Replaced):
-            verdict = EagerFlow(self, verdict.plan).stand_in(verdict)
+            verdict = self._client.memory_flows.stand_in(verdict)
         if isinstance(verdict, Retried):
             raise ResultTimeout(
                 f"{message.task}[{message.id}] has not ended after {MOST_RETRIES} retries: {verdict.why}"
@@ -257,7 +253,7 @@ class MemoryClient(Client):
         self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
-        self.flows = _MemoryFlows(settings, self._follow, self._afollow, self.queue, self.queues)
+        self.flows = self.memory_flows = MemoryFlows(settings, self._follow, self._afollow, self.queue, self.queues)
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
 
@@ -312,25 +308,6 @@ class MemoryClient(Client):
 
     def unfinished_state(self, task_id: str, queue: str | None) -> State:
         return State.PENDING
-
-
-class _MemoryFlows(Flows):
-    """In eager mode a flow has ended when it was started, and each of its calls has its result."""
-
-    def outcome(self, flow_id: str, number: int) -> bytes | None:
-        return None
-
-    def outcomes(self, flow_id: str, numbers: Sequence[int]) -> list[bytes | None]:
-        return [None for _ in numbers]
-
-    def introduce(self, flow_id: str, queues: Collection[str]) -> None:
-        pass
-
-    def cancel(self, flow_id: str, terminate: bool = False) -> bool:
-        return False
-
-    def revoke(self, flow_id: str, number: int) -> bool:
-        return False
 
 
 class _MemoryListener(ResultListener):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from rsq.broker.answers import Accepted
+from rsq.broker.flows import Flow, NodeState
 from rsq.calls.inputs import FAILED
 from rsq.calls.message import Message
 from rsq.calls.outcome import (
@@ -19,7 +20,7 @@ from rsq.calls.outcome import (
     unpack_result,
 )
 from rsq.calls.placement import Placement
-from rsq.calls.plan import CONTINUE, SKIP, Call, Node, Plan, numbers_in, numbers_of
+from rsq.calls.plan import CONTINUE, SKIP, Call, Node, Plan, numbers_in, numbers_of, shifted
 from rsq.states import State
 
 
@@ -38,24 +39,92 @@ class EagerFlow:
 
     def __init__(self, runner: Runner, plan: Plan) -> None:
         self._runner = runner
-        self._id = plan.id
-        self._nodes: list[Node] = list(plan.nodes)
-        self._waits = [node.waits for node in self._nodes]
+        self.plan = plan
+        self._nodes: list[Node] = []
+        self._bases: list[int] = []
+        self._waits: list[int] = []
         self._values: dict[int, bytes] = {}
         self._over: set[int] = set()
+        self._ok: set[int] = set()
+        self._total = self._good = self._bad = self._sunk = 0  # calls, but for errbacks; and results that will not come
+        self._failed: int | None = None
+        self._released: deque[tuple[int, str, Any]] = deque()  # number, id of its parent, what it takes
+        self._callbacks = dict(plan.callbacks)
+        self._sealed = not plan.grows
+        self._cancelled = self._runs = False
+        self._buried: Buried | None = None
         self._tail: int | None = None
         self._tail_verdict: Completed | Buried | None = None
-        self._released: deque[tuple[int, str, Any]] = deque()  # number, id of its parent, what it takes
-        self._buried: Buried | None = None
+        self.add(plan.nodes)
 
-    def run(self) -> Buried | None:
-        """Run it to its end. Gives the first failure, if there is one."""
-        for number, node in enumerate(self._nodes):
+    def add(self, nodes: Iterable[Node]) -> None:
+        """More nodes, which count their edges from 0; those that wait for nothing are to be run."""
+        base = len(self._nodes)
+        self._nodes += nodes
+        self._bases += [base] * (len(self._nodes) - base)
+        self._waits += [node.waits for node in self._nodes[base:]]
+        self._total += sum(map(_counts, self._nodes[base:]))
+        for number, node in enumerate(self._nodes[base:], base):
             if not node.waits and not node.errback:
                 self._release(number, "")
-        while self._released:
-            self._run(*self._released.popleft())
+
+    def seal(self) -> bool:
+        """Nothing more is added from without. False: so it was before."""
+        was, self._sealed = self._sealed, True
+        return not was
+
+    @property
+    def is_open(self) -> bool:
+        return not self._sealed and not self._cancelled
+
+    def run(self) -> Buried | None:
+        """Run what is to be run. Gives the first failure in that, if there is one."""
+        if self._runs:
+            return None  # whoever does goes on with it
+        self._runs, self._buried = True, None
+        try:
+            self._call_back()
+            while self._released:
+                self._run(*self._released.popleft())
+                self._call_back()
+        finally:
+            self._runs = False
         return self._buried
+
+    def cancel(self, result: bytes) -> bool:
+        """End what waits with this result. False: it had ended."""
+        if self.head().state != "started":
+            return False
+        self._cancelled = True
+        self._released.clear()
+        for number in range(len(self._nodes)):
+            if not self._nodes[number].errback and number not in self._over:
+                self._fail(number, result, keep=True)
+        return True
+
+    def head(self) -> Flow:
+        """It as a whole."""
+        left = self._total - self._good - self._bad
+        state = "failed" if self._sunk else "succeeded"
+        if self._cancelled:
+            state = "cancelled"
+        elif not self._sealed or left or self._released or self._runs:
+            state = "started"
+        size, text = len(self._nodes), self.plan.description
+        counts = (self._total, self._good, self._bad, left, self._failed)
+        return Flow(self.plan.id, state, size, *counts, text, 0, 0, self._sealed, False)
+
+    def states(self, first: int, count: int) -> list[NodeState]:
+        """Some of its nodes."""
+        found = []
+        for number in range(first, min(first + count, len(self._nodes))):
+            node = self._nodes[number]
+            message = None if node.call is None else node.call.message
+            state = "ok" if number in self._ok else "bad" if number in self._over else "waiting"
+            texts = ("", "", "") if message is None else (message.id, message.queue, message.task)
+            outs = shifted(node.outs, self._bases[number])
+            found.append(NodeState(number, *texts, node.name, state, outs, node.waits))
+        return found
 
     def stand_in(self, replaced: Replaced) -> Completed | Buried:
         """Run it in the place of a call; gives what becomes of that one."""
@@ -76,6 +145,21 @@ class EagerFlow:
         else:
             self._released.append((number, parent, node.takes))
 
+    def _call_back(self) -> None:
+        """The callbacks of a batch, each once."""
+        if not self._callbacks or self._cancelled:
+            return
+        if self._bad:
+            self._release_once("death")
+        if self._sealed and self._good + self._bad == self._total:
+            self._release_once("complete")
+            if not self._bad:
+                self._release_once("success")
+
+    def _release_once(self, callback: str) -> None:
+        if (number := self._callbacks.pop(callback, None)) is not None:
+            self._release(number, "")
+
     def _run(self, number: int, parent: str, takes: Any) -> None:
         call = self._nodes[number].call
         assert call is not None, "a join is never run"
@@ -89,6 +173,8 @@ class EagerFlow:
             self._tail_verdict = verdict
         skip, value = report_of(verdict)
         if isinstance(verdict, Completed) and verdict.counter in ("succeeded", "ignored"):
+            if verdict.counter == "succeeded":
+                self.add(getattr(verdict.delivery, "added", ()))
             self._succeed(number, verdict.result[skip:] if skip else value, message.id)
             return
         if isinstance(verdict, Buried) and self._buried is None:
@@ -100,17 +186,23 @@ class EagerFlow:
 
     def _message(self, number: int, call: Call, parent: str, takes: Any) -> tuple[Message, Mapping[int, bytes]]:
         message = call.message
-        place = [self._id, number] if takes is None else [self._id, number, takes]
-        wanted = (int(takes.split(" ", 1)[0]),) if isinstance(takes, str) else numbers_of(takes)
+        base = self._bases[number]
+        place = [self.plan.id, number, *([] if takes is None else [takes] if isinstance(takes, str) else [takes, base])]
+        wanted = [int(takes.split(" ", 1)[0])] if isinstance(takes, str) else [n + base for n in numbers_of(takes)]
         meta = {"flow": place, **message.meta, **({"parent": parent} if parent else {})}
         bound = Message(message.id, message.task, message.body, message.queue, message.priority, meta)
         return bound, {each: self._values[each] for each in wanted}
 
     def _succeed(self, number: int, value: bytes, parent: str) -> None:
         self._over.add(number)
+        self._ok.add(number)
+        self._good += _counts(self._nodes[number])
         self._values[number] = value
-        for out in numbers_in(self._nodes[number].outs):
+        for out in self._outs(number):
             self._arrive(out, parent)
+
+    def _outs(self, number: int) -> Iterator[int]:
+        return numbers_in(shifted(self._nodes[number].outs, self._bases[number]))
 
     def _arrive(self, number: int, parent: str) -> None:
         self._waits[number] -= 1
@@ -120,7 +212,8 @@ class EagerFlow:
     def _tell(self, number: int, message: Message, result: bytes) -> None:
         """Release the errbacks that have not been yet."""
         self._values[number] = FAILED + result
-        for errback, told in self._nodes[number].errbacks:
+        for place, told in self._nodes[number].errbacks:
+            errback = place + self._bases[number]
             if errback not in self._over:
                 self._over.add(errback)
                 about = f"{number} {told} {message.queue} {message.task}" if told else None
@@ -139,12 +232,21 @@ class EagerFlow:
             node = self._nodes[number]
             self._over.add(number)
             self._values[number] = FAILED + result
+            self._sunk += node.sink
+            if _counts(node):
+                self._bad += 1
+                self._failed = number if self._failed is None else self._failed
             if keep and node.call is not None:
                 self._runner.keep(node.call.message, result)
-            for out in numbers_in(node.outs):
+            for out in self._outs(number):
                 policy = self._nodes[out].policy
                 if policy == CONTINUE:
                     self._arrive(out, "")
                 else:
                     skipped = pack_failure(State.REVOKED, 1, 0.0, "upstream")
                     ended.append((out, skipped if policy == SKIP else result, True))
+
+
+def _counts(node: Node) -> bool:
+    """Whether it is one of the calls that are counted."""
+    return node.call is not None and not node.errback

@@ -23,3 +23,17 @@ async def adoubles(self: Task[..., Any], number: int) -> Any:
 @app.task(bind=True)
 def becomes(self: Task[..., Any], sig: Signature[Any]) -> Any:
     self.replace(sig)
+
+
+@app.task
+def grows(depth: int, width: int) -> None:
+    """A tree of calls: each adds `width` of the next level to its batch."""
+    if depth:
+        app.batches.current.add(*(grows.s(depth - 1, width) for _ in range(width)))
+
+
+@app.task
+async def agrows(depth: int, width: int) -> None:
+    """The same as coroutines."""
+    if depth:
+        await app.batches.current.aadd(*(agrows.s(depth - 1, width) for _ in range(width)))

@@ -1,0 +1,62 @@
+"""How far a flow has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rsq.broker.deadline import Deadline
+from rsq.broker.flows import Flow
+from rsq.errors import ResultTimeout
+
+LOOK_S = (0.02, 0.5)
+"""A flow whose end is waited for is looked at after the first, and then ever more seldom, up to the second."""
+
+
+@dataclass(frozen=True)
+class FlowProgress:
+    """A flow in numbers, from one read that costs the same for any number of calls.
+
+    state      started, succeeded, failed, cancelled or expired
+    total      calls, so far; callbacks are not among them
+    done       of these have succeeded
+    failed     have ended in another way, or never can run
+    open       have not ended
+    sealed     False = a batch to which more may be added
+    abandoned  a batch that nobody kept open any more while it was filled
+    """
+
+    id: str
+    state: str
+    total: int
+    done: int
+    failed: int
+    open: int
+    sealed: bool = True
+    abandoned: bool = False
+
+    @classmethod
+    def of(cls, flow: Flow) -> FlowProgress:
+        """From what was read of a flow."""
+        left = flow.total - flow.ok - flow.bad
+        return cls(flow.id, flow.state, flow.total, flow.ok, flow.bad, left, flow.sealed, flow.abandoned)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs or waits any more; a dead letter that is sent again may yet carry it on."""
+        return self.state not in ("starting", "started")
+
+    @property
+    def share(self) -> float:
+        """How much of it has ended, 0.0 to 1.0."""
+        return 1.0 if not self.total else (self.done + self.failed) / self.total
+
+
+def looks(flow_id: str, timeout: float | None) -> Iterator[float]:
+    """The pause after each look of one who waits for its end; there is always one. Raises ResultTimeout."""
+    deadline, pause_s = Deadline(float("inf") if timeout is None else timeout), LOOK_S[0]
+    yield min(pause_s, max(0.0, deadline.left_s()))
+    while deadline.left_s() > 0:
+        pause_s = min(LOOK_S[1], pause_s * 1.5)
+        yield min(pause_s, deadline.left_s())
+    raise ResultTimeout(f"flow {flow_id} has not ended within {timeout:g} s")
