@@ -11,7 +11,8 @@ Where things are, in the order in which a call meets them; each module says at i
     broker/                          all that speaks to the server, with each transition in lua/
     keys, states, clock              its words: names of keys, states of a call, times
     loader, worker/                  supervisor, children, and in each: fetcher -> attempt -> committer
-    result, result_set               what the caller gets back
+    result, result_member, result_set, result_group  what the caller gets back
+    handles, home                    handles as data, and the app to which what is read belongs
     beat/                            schedules
     cli/                             the commands
     settings, url, errors, signals, logs  what all of them share
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from rsq.calls.request import Request, current_request
 from rsq.canvas.make import chain, chord, chunks, group, signature, xmap, xstarmap
 from rsq.canvas.signature import Signature
+from rsq.canvas.stamping import StampingVisitor
 from rsq.codec import register_type
 from rsq.errors import (
     BatchClosed,
@@ -60,8 +62,10 @@ from rsq.errors import (
     WorkerLost,
 )
 from rsq.face import App, default_app, task
+from rsq.handles import result_from_tuple
 from rsq.result import AsyncResult
-from rsq.result_set import GroupResult, ResultSet
+from rsq.result_group import GroupResult
+from rsq.result_set import ResultSet
 from rsq.states import State
 from rsq.task import Task
 
@@ -100,6 +104,7 @@ __all__ = [
     "SettingsError",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "State",
     "Task",
     "TaskRevoked",
@@ -115,6 +120,7 @@ __all__ = [
     "every",
     "group",
     "register_type",
+    "result_from_tuple",
     "signature",
     "task",
     "xmap",

@@ -25,6 +25,7 @@ from rsq.canvas import starting
 from rsq.errors import DuplicateTask, InvalidTask, SettingsError, UnknownTask
 from rsq.functions import check_function, place_of
 from rsq.hints import hinted
+from rsq.home import project
 from rsq.naming import check_name, name_of, program
 from rsq.result import AsyncResult
 from rsq.settings import Settings
@@ -123,7 +124,9 @@ class BaseApp:
         # Late, as redis takes most of the time: a module that only declares tasks imports nothing of it.
         from rsq.broker.client import Client
 
-        return Client(settings)
+        client = Client(settings)
+        client.home = self
+        return client
 
     def configure(self, **settings: Any) -> None:
         """Change settings before, or between, uses; open connections are closed. None leaves a setting as it is."""
@@ -327,7 +330,7 @@ class BaseApp:
 shared: SharedTasks[BaseApp] = SharedTasks()
 """The tasks of this process that name no app."""
 
-starting.project.find = lambda: shared.app
+project.find = lambda: shared.app
 
 
 def unknown_task_text(name: str, known: Mapping[str, object]) -> str:

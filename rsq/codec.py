@@ -19,6 +19,7 @@ Extension types, part of the protocol. "Packed" is msgpack inside msgpack, by th
      12   registered   packed array: name, state. The state of an Enum is the member's name, of a Flag its value,
                        of a dataclass a map from field to value
      13   signature    packed map with task, args, kwargs, options, immutable, subtask_type and tasks
+     14   handle       packed array: number of a row, rows; see `rsq.handles`
 
 At most 16 extensions stand inside each other. Strings are UTF-8; a lone surrogate, as in names of files, travels as the
 three bytes that UTF-8 would give it. Subclasses of the types that travel arrive as that type, members of an Enum of

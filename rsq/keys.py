@@ -122,7 +122,7 @@ class FlowKeys:
     prefix  of any queue of the partition
     """
 
-    __slots__ = ("calls", "failed", "head", "listed", "succeeded", "unfinished", "values")
+    __slots__ = ("calls", "failed", "handle", "head", "listed", "succeeded", "unfinished", "values")
 
     def __init__(self, prefix: str, flow_id: str) -> None:
         partition = prefix[: prefix.index("}") + 1]
@@ -133,6 +133,7 @@ class FlowKeys:
         self.values = f"{partition}::flow-values:{flow_id}"
         self.succeeded = f"{partition}::flow-ok:{flow_id}"
         self.failed = f"{partition}::flow-bad:{flow_id}"
+        self.handle = f"{partition}::group:{flow_id}"
 
 
 class BeatKeys:

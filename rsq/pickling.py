@@ -8,7 +8,11 @@ from typing import Any
 
 from rsq.app import BaseApp, shared
 from rsq.errors import SettingsError, UnknownTask
+from rsq.handles import result_from_tuple
 from rsq.result import AsyncResult
+from rsq.result_group import GroupResult
+from rsq.result_member import MemberResult
+from rsq.result_set import ResultSet
 from rsq.task import AsyncTask, Task
 from rsq.url import redacted
 
@@ -31,7 +35,7 @@ def _task(module: str, path: str, name: str) -> Task[..., Any]:
 
 
 def _reduced_result(result: AsyncResult[Any]) -> tuple[Any, ...]:
-    return _result, (result.id, result.queue, result._ignored, result.duplicate, _place_of(result))
+    return _result, (result.as_tuple(), _place_of(result))
 
 
 def _place_of(result: AsyncResult[Any]) -> tuple[str, str]:
@@ -40,14 +44,12 @@ def _place_of(result: AsyncResult[Any]) -> tuple[str, str]:
     return redacted(settings.url), settings.namespace
 
 
-def _result(
-    task_id: str, queue: str | None, ignored: bool, duplicate: bool, place: tuple[str, str]
-) -> AsyncResult[Any]:
+def _result(table: Any, place: tuple[str, str]) -> AsyncResult[Any]:
     """The handle, of the project's app. Raises SettingsError where that is on another server or namespace."""
-    result: AsyncResult[Any] = AsyncResult(shared.app.client, task_id, queue, ignored, duplicate)
+    result: AsyncResult[Any] = result_from_tuple(table, shared.app)
     if (here := _place_of(result)) != place:
         raise SettingsError(
-            f"the handle of {task_id} is of {place[0]}, namespace {place[1]}; the app {shared.app.name!r} of this "
+            f"the handle of {result.id} is of {place[0]}, namespace {place[1]}; the app {shared.app.name!r} of this "
             f"process has {here[0]}, {here[1]}: pass the id, and take AsyncResult(id) of the right app"
         )
     return result
@@ -57,4 +59,5 @@ def register() -> None:
     """Tell `pickle` and `copy`."""
     copyreg.pickle(Task, _reduced_task)
     copyreg.pickle(AsyncTask, _reduced_task)
-    copyreg.pickle(AsyncResult, _reduced_result)
+    for kind in (AsyncResult, MemberResult, ResultSet, GroupResult):
+        copyreg.pickle(kind, _reduced_result)

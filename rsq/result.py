@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from rsq.calls.outcome import Result, unpack_result
 from rsq.calls.progress import Progress, unpack_progress
 from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
+from rsq.handles import HandleData, Handles, Numbers, checked_place
 from rsq.hints import hinted, unknown_text
+from rsq.home import Home, reading_for
 from rsq.remote import decode_error
 from rsq.states import State
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from rsq.broker.client import Client
 
 R = TypeVar("R")
@@ -22,16 +27,17 @@ _OF_GET = ("timeout", "propagate")
 
 
 @hinted("AsyncResult")
-class AsyncResult(Generic[R]):
+class AsyncResult(HandleData, Generic[R]):
     """What `delay` gives back. Cheap to make and to keep: it holds an id, and asks the server when asked.
 
     id         task id
     queue      queue of the call; None means unknown, then every known queue is searched
     duplicate  True when this call was not enqueued, since an earlier one stands (this is its handle)
     parent     the handle of what comes before it in its canvas, or None
-    children   the handles of what `link` has follow it
+    children   the handles of what follows it: by `link`, and then as the next step of its chain
     """
 
+    kind = "call"
     parent: AsyncResult[Any] | None = None
     children: Sequence[AsyncResult[Any]] = ()
 
@@ -49,6 +55,9 @@ class AsyncResult(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.id}>"
+
+    def __str__(self) -> str:
+        return self.id
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncResult) and other.id == self.id
@@ -75,7 +84,7 @@ class AsyncResult(Generic[R]):
             data = self._wait(timeout)
             if data is None:
                 raise self._timed_out(timeout)
-            self._result = unpack_result(data)
+            return self._value(self._take(data), propagate)
         return self._value(self._result, propagate)
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, **unknown: NoReturn) -> R:
@@ -86,7 +95,7 @@ class AsyncResult(Generic[R]):
             data = await self._await(timeout)
             if data is None:
                 raise self._timed_out(timeout)
-            self._result = unpack_result(data)
+            return self._value(self._take(data), propagate)
         return self._value(self._result, propagate)
 
     @property
@@ -136,7 +145,7 @@ class AsyncResult(Generic[R]):
         if self._result is None:
             data = self._read()
             if data is not None:
-                self._result = unpack_result(data)
+                return self._take(data)
         return self._result
 
     @property
@@ -156,6 +165,52 @@ class AsyncResult(Generic[R]):
         progress = self.progress
         return {} if progress is None else progress.meta
 
+    # -- what follows it
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | None, AsyncResult[Any]]]:
+        """This handle and all that it leads to, each behind the one that led there (None: this one), level by level.
+
+        A handle leads to its `children`, and to the handle that its call gave as its value.
+
+        intermediate  go on behind what has not ended
+        Raises        ResultTimeout at one that has not
+        """
+        waiting: deque[tuple[AsyncResult[Any] | None, AsyncResult[Any]]] = deque([(None, self)])
+        seen = {self}
+        while waiting:
+            parent, handle = waiting.popleft()
+            yield parent, handle
+            if not (intermediate or handle.ready()):
+                raise handle._timed_out(0)
+            for child in handle._following():
+                if child not in seen:
+                    seen.add(child)
+                    waiting.append((handle, child))
+
+    def collect(self, timeout: float | None = None, propagate: bool = True) -> Iterator[tuple[AsyncResult[Any], Any]]:
+        """Wait for this and for all that it leads to: pairs of handle and value, see `iterdeps` and `get`."""
+        for _, handle in self.iterdeps(intermediate=True):
+            yield handle, handle.get(timeout, propagate)
+
+    @property
+    def graph(self) -> dict[AsyncResult[Any], list[AsyncResult[Any]]]:
+        """Each handle of `iterdeps`, with those that it leads to. Does not wait."""
+        return {handle: handle._following() for _, handle in self.iterdeps(intermediate=True)}
+
+    def _following(self) -> list[AsyncResult[Any]]:
+        value = self.result
+        return [*self.children, *((value,) if isinstance(value, AsyncResult) else ())]
+
+    # -- as data
+
+    def _row(self, number_of: Numbers) -> list[Any]:
+        return [self.id, self.queue, self._ignored, self.duplicate]
+
+    @classmethod
+    def _of_row(cls, app: Home, row: Sequence[Any], handle_of: Handles) -> Self:
+        task_id, queue, ignored, duplicate = row
+        return cls(app.client, *checked_place(task_id, queue), bool(ignored), bool(duplicate))
+
     # -- for coroutines
 
     async def astate(self) -> State | str:
@@ -165,6 +220,18 @@ class AsyncResult(Generic[R]):
     async def aready(self) -> bool:
         """`ready` for coroutines."""
         return await self._aside(self.ready)
+
+    async def asuccessful(self) -> bool:
+        """`successful` for coroutines."""
+        return await self._aside(self.successful)
+
+    async def afailed(self) -> bool:
+        """`failed` for coroutines."""
+        return await self._aside(self.failed)
+
+    async def aforget(self) -> None:
+        """`forget` for coroutines."""
+        await self._aside(self.forget)
 
     async def aresult(self) -> Any:
         """`result` for coroutines: does not wait for the call."""
@@ -214,6 +281,12 @@ class AsyncResult(Generic[R]):
 
     def _read(self) -> bytes | None:
         return self._client.read_result(self.id, self.queue)
+
+    def _take(self, data: bytes) -> Result:
+        """This is its packed result."""
+        with reading_for(self._client.home):
+            self._result = unpack_result(data)
+        return self._result
 
     def _refuse_if_ignored(self) -> None:
         if self._ignored:

@@ -1,4 +1,4 @@
-"""Handles of many calls at once, and of calls that belong to a flow."""
+"""Handles of many calls at once."""
 
 from __future__ import annotations
 
@@ -7,75 +7,20 @@ from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rsq.broker.deadline import Deadline
-from rsq.calls.outcome import unpack_result
 from rsq.calls.progress import Progress
 from rsq.errors import ResultTimeout
+from rsq.handles import HandleData, Handles, Numbers
+from rsq.home import Home
 from rsq.result import AsyncResult
+from rsq.result_member import LOOK_S, MemberResult
 from rsq.states import State
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from rsq.broker.client import Client
 
 T = TypeVar("T")
-
-LOOK_S = 1.0
-"""What never ran, since something before it failed, has no result of its own: the flow is asked for it so often."""
-
-
-class MemberResult(AsyncResult[T]):
-    """The handle of one call of a flow.
-
-    flow    id of the flow
-    number  of the call in it
-    last    it has a result of its own whatever happens, since its caller waits for it
-    whole   it is the handle of the whole canvas, whose last call this is
-    """
-
-    __slots__ = ("children", "flow", "last", "number", "parent", "whole")
-
-    def __init__(self, client: Client, task_id: str, queue: str | None, ignored: bool = False) -> None:
-        super().__init__(client, task_id, queue, ignored)
-        self.flow = ""
-        self.number = 0
-        self.last = self.whole = False
-        self.parent: AsyncResult[Any] | None = None
-        self.children: Sequence[AsyncResult[Any]] = ()
-
-    def revoke(self, terminate: bool = False) -> None:
-        """Have the call not run; the handle of a whole canvas cancels it, with all that has not ended.
-
-        terminate  raise TaskRevoked in what runs
-        """
-        if self.whole:
-            self._client.cancel_flow(self.flow, terminate)
-        elif not self._client.flows.revoke(self.flow, self.number):
-            super().revoke(terminate)
-
-    async def arevoke(self, terminate: bool = False) -> None:
-        """`revoke` for coroutines."""
-        await self._aside(lambda: self.revoke(terminate))
-
-    def _read(self) -> bytes | None:
-        data = super()._read()
-        return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
-
-    def _wait(self, timeout: float | None) -> bytes | None:
-        if self.last:
-            return super()._wait(timeout)
-        deadline = Deadline(float("inf") if timeout is None else timeout)
-        data = self._read()
-        while data is None and deadline.left_s() > 0:
-            data = super()._wait(min(LOOK_S, deadline.left_s())) or self._read()
-        return data
-
-    async def _await(self, timeout: float | None) -> bytes | None:
-        if self.last:
-            return await super()._await(timeout)
-        deadline = Deadline(float("inf") if timeout is None else timeout)
-        data: bytes | None = await self._aside(self._read)
-        while data is None and deadline.left_s() > 0:
-            data = await super()._await(min(LOOK_S, deadline.left_s())) or await self._aside(self._read)
-        return data
 
 
 class ResultSet(AsyncResult[list[T]]):
@@ -86,6 +31,7 @@ class ResultSet(AsyncResult[list[T]]):
     """
 
     __slots__ = ("results",)
+    kind = "set"
 
     def __init__(self, client: Client, results: Iterable[AsyncResult[Any]]) -> None:
         super().__init__(client, "", None)
@@ -93,6 +39,25 @@ class ResultSet(AsyncResult[list[T]]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {len(self.results)} results>"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResultSet) and (other.id, other.results) == (self.id, self.results)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def _holds(self) -> Iterable[HandleData]:
+        return self.results
+
+    def _row(self, number_of: Numbers) -> list[Any]:
+        return [[number_of(each) for each in self.results]]
+
+    @classmethod
+    def _of_row(cls, app: Home, row: Sequence[Any], handle_of: Handles) -> Self:
+        (results,) = row
+        return cls(app.client, [handle_of(each) for each in results])
 
     def __len__(self) -> int:
         return len(self.results)
@@ -118,6 +83,21 @@ class ResultSet(AsyncResult[list[T]]):
         """Without this one."""
         if result in self.results:
             self.results.remove(result)
+
+    def remove(self, result: AsyncResult[Any]) -> None:
+        """`discard`, but raises KeyError where it is not there."""
+        if result not in self.results:
+            raise KeyError(result)
+        self.results.remove(result)
+
+    def update(self, results: Iterable[AsyncResult[Any]]) -> None:
+        """`add` for several."""
+        known = set(self.results)
+        self.results += [each for each in dict.fromkeys(results) if each not in known]
+
+    def clear(self) -> None:
+        """Without any."""
+        self.results.clear()
 
     # -- to wait for them
 
@@ -146,6 +126,16 @@ class ResultSet(AsyncResult[list[T]]):
     def join(self, timeout: float | None = None, propagate: bool = True) -> list[T]:
         """Celery's other word for `get`."""
         return self.get(timeout, propagate)
+
+    def join_native(self, timeout: float | None = None, propagate: bool = True) -> list[T]:
+        """Celery's other word for `get`: there is one way to wait, and it is the quick one."""
+        return self.get(timeout, propagate)
+
+    def iter_native(self, timeout: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """As `as_completed`, in Celery's form: pairs of id and a map with status, result, traceback and task_id."""
+        for each in self.as_completed(timeout):
+            told = {"status": each.state, "result": each.result, "traceback": each.traceback, "task_id": each.id}
+            yield each.id, told
 
     def as_completed(self, timeout: float | None = None) -> Generator[AsyncResult[Any], None, None]:
         """The handles in the order in which they end, each as soon as it has; of a set in this one its handles.
@@ -249,6 +239,14 @@ class ResultSet(AsyncResult[list[T]]):
         """`revoke` for coroutines."""
         await self._aside(lambda: self.revoke(terminate))
 
+    async def acompleted_count(self) -> int:
+        """`completed_count` for coroutines."""
+        return await self._aside(self.completed_count)
+
+    async def awaiting(self) -> bool:
+        """`waiting` for coroutines."""
+        return await self._aside(self.waiting)
+
     def forget(self) -> None:
         """Delete the results from the server."""
         for each in self.results:
@@ -259,46 +257,6 @@ class ResultSet(AsyncResult[list[T]]):
             each._values(propagate) if isinstance(each, ResultSet) else each.get(0, propagate)  # type: ignore[misc]
             for each in self.results
         ]
-
-
-class GroupResult(ResultSet[T]):
-    """What starting a group gives: the handles of its members, and an id.
-
-    A group in it lies flat in its results; a chain that ends with a group stands in them as a GroupResult.
-
-    id         of the group
-    results    the handles, in order
-    parent     the handle of what comes before it in its canvas, or None
-    links      the handles of what `link` has follow it
-    flow, whole, queue, duplicate  where it belongs
-    """
-
-    __slots__ = ("flow", "links", "parent", "whole")
-
-    def __init__(
-        self, client: Client, group_id: str, results: Iterable[AsyncResult[Any]], parent: AsyncResult[Any] | None = None
-    ) -> None:
-        super().__init__(client, results)
-        self.id = group_id
-        self.parent = parent
-        self.flow = ""
-        self.whole = False
-        self.links: Sequence[AsyncResult[Any]] = ()
-
-    @property
-    def children(self) -> Sequence[AsyncResult[Any]]:  # type: ignore[override]
-        """The same as `results`."""
-        return self.results
-
-    def revoke(self, terminate: bool = False) -> None:
-        """Have the members not run that have not ended; of a whole canvas that is all of it.
-
-        terminate  raise TaskRevoked in what runs
-        """
-        if self.whole:
-            self._client.cancel_flow(self.flow, terminate)
-        else:
-            super().revoke(terminate)
 
 
 class _Open:
@@ -328,7 +286,7 @@ class _Open:
     def note(self, number: int, data: bytes) -> AsyncResult[Any]:
         """This handle has its result."""
         handle = self.handles[number]
-        handle._result = unpack_result(data)
+        handle._take(data)
         return handle
 
     def look(self) -> list[AsyncResult[Any]]:
@@ -344,7 +302,7 @@ class _Open:
             told = self._client.flows.outcomes(flow, [each.number for each in members])
             for each, data in zip(members, told, strict=True):
                 if data is not None:
-                    each._result = unpack_result(data)
+                    each._take(data)
                     ended.append(each)
         self.handles = [each for each in self.handles if each._result is None]
         return ended

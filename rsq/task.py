@@ -138,6 +138,7 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
                      is remembered
         wait_replicas  how many replicas must have it before this returns; default: the setting
         headers      a map that travels along, readable as `self.request.headers`
+        stamps       a map, readable as `self.request.stamps`, by which calls can be revoked, see `Signature.stamp`
         each         "map" or "starmap": the one argument is a list, and the function is called with each item, or with
                      what is in it; the result is the list of what it gave
         link, link_error  signatures, one or several: what follows once it has succeeded, or failed for good
@@ -222,8 +223,9 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         if not options:
             return self._defaults
         settings = self.app.client.settings
-        if options.get("headers"):
-            codec.encode(options["headers"], "headers", settings.max_message_bytes)
+        for name in ("headers", "stamps"):
+            if options.get(name):
+                codec.encode(options[name], name, settings.max_message_bytes)
         return self._defaults.changed(options, settings.timezone)
 
     def made(

@@ -11,10 +11,10 @@ import pytest
 
 from rsq import App, BatchClosed, ResultTimeout, Signature, Task, chain, chord, group
 from rsq.broker.dead_letters import dead_letters, redrive
-from rsq.canvas.starting import project
 from rsq.errors import FlowGone, SettingsError
 from rsq.flow import filling
 from rsq.flow.filling import NewBatch
+from rsq.home import project
 from rsq.signals import after_publish, before_publish
 from tests.helpers import wait_until
 

@@ -10,10 +10,10 @@ import pytest
 
 from rsq import App, Signature, State, Task, TaskRevoked, chain, chord, group, signature
 from rsq.broker.dead_letters import dead_letters, redrive
-from rsq.canvas.starting import project
 from rsq.errors import SettingsError
 from rsq.signals import before_publish, task_postrun
 from tests.helpers import wait_until
+from tests.modes import MODES, running
 
 app = App("replacing", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -98,18 +98,11 @@ def says_nothing(self: Task[..., Any], sig: Signature[Any]) -> Any:
     self.replace(sig)
 
 
-@pytest.fixture(params=["eager", "worker"])
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
     noted.clear()
-    monkeypatch.setattr(project, "find", lambda: app)
-    if request.param == "eager":
-        with app.testing.eager(propagate=False):
-            yield "eager"
-    else:
-        url = request.getfixturevalue("url")
-        with app.testing.worker(url=url) as worker:
-            yield "worker"
-            worker.wait_idle(timeout=60)
+    with running(app, request) as mode:
+        yield mode
 
 
 def noted_after(count: int) -> list[Any]:

@@ -27,8 +27,8 @@ from rsq import (
     signature,
 )
 from rsq.broker.dead_letters import dead_letters, redrive
-from rsq.canvas.starting import project
 from tests.helpers import wait_until
+from tests.modes import MODES, running
 
 app = App("flows", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -116,19 +116,11 @@ def note_id(task_id: str) -> None:
     noted.append(task_id)
 
 
-@pytest.fixture(params=["eager", "worker"])
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
     noted.clear()
-    # As in a worker of its own: what is read from a message belongs to the app that runs there.
-    monkeypatch.setattr(project, "find", lambda: app)
-    if request.param == "eager":
-        with app.testing.eager(propagate=False):
-            yield "eager"
-    else:
-        url = request.getfixturevalue("url")
-        with app.testing.worker(url=url) as worker:
-            yield "worker"
-            worker.wait_idle(timeout=60)
+    with running(app, request) as mode:
+        yield mode
 
 
 def noted_after(count: int) -> list[Any]:

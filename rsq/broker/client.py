@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -24,10 +24,11 @@ from rsq.broker.partitions import Queues, stored_partitions
 from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
-from rsq.broker.queue import Queue
+from rsq.broker.queue import FORGET_MS, Queue
 from rsq.broker.waiting import LOOK_STEP, first_value
 from rsq.broker.wire import Command, packed
 from rsq.calls.message import check_id, unpack_meta
+from rsq.calls.stamps import check_stamps, marks_of
 from rsq.clock import ServerClock
 from rsq.settings import Settings
 from rsq.states import State
@@ -44,10 +45,14 @@ CLOCK_TTL_S = 60.0
 
 
 class Client:
-    """The producer's side of the broker. For any number of threads; a forked child connects anew."""
+    """The producer's side of the broker. For any number of threads; a forked child connects anew.
+
+    home  the app whose client it is, or None
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.home: Any = None
         self.endpoint = Endpoint.of(settings)
         self.pool = LinkPool(self.endpoint, settings.broker_timeout_s)
         self.queues = Queues(settings, self.endpoint)
@@ -160,6 +165,24 @@ class Client:
         names = [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]
         self.ask(*(("DEL", key) for key in names))
 
+    # -- handles that are saved
+
+    def save_handle(self, group_id: str, packed: bytes, ttl_ms: int) -> None:
+        """Keep the packed handle of a group."""
+        self.ask(("SET", self._saved(group_id), packed, "PX", ttl_ms))
+
+    def saved_handle(self, group_id: str) -> bytes | None:
+        """The packed handle that is kept, or None."""
+        (found,) = self.ask(("GET", self._saved(group_id)))
+        return None if found is None else bytes(found)
+
+    def forget_handle(self, group_id: str) -> None:
+        """Keep it no longer."""
+        self.ask(("DEL", self._saved(group_id)))
+
+    def _saved(self, group_id: str) -> str:
+        return keys.FlowKeys(self.queue(None).keys.prefix, check_id(group_id)).handle
+
     # -- revocation by id
 
     def revoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
@@ -173,6 +196,14 @@ class Client:
                     # Where several queues are asked: what ended in one is marked in the others, for nothing.
                     found[task_id] = max(found[task_id], reply.decode(), key=_REVOKED.index)
         return found
+
+    def revoke_stamped(self, stamps: Mapping[str, Any], terminate: bool) -> None:
+        """Have no call start that has one of these stamps; see `Control.revoke_by_stamped_headers`."""
+        until_ms = self.now_ms() + FORGET_MS + (0.5 if terminate else 0.0)
+        marks = [value for mark in marks_of(check_stamps(stamps)) for value in (f"{until_ms:.1f}", mark)]
+        for name in self.queue_names() if marks else ():
+            key = self.queue(name).keys.revoked
+            self.ask(("ZADD", key, *marks), ("PEXPIRE", key, FORGET_MS))
 
     def cancel_flow(self, flow_id: str, terminate: bool) -> bool:
         """End a flow, with what of it is delayed. False: it had ended, or is gone."""

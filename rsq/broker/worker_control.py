@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsq.broker.worker_inspect import Inspect
 from rsq.broker.worker_wishes import Report, chosen, wait_for, wish
@@ -50,6 +50,17 @@ class Control:
     def workers(self) -> list[str]:
         """Ids of the live workers."""
         return list(chosen(self._client, None))
+
+    def revoke_by_stamped_headers(self, headers: Mapping[str, Any], terminate: bool = False) -> None:
+        """Have calls not run that have one of these stamps, now and for a day; see `App.revoke` and `Signature.stamp`.
+
+        It stands with the queues that are known now, and workers that come later hear of it, too.
+
+        headers    stamps by name; a list means each of its values
+        terminate  raise TaskRevoked in those that run
+        Raises     SettingsError, EncodeError, BrokerError
+        """
+        self._client.revoke_stamped(headers, terminate)
 
     def shutdown(self, destination: Collection[str] | None = None, timeout: float = 5.0) -> dict[str, Told]:
         """Have workers stop as by SIGTERM: what has not begun goes to others, running tasks have their time to end."""

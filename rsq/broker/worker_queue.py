@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from rsq import codec, keys
@@ -16,9 +16,10 @@ from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_f
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
 from rsq.calls.inputs import FAILED, origin_of, wanted_by
-from rsq.calls.message import Delivery, changed_meta
+from rsq.calls.message import NO_META, Delivery, changed_meta
 from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
 from rsq.calls.plan import Plan
+from rsq.calls.stamps import marks_of
 from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, MessageTooLarge, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
@@ -64,6 +65,13 @@ class Rules:
     version: tuple[str, int, int] | None = None
     slot: tuple[str, int] = ("", 0)
     rate: tuple[str, int, int] | None = None
+
+
+def _marks_of(delivery: Delivery) -> list[str | bytes]:
+    """What in a queue's revocations means this call."""
+    meta = delivery.meta
+    flow = [f"flow {meta['flow'][0]}"] if "flow" in meta else []
+    return [delivery.id, *flow, *marks_of(meta.get("stamps", NO_META))]
 
 
 def by_partition(queues: Sequence[WorkerQueue]) -> list[list[WorkerQueue]]:
@@ -113,7 +121,10 @@ class WorkerQueue(Queue):
         reply = link.run(scripts.FETCH, self.keys.prefix, consumer, room)
         if reply == -1:
             raise self._lost(consumer)
-        return parse_fetched(self.name, reply)
+        fetched = parse_fetched(self.name, reply)
+        if stamped := [delivery for delivery in fetched.deliveries if "stamps" in delivery.meta]:
+            self.mark_revoked(link, stamped)
+        return fetched
 
     def read(self, link: Link, consumer: str, room: int) -> tuple[list[Delivery], list[bytes], bool]:
         """Up to `room` new messages of the plain stream alone, at a third of what a fetch costs the server.
@@ -155,19 +166,17 @@ class WorkerQueue(Queue):
                 delivery.deliveries = 2  # at least: the one whose process died, and this one
 
     def mark_revoked(self, link: Link, deliveries: Sequence[Delivery]) -> None:
-        """Set `revoked` on those that are: for messages that no fetch has looked at."""
+        """Set `revoked` on those that are: for messages that no fetch has looked at, or not at their stamps."""
         for delivery, (revoked, _) in zip(deliveries, self.revocations(link, deliveries), strict=True):
             delivery.revoked = revoked
 
     def revocations(self, link: Link, deliveries: Sequence[Delivery]) -> list[tuple[bool, bool]]:
-        """Whether each is revoked, or its flow is, and whether it is to be interrupted where it runs."""
-        ids = [delivery.id for delivery in deliveries]
-        if not ids or not link.call("EXISTS", self.keys.revoked):
-            return [(False, False)] * len(ids)
-        flows = [f"flow {delivery.meta['flow'][0]}" if "flow" in delivery.meta else "" for delivery in deliveries]
-        marks = link.call("ZMSCORE", self.keys.revoked, *ids, *flows)
-        pairs = zip(marks[: len(ids)], marks[len(ids) :], strict=True)
-        found = [[float(mark) for mark in pair if mark is not None] for pair in pairs]
+        """Whether each is revoked, or its flow or a stamp is, and whether it is to be interrupted where it runs."""
+        if not deliveries or not link.call("EXISTS", self.keys.revoked):
+            return [(False, False)] * len(deliveries)
+        names = [_marks_of(delivery) for delivery in deliveries]
+        replies = iter(link.call("ZMSCORE", self.keys.revoked, *(name for each in names for name in each)))
+        found = [[float(mark) for mark in islice(replies, len(each)) if mark is not None] for each in names]
         return [(bool(each), any(mark % 1 > 0 for mark in each)) for each in found]
 
     def flow_values(self, link: Link, delivery: Delivery) -> dict[int, bytes]:

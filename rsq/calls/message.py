@@ -189,6 +189,7 @@ class Delivery:
     consumer    the name under which it was fetched, and under which alone its outcome can be committed
     inputs      packed values that it takes by reference, by the number of the node; set once they were read, see
                 `rsq.calls.inputs`
+    app         whose task it runs, once it runs
     added       nodes that its body adds to its batch, once it has any: they go with its outcome
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
@@ -205,6 +206,7 @@ class Delivery:
 
     __slots__ = (
         "added",
+        "app",
         "body",
         "consumer",
         "crash_how",
@@ -230,6 +232,7 @@ class Delivery:
 
     inputs: Mapping[int, bytes]
     added: list[Any]
+    app: Any
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
         self.queue = queue

@@ -24,6 +24,7 @@ from rsq.calls.limits import interval_us
 from rsq.calls.message import NO_LIMIT, NO_META, check_id, check_priority
 from rsq.calls.placement import PLAIN, Placement
 from rsq.calls.retry import RetryPolicy
+from rsq.calls.stamps import check_stamps
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
 from rsq.hints import unknown_text
@@ -380,12 +381,14 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("time_limit", "soft_time_limit"):
         if name in given:
             carried[name] = positive(name, given[name])
+    if "stamps" in given:
+        carried["stamps"] = check_stamps(given["stamps"])
     if "each" in given:
         carried["each"] = check_each(given["each"])
     return carried
 
 
 _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "task_id", "wait_replicas"}
-_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "time_limit", "soft_time_limit", "each"}
+_CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "stamps", "time_limit", "soft_time_limit"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
-_CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires"}
+_CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires", "each"}

@@ -27,6 +27,7 @@ class Request:
     parent, root  ids of the call that sent this one and of the first of all, or None
     flow        id of the flow that it is a part of, such as its batch, or None
     headers     what the sender put there
+    stamps, stamped_headers  what was stamped on the canvas, or on the call: a map, and its names
     timelimit   (hard, soft) time limit in seconds, None for none
     args, kwargs  the arguments, unpacked anew at each look
     hostname    name of this host
@@ -99,6 +100,15 @@ class Request:
     def headers(self) -> Mapping[str, Any]:
         headers: Mapping[str, Any] = self._delivery.meta.get("headers", NO_META)
         return headers
+
+    @property
+    def stamps(self) -> Mapping[str, Any]:
+        stamps: Mapping[str, Any] = self._delivery.meta.get("stamps", NO_META)
+        return stamps
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        return list(self.stamps)
 
     @property
     def timelimit(self) -> tuple[float | None, float | None]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from rsq import codec
 from rsq.calls.options import check_call_option
 from rsq.errors import DecodeError, InvalidTask, SettingsError
+from rsq.home import home
 from rsq.keys import check_queue
 from rsq.naming import check_name
 
@@ -139,7 +140,9 @@ def _check_depth(depth: int) -> None:
 
 def _unpacked(given: Any) -> Any:
     try:
-        return _made(given, 0)
+        made = _made(given, 0)
+        made.app = home()
+        return made
     except SettingsError as error:
         raise DecodeError(str(error)) from None
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rsq.calls.message import Delivery
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature, check_signature
-from rsq.canvas.starting import Home
 from rsq.errors import Replace, SettingsError
+from rsq.home import Home
 
 
 class Inside:

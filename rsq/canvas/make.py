@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rsq.canvas.many import Chunks, each, in_chunks
 from rsq.canvas.signature import Chain, Chord, Group, Signature, check_signature, several
-from rsq.canvas.starting import Home
 from rsq.errors import SettingsError
+from rsq.home import Home
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

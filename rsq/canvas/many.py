@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rsq.canvas.signature import Canvas, Group, Signature
 from rsq.errors import SettingsError
-from rsq.result_set import GroupResult
+from rsq.result_group import GroupResult
 
 R = TypeVar("R")
 

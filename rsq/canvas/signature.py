@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 from rsq.calls.message import new_id
 from rsq.calls.options import check_call_option
 from rsq.canvas.data import SignatureData
-from rsq.canvas.starting import Home, Startable
+from rsq.canvas.stamping import NAMES, Stamper, StampingVisitor
+from rsq.canvas.starting import Startable
 from rsq.errors import SettingsError
 from rsq.hints import hinted
-from rsq.result_set import GroupResult
+from rsq.home import Home
+from rsq.result_group import GroupResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -141,6 +143,17 @@ class Signature(SignatureData, Startable[R_co], Generic[R_co]):
         self.link_error(errback)
         return self
 
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Self:
+        """Put stamps on all calls in it, callbacks among them, and give it back: see `rsq.StampingVisitor`.
+
+        append_stamps  a name that is stamped already gets a list of both values; else the one from further out counts,
+                       and of two on one call the later one
+        headers        the stamps
+        Raises         SettingsError
+        """
+        Stamper(visitor, append_stamps).stamp(self, {NAMES: list(headers), **headers})
+        return self
+
     def __or__(self, other: Signature[S]) -> Signature[S]:
         return Chain.of((self, check_signature(other, "what follows |")))
 
@@ -206,6 +219,10 @@ class Canvas(Signature[R_co]):
 
     def _key(self) -> tuple[Any, ...]:
         return (type(self).__name__, self.tasks, self.options, self.links, self.errbacks)
+
+    def own_tasks(self) -> list[Signature[Any]]:
+        """Its parts, as copies that stand in it alone, to be changed."""
+        return list(self._change(range(len(self.tasks))))
 
     def _change(self, numbers: Iterable[int]) -> Iterator[Signature[Any]]:
         """Copies of these parts, which now stand in their places, to be changed: others may hold the old ones."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rsq.canvas.many import Chunks, each, in_chunks
 from rsq.canvas.signature import Signature
-from rsq.canvas.starting import Home
+from rsq.home import Home
 from rsq.result import AsyncResult
 
 R = TypeVar("R")

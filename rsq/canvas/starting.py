@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from rsq.home import Home, home
 from rsq.result import AsyncResult
 
 if TYPE_CHECKING:
@@ -30,23 +31,6 @@ class Starter(Protocol):
     def call_here(self, signature: Any) -> Any: ...
 
     def stand_in(self, signature: Any, delivery: Delivery) -> Plan: ...
-
-
-class Home(Protocol):
-    """What a signature needs of its app."""
-
-    @property
-    def flows(self) -> Starter: ...
-
-
-class Project:
-    """Finds the app of signatures that name none: those made by a task's name alone, or read from a message."""
-
-    find: Callable[[], Home]
-
-
-project = Project()
-"""`rsq.app` tells it how."""
 
 
 class Startable(Generic[R_co]):
@@ -136,5 +120,6 @@ class Startable(Generic[R_co]):
 
     @property
     def _flows(self) -> Starter:
-        app = next((part.app for part in self.parts() if part.app is not None), None) or project.find()
-        return app.flows
+        app = next((part.app for part in self.parts() if part.app is not None), None) or home()
+        flows: Starter = app.flows
+        return flows

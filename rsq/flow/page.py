@@ -13,7 +13,7 @@ from rsq.errors import SettingsError
 from rsq.flow.numbering import numbered
 from rsq.flow.planner import Planner, nothing_before
 from rsq.result import AsyncResult
-from rsq.result_set import GroupResult
+from rsq.result_group import GroupResult
 
 
 class Page(Planner):

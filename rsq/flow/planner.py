@@ -17,7 +17,8 @@ from rsq.canvas.signature import Chain, Chord, Group, Signature
 from rsq.errors import SettingsError
 from rsq.flow.numbering import Draft, numbered
 from rsq.result import AsyncResult
-from rsq.result_set import GroupResult, MemberResult
+from rsq.result_group import GroupResult
+from rsq.result_member import MemberResult
 from rsq.task import Task
 
 
@@ -117,7 +118,7 @@ class Planner:
             self._drafts[earlier].outs.append(number)
         handle = self._handle(signature, call.message, number, before.parent)
         after = _After((number,), number, handle, ((number, handle.id),))
-        handle.children = self._callbacks(signature, after, depth)
+        handle.links = self._callbacks(signature, after, depth)
         for errback in signature.errbacks:
             self._tell(errback, [*after.told, *((earlier, handle.id) for earlier in before.header)], depth)
         return after
@@ -133,8 +134,10 @@ class Planner:
             header = [number for number, _ in after.told] if isinstance(step, Group) else []
             headers += header
             heard += () if header else after.told
-            step = following
-            after = self._part(step, _Before(after.ends, after.shape, after.handle, header), depth + 1)
+            step, before = following, _Before(after.ends, after.shape, after.handle, header)
+            after = self._part(step, before, depth + 1)
+            if isinstance(before.parent, MemberResult):
+                before.parent.next = after.handle
         # What follows a group fails with it: an errback hears of that as of the chain itself.
         heard += [(number, after.handle.id) for number in headers]
         for errback in chain.errbacks:

@@ -26,9 +26,11 @@ def gather(value: V) -> V:
 def stand_in(app: Any, signature: Signature[Any], delivery: Delivery) -> Plan:
     """The flow of this signature that stands for a call that runs. Raises what planning it raises.
 
-    Where that cannot be its last call, since there are several or it goes to another queue, one comes behind that gives
-    on what it gets.
+    It has the stamps of that call. Where its last call cannot stand for it, since there are several or it goes to
+    another queue, one comes behind that gives on what it gets.
     """
+    if stamps := delivery.meta.get("stamps"):
+        signature = signature.clone().stamp(append_stamps=True, **stamps)
     last = signature
     while isinstance(last, Chain):
         last = last.tasks[-1]

@@ -22,6 +22,7 @@ from rsq.broker.partitions import Queues
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Replaced, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
+from rsq.calls.stamps import check_stamps
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout, SettingsError
 from rsq.flow.own_tasks import with_own_tasks
@@ -76,6 +77,7 @@ class Eager:
         self._idle: list[_Runner] = []
         self._replaced = vars(app).get("client")
         self._client = app.client = MemoryClient(app.settings, may_ask)
+        self._client.home = app
         self._client.memory_flows.runner, self._client.memory_flows.nested = self, self._run_flow
 
     def call(self, propagate: bool, task: Task[..., Any], message: Message, placement: Placement) -> AsyncResult[Any]:
@@ -279,6 +281,15 @@ class MemoryClient(Client):
     def read_results(self, wanted: Sequence[Sequence[str]]) -> list[bytes | None]:
         return [self.first_of(keys) for keys in wanted]
 
+    def save_handle(self, group_id: str, packed: bytes, ttl_ms: int) -> None:
+        self.results[self._saved(group_id)] = packed
+
+    def saved_handle(self, group_id: str) -> bytes | None:
+        return self.results.get(self._saved(group_id))
+
+    def forget_handle(self, group_id: str) -> None:
+        self.results.pop(self._saved(group_id), None)
+
     def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
         self.results[self.queue(queue).keys.progress_of(task_id)] = packed
 
@@ -302,6 +313,9 @@ class MemoryClient(Client):
     def forget_result(self, task_id: str, queue: str | None) -> None:
         for name in [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]:
             self.results.pop(name, None)
+
+    def revoke_stamped(self, stamps: Mapping[str, Any], terminate: bool) -> None:
+        check_stamps(stamps)
 
     def revoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:
         return dict.fromkeys(ids, "done")  # in eager mode every call has ended when it was sent

@@ -123,12 +123,19 @@ class Attempts:
 
         Whatever the body raises is the body's; what this itself raises is a fault of rsq.
         """
-        run = self._begin(delivery)
-        if not isinstance(run, _Run):
-            return run
-        if run.task.is_async:
-            return run_to_end(self._own_loop(), self._arun(run))
-        way, token, generation = self._function, current.set(delivery), forks.generation
+        token = current.set(delivery)
+        try:
+            run = self._begin(delivery)
+            if not isinstance(run, _Run):
+                return run
+            if run.task.is_async:
+                return run_to_end(self._own_loop(), self._arun(run))
+            return self._run(run)
+        finally:
+            current.reset(token)
+
+    def _run(self, run: _Run) -> Verdict:
+        way, delivery, generation = self._function, run.delivery, forks.generation
         run.announce()
         try:
             try:
@@ -142,19 +149,16 @@ class Attempts:
         except BaseException as error:  # SystemExit of a body is its failure, not the worker's end
             way.leave()  # once more: what was thrown may have come before it
             return self._failed(run, run.meant(way.meant(delivery, error)))
-        else:
-            return self._succeeded(run, value)
-        finally:
-            current.reset(token)
+        return self._succeeded(run, value)
 
     async def arun(self, delivery: Delivery) -> Verdict:
         """`run` for a body that is a coroutine, on the running loop, in a `RunnerTask`."""
+        current.set(delivery)  # in this asyncio task alone
         run = self._begin(delivery)
         return await self._arun(run) if isinstance(run, _Run) else run
 
     async def _arun(self, run: _Run) -> Verdict:
         way, delivery, generation = self._coroutine, run.delivery, forks.generation
-        current.set(delivery)  # in this asyncio task alone
         run.announce()
         try:
             try:
@@ -184,6 +188,7 @@ class Attempts:
                 signalling.refused(task, delivery, refused)
                 return refused
             assert task is not None, "an unknown task is refused"
+        delivery.app = task.app
         timed = None
         if (task.is_timed or delivery.meta) and self._limits is not None:
             # Arguments may be made to take for ever, too.

@@ -1,0 +1,106 @@
+"""The handle of one call of a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rsq.broker.deadline import Deadline
+from rsq.calls.message import check_id
+from rsq.handles import HandleData, Handles, Numbers, checked_place
+from rsq.home import Home
+from rsq.result import AsyncResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from rsq.broker.client import Client
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""What never ran, since something before it failed, has no result of its own: the flow is asked for it so often."""
+
+
+class MemberResult(AsyncResult[T]):
+    """The handle of one call of a flow.
+
+    links   the handles of what `link` has follow it
+    next    that of the next step of its chain, or None; it is not among what travels
+    flow    id of the flow
+    number  of the call in it
+    last    it has a result of its own whatever happens, since its caller waits for it
+    whole   it is the handle of the whole canvas, whose last call this is
+    """
+
+    __slots__ = ("flow", "last", "links", "next", "number", "parent", "whole")
+    kind = "member"
+
+    def __init__(self, client: Client, task_id: str, queue: str | None, ignored: bool = False) -> None:
+        super().__init__(client, task_id, queue, ignored)
+        self.flow = ""
+        self.number = 0
+        self.last = self.whole = False
+        self.parent: AsyncResult[Any] | None = None
+        self.links: Sequence[AsyncResult[Any]] = ()
+        self.next: AsyncResult[Any] | None = None
+
+    @property
+    def children(self) -> Sequence[AsyncResult[Any]]:  # type: ignore[override]
+        """The handles of what follows it: by `link`, and then as the next step of its chain."""
+        return self.links if self.next is None else [*self.links, self.next]
+
+    def _leads_to(self) -> Iterable[HandleData | None]:
+        return [self.parent, *self.links]
+
+    def _row(self, number_of: Numbers) -> list[Any]:
+        links = [number_of(link) for link in self.links]
+        place = [self.flow, self.number, self.last, self.whole]
+        return [self.id, self.queue, self._ignored, *place, number_of(self.parent), links]
+
+    @classmethod
+    def _of_row(cls, app: Home, row: Sequence[Any], handle_of: Handles) -> Self:
+        task_id, queue, ignored, flow, number, last, whole, _, _ = row
+        made = cls(app.client, *checked_place(task_id, queue), bool(ignored))
+        made.flow, made.number, made.last, made.whole = check_id(flow), int(number), bool(last), bool(whole)
+        return made
+
+    def _lead(self, row: Sequence[Any], handle_of: Handles) -> None:
+        *_, parent, links = row
+        self.parent, self.links = handle_of(parent), [handle_of(link) for link in links]
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Have the call not run; the handle of a whole canvas cancels it, with all that has not ended.
+
+        terminate  raise TaskRevoked in what runs
+        """
+        if self.whole:
+            self._client.cancel_flow(self.flow, terminate)
+        elif not self._client.flows.revoke(self.flow, self.number):
+            super().revoke(terminate)
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for coroutines."""
+        await self._aside(lambda: self.revoke(terminate))
+
+    def _read(self) -> bytes | None:
+        data = super()._read()
+        return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
+
+    def _wait(self, timeout: float | None) -> bytes | None:
+        if self.last:
+            return super()._wait(timeout)
+        deadline = Deadline(float("inf") if timeout is None else timeout)
+        data = self._read()
+        while data is None and deadline.left_s() > 0:
+            data = super()._wait(min(LOOK_S, deadline.left_s())) or self._read()
+        return data
+
+    async def _await(self, timeout: float | None) -> bytes | None:
+        if self.last:
+            return await super()._await(timeout)
+        deadline = Deadline(float("inf") if timeout is None else timeout)
+        data: bytes | None = await self._aside(self._read)
+        while data is None and deadline.left_s() > 0:
+            data = await super()._await(min(LOOK_S, deadline.left_s())) or await self._aside(self._read)
+        return data
