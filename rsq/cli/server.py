@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from rsq.broker.embedded import EmbeddedServer, Status, from_url
-from rsq.cli.common import json_option
+from rsq.cli.common import Context, json_option, pass_context
 from rsq.cli.out import document, say
+from rsq.errors import SettingsError
 
 NOT_RUNNING = 3
 
@@ -19,8 +20,8 @@ _directory = click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
-    help="Directory of the server. Default: that of RSQ_URL if it is an embedded:// URL, else RSQ_EMBEDDED_DIR, "
-    "else ~/.local/state/rsq/embedded.",
+    help="Directory of the server. Default: that of the app, of --url or of RSQ_URL if it is an embedded:// URL, else "
+    "RSQ_EMBEDDED_DIR, else ~/.local/state/rsq/embedded.",
 )
 
 
@@ -39,43 +40,45 @@ def server() -> None:
 
 @server.command()
 @_directory
-def start(directory: Path | None) -> None:
+@pass_context
+def start(context: Context, directory: Path | None) -> None:
     """Start the server, unless it runs already.
 
     \b
     Example:
       rsq server start --dir ./queue
     """
-    embedded = _choose(directory)
+    embedded = _choose(context, directory)
     started = embedded.start()
     say(f"{'started' if started else 'already running'}: {_line(embedded.status())}")
 
 
 @server.command()
 @_directory
-def stop(directory: Path | None) -> None:
+@pass_context
+def stop(context: Context, directory: Path | None) -> None:
     """Stop the server. Its data stays and is there after the next start.
 
     \b
     Example:
       rsq server stop
     """
-    embedded = _choose(directory)
+    embedded = _choose(context, directory)
     say(f"{'stopped' if embedded.stop() else 'was not running'}: {embedded.directory}")
 
 
 @server.command()
 @_directory
 @json_option
-@click.pass_context
-def status(context: click.Context, directory: Path | None, as_json: bool) -> None:
+@pass_context
+def status(context: Context, directory: Path | None, as_json: bool) -> None:
     """Tell whether the server runs. Exit code 0: it runs; 3: it does not, or not yet.
 
     \b
     Example:
       rsq server status --json
     """
-    found = _choose(directory).status()
+    found = _choose(context, directory).status()
     if as_json:
         document(asdict(found))
     elif found.running:
@@ -86,14 +89,18 @@ def status(context: click.Context, directory: Path | None, as_json: bool) -> Non
         say(f"starting, or not answering: {_line(found)}")
     else:
         say(f"not running: {found.directory}")
-    context.exit(0 if found.running else NOT_RUNNING)
+    sys.exit(0 if found.running else NOT_RUNNING)
 
 
-def _choose(directory: Path | None) -> EmbeddedServer:
+def _choose(context: Context, directory: Path | None) -> EmbeddedServer:
     if directory is not None:
         return EmbeddedServer(directory)
-    url = os.environ.get("RSQ_URL", "")
-    return from_url(url if url.startswith("embedded:") else "embedded://")
+    url = context.app_or_plain().settings.url
+    if url.startswith("embedded:"):
+        return from_url(url)
+    if context.app_name or context.overrides:
+        raise SettingsError("rsq server is about embedded servers, and the app has another one: say which by --dir")
+    return from_url("embedded://")
 
 
 def _line(found: Status) -> str:

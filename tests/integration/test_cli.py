@@ -369,3 +369,17 @@ def test_arguments_are_logged_only_when_asked(start_worker: StartWorker, app: Ap
     wait_until(lambda: "succeeded in" in quiet.log(), what="the log line")
     assert "a-secret" in talking.log()
     assert "a-secret" not in quiet.log()
+
+
+def test_the_server_that_is_meant_is_that_of_the_app(rsq: Rsq, tmp_path: Path) -> None:
+    url = f"embedded://{tmp_path}/theirs"
+    assert f"not running: {tmp_path}/theirs" in rsq("--url", url, "server", "status").stdout
+    assert f"not running: {tmp_path}/theirs" in rsq("server", "status", RSQ_URL=url).stdout
+    assert (
+        f"was not running: {tmp_path}/mine" in rsq("--url", url, "server", "stop", "--dir", f"{tmp_path}/mine").stdout
+    )
+    refused = rsq("--url", "redis://localhost", "server", "stop")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "rsq: rsq server is about embedded servers, and the app has another one: say which by --dir\n",
+    )
