@@ -10,8 +10,8 @@ import pytest
 
 from rsq import App, Failed, FlowGone, Task, TaskRevoked, chain, chord, group
 from rsq.broker.dead_letters import dead_letters, redrive
-from rsq.canvas.starting import project
 from rsq.errors import SettingsError
+from rsq.home import project
 from tests.helpers import wait_until
 
 app = App("graphs", task_defaults={"max_retries": 0})

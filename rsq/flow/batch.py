@@ -48,9 +48,9 @@ class Batch(FlowHandle):
         if delivery is not None:
             self._add_inside(delivery, filling)
         else:
-            for nodes in _pages(filling):
+            for nodes in self._pages(filling):
                 self._app.client.flows.add(self.id, new_id(), nodes)
-                told_after(nodes)
+                told_after(nodes, self.id)
         return handles[0] if len(signatures) == 1 else handles
 
     async def aadd(self, *signatures: Any) -> Any:
@@ -60,10 +60,17 @@ class Batch(FlowHandle):
         if delivery is not None:
             self._add_inside(delivery, filling)
         else:
-            for nodes in _pages(filling):
+            for nodes in self._pages(filling):
                 await self._app.client.flows.aadd(self.id, new_id(), nodes)
-                told_after(nodes)
+                told_after(nodes, self.id)
         return handles[0] if len(signatures) == 1 else handles
+
+    def _pages(self, filling: Filling) -> list[list[Node]]:
+        filling.close()
+        pages = [page.nodes() for page in filling.full]
+        for nodes in pages:
+            told_before(nodes, self.id)
+        return pages
 
     def _filled(self, signatures: Sequence[Any]) -> tuple[Filling, list[AsyncResult[Any]]]:
         filling = Filling(self._app)
@@ -85,26 +92,18 @@ class Batch(FlowHandle):
                 f"{PAGE_NODES:,} at most: add calls of a task that adds the rest"
             )
         fresh = added[len(getattr(delivery, "added", [])) :]
-        told_before(fresh)
+        told_before(fresh, self.id)
         self._app.client.flows.introduce(self.id, {message.queue for message in messages_of(fresh)} - {delivery.queue})
         delivery.added = added
 
 
-def _pages(filling: Filling) -> list[list[Node]]:
-    filling.close()
-    pages = [page.nodes() for page in filling.full]
-    for nodes in pages:
-        told_before(nodes)
-    return pages
-
-
-def told_before(nodes: Sequence[Node]) -> None:
+def told_before(nodes: Sequence[Node], flow_id: str) -> None:
     if before_publish.handlers:
         for message in messages_of(nodes):
-            tell_before(message)
+            tell_before(message, flow_id)
 
 
-def told_after(nodes: Sequence[Node]) -> None:
+def told_after(nodes: Sequence[Node], flow_id: str) -> None:
     if after_publish.handlers:
         for message in messages_of(nodes):
-            tell_after(message, message.id, False)
+            tell_after(message, message.id, False, flow_id)

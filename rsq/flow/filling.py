@@ -103,7 +103,7 @@ class NewBatch(Batch):
         planner = Callbacks(self._app)
         nodes = [planner.node(self._callbacks[name]) for name in self._callbacks]
         numbers = {name: number for number, name in enumerate(self._callbacks)}
-        told_before(nodes)
+        told_before(nodes, self.id)
         self._filling = Filling(self._app)
         expires_ms = self._app.client.settings.flow_expires_ms
         return Plan(self.id, nodes, self._text, expires_ms=expires_ms, grows=True, lease_ms=LEASE_MS, callbacks=numbers)
@@ -149,7 +149,7 @@ class NewBatch(Batch):
                     f"a batch has {most:,} calls at most (max_flow_calls), and batch {self.id} would have "
                     f"{self._size:,}: make several of it"
                 )
-            told_before(nodes)
+            told_before(nodes, self.id)
             self._unsent.append((new_id(), nodes))
 
     def _send(self) -> None:
@@ -172,7 +172,7 @@ class NewBatch(Batch):
             if not self._unsent or self._unsent[0] is not page:
                 return
             self._unsent.popleft()
-        told_after(page[1])
+        told_after(page[1], self.id)
 
     def flush(self) -> None:
         """Send what was added and has not been yet, less than a thousand calls. Raises what `add` raises."""

@@ -80,7 +80,7 @@ class Flows:
         messages = list(_messages(plan))
         if before_publish.handlers:
             for message in messages:
-                tell_before(message)
+                tell_before(message, plan.id)
         self._app.client.flows.introduce(plan.id, {message.queue for message in messages} - {delivery.queue})
         return plan
 
@@ -91,13 +91,13 @@ class Flows:
         planned = Planner(self._app).plan(signature)
         if planned.plan is not None and before_publish.handlers:
             for message in _messages(planned.plan):
-                tell_before(message)
+                tell_before(message, planned.plan.id)
         return planned
 
     def _told(self, planned: Planned) -> AsyncResult[Any]:
         if planned.plan is not None and after_publish.handlers:
             for message in _messages(planned.plan):
-                tell_after(message, message.id, False)
+                tell_after(message, message.id, False, planned.plan.id)
         return planned.result
 
 

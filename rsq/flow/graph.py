@@ -10,6 +10,7 @@ from rsq.calls.message import LONGEST_ID, new_id
 from rsq.calls.plan import FAIL, POLICIES, Plan
 from rsq.canvas.signature import Canvas, Group, Signature, check_signature
 from rsq.errors import SettingsError
+from rsq.flow.batch import told_after, told_before
 from rsq.flow.planner import Planner, before_it
 from rsq.flow.run import FlowRun, task_id_of
 from rsq.result import AsyncResult
@@ -94,12 +95,14 @@ class Graph:
         """Start it, all or nothing. Each start is a flow of its own. Raises what starting a canvas raises."""
         plan, run = self._prepared()
         self._app.client.flows.start(plan)
+        told_after(list(plan.nodes), plan.id)
         return run
 
     async def astart(self) -> FlowRun:
         """`start` for coroutines."""
         plan, run = self._prepared()
         await self._app.client.flows.astart(plan)
+        told_after(list(plan.nodes), plan.id)
         return run
 
     # -- how it is put together
@@ -107,7 +110,9 @@ class Graph:
     def _prepared(self) -> tuple[Plan, FlowRun]:
         if not self._nodes:
             raise SettingsError(f"flow {self.name!r} has no nodes: flow.add(task.s(...))")
-        return _GraphPlanner(self._app).plan_of(self)
+        plan, run = _GraphPlanner(self._app).plan_of(self)
+        told_before(list(plan.nodes), plan.id)
+        return plan, run
 
     def _free_name(self, signature: Signature[Any], name: str | None) -> str:
         if name is not None:
