@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rsq.calls.plan import Failed
 from rsq.calls.request import Request, current_request
 from rsq.canvas.make import chain, chord, chunks, group, signature, xmap, xstarmap
 from rsq.canvas.signature import Signature
@@ -83,6 +84,7 @@ __all__ = [
     "BrokerUnavailable",
     "DuplicateCall",
     "EncodeError",
+    "Failed",
     "FlowGone",
     "GroupResult",
     "Ignore",

@@ -180,7 +180,7 @@ class TaskRevoked(ResultError):
 
 
 class FlowExpired(ResultError):
-    """The call waited in a flow that made no progress for `flow_expires`, and was ended with it."""
+    """The call waited in a flow that made no progress for `flow_expires_s`, and was ended with it."""
 
 
 class WorkerLost(ResultError):

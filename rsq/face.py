@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rsq.flow.batches import Batches
     from rsq.flow.filling import NewBatch
     from rsq.flow.flows import Flows
+    from rsq.flow.graph import Graph
     from rsq.testing import Testing
 
 
@@ -56,6 +57,12 @@ class App(BaseApp):
         from rsq.flow.filling import NewBatch
 
         return NewBatch(self, {"success": on_success, "complete": on_complete, "death": on_death}, description)
+
+    def flow(self, name: str = "") -> Graph:
+        """A flow to be put together node by node: ``flow.add(load.s(), after=[a, b])``. See `rsq.flow.graph`."""
+        from rsq.flow.graph import Graph
+
+        return Graph(self, name)
 
     @property
     def batches(self) -> Batches:

@@ -24,9 +24,9 @@ GREATEST = 2**53
 
 _UNITS = {"s": 1, "ms": 1000}
 """How many of each unit of time a second has; the unit stands at the end of a setting's name."""
-_ABOVE_ZERO = ("lease_s", "broker_timeout_s", "dead_max_age_s", "watchdog_s")
-_AT_LEAST_ONE = ("max_message_bytes", "dead_max_length", "max_deliveries", "partitions")
-_MOST = {"partitions": 64}
+_ABOVE_ZERO = ("lease_s", "broker_timeout_s", "dead_max_age_s", "flow_expires_s", "watchdog_s")
+_AT_LEAST_ONE = ("max_message_bytes", "dead_max_length", "max_flow_calls", "max_deliveries", "partitions")
+_MOST = {"partitions": 64, "max_flow_calls": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Settings:
     """Dead letters kept per queue; the oldest go first (the server trims in nodes of about a hundred)."""
     dead_max_age_s: float = 30 * 86_400.0
     """Age after which a dead letter goes."""
+    flow_expires_s: float = 30 * 86_400.0
+    """A flow, such as a chain or a batch, that makes no progress for so long is ended with an error."""
+    max_flow_calls: int = 1_000_000
+    """Calls of one flow, callbacks included."""
     prefetch_ms: int = 100
     """How much work, in milliseconds of expected run time, a child keeps ahead."""
     max_deliveries: int = 16
@@ -89,6 +93,10 @@ class Settings:
     @property
     def dead_max_age_ms(self) -> int:
         return int(self.dead_max_age_s * 1000)
+
+    @property
+    def flow_expires_ms(self) -> int:
+        return int(self.flow_expires_s * 1000)
 
     def with_values(self, **values: Any) -> Settings:
         """A copy with some fields changed; None leaves a field as it is."""

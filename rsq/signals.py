@@ -90,13 +90,13 @@ def _may_be_pressed() -> bool:
     return here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-before_publish = Signal("before_publish", "task_id", "args", "kwargs", "headers", "queue")
-after_publish = Signal("after_publish", "task_id", "headers", "queue", "duplicate")
+before_publish = Signal("before_publish", "task_id", "args", "kwargs", "headers", "queue", "flow")
+after_publish = Signal("after_publish", "task_id", "headers", "queue", "duplicate", "flow")
 
-task_prerun = Signal("task_prerun", "task_id", "task", "args", "kwargs")
-task_postrun = Signal("task_postrun", "task_id", "task", "args", "kwargs", "retval", "state")
+task_prerun = Signal("task_prerun", "task_id", "task", "args", "kwargs", "flow")
+task_postrun = Signal("task_postrun", "task_id", "task", "args", "kwargs", "retval", "state", "flow")
 task_success = Signal("task_success", "result")
-task_failure = Signal("task_failure", "task_id", "exception", "args", "kwargs", "traceback")
+task_failure = Signal("task_failure", "task_id", "exception", "args", "kwargs", "traceback", "flow")
 task_retry = Signal("task_retry", "request", "reason")
 task_revoked = Signal("task_revoked", "request", "terminated", "expired")
 

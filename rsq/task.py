@@ -229,13 +229,22 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         return self._defaults.changed(options, settings.timezone)
 
     def made(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: CallOptions, awaited: Sequence[Any] = ()
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        defaults: CallOptions,
+        awaited: Sequence[Any] | Mapping[str, Any] = (),
     ) -> tuple[Message, Placement]:
         """A message of these arguments, which are checked.
 
-        awaited  stand for values that will be put in front of the arguments, and are not in the message yet
+        awaited  stand for values that will be put in front of the arguments, or among the named ones, and are not in
+                 the message yet
         """
-        sent, args = args, (*awaited, *args) if awaited else args
+        sent, named = args, kwargs
+        if isinstance(awaited, Mapping):
+            kwargs = {**kwargs, **awaited}
+        elif awaited:
+            args = (*awaited, *args)
         if defaults.each is not None:
             self._check_each(defaults, args, kwargs)
         elif kwargs or not self.fits(len(args)):
@@ -244,7 +253,7 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
             except TypeError as error:
                 raise TypeError(f"{self.__name__}() {error}") from None
         settings = self.app.client.settings
-        body = codec.encode_call(sent, kwargs, settings.max_message_bytes)
+        body = codec.encode_call(sent, named, settings.max_message_bytes)
         placement, meta = defaults.placement, defaults.meta
         if defaults.dedupe_key is not None:
             key = self.key_of("dedupe_key", defaults.dedupe_key, args, kwargs)

@@ -206,7 +206,7 @@ def test_the_example_of_executors_runs(run_page: RunPage) -> None:
     run_page("shop", source, program, "-P", "asyncio")
 
 
-@pytest.mark.parametrize(("page", "least"), [("canvas.md", 16), ("flows.md", 3), ("batches.md", 5)])
+@pytest.mark.parametrize(("page", "least"), [("canvas.md", 16), ("flows.md", 7), ("batches.md", 5)])
 def test_the_examples_of_canvas_run(run_page: RunPage, page: str, least: int) -> None:
     """Where a line gives a value, it is the one that stands behind it."""
     tasks, *others = sources(page)

@@ -15,7 +15,7 @@ from rsq.errors import FlowGone, SettingsError
 from rsq.flow import filling
 from rsq.flow.filling import NewBatch
 from rsq.home import project
-from rsq.signals import after_publish, before_publish
+from rsq.signals import after_publish, before_publish, task_postrun
 from tests.helpers import wait_until
 
 app = App("batches", task_defaults={"max_retries": 0})
@@ -248,22 +248,29 @@ def test_in_a_chain(mode: str) -> None:
 def test_signals(mode: str) -> None:
     sent: list[Any] = []
 
-    def before(sender: str, task_id: str, **rest: Any) -> None:
-        sent.append(("before", sender.rpartition(".")[2]))
+    def before(sender: str, flow: str, **rest: Any) -> None:
+        sent.append(("before", sender.rpartition(".")[2], flow))
 
-    def after(sender: str, task_id: str, **rest: Any) -> None:
-        sent.append(("after", sender.rpartition(".")[2]))
+    def after(sender: str, flow: str, **rest: Any) -> None:
+        sent.append(("after", sender.rpartition(".")[2], flow))
+
+    def ended(sender: Any, state: str, flow: str, **rest: Any) -> None:
+        sent.append((state, sender.name.rpartition(".")[2], flow))
 
     before_publish.connect(before)
     after_publish.connect(after)
+    task_postrun.connect(ended)
     try:
         with app.batch(on_complete=note.s("complete")) as batch:
             batch.add(add.s(1, 1))
+        batch.wait(timeout=60)
+        wait_until(lambda: len(sent) == 5, 60, "all signals")
     finally:
         before_publish.disconnect(before)
         after_publish.disconnect(after)
-    batch.wait(timeout=60)
-    assert sent == [("before", "note"), ("before", "add"), ("after", "add")]
+        task_postrun.disconnect(ended)
+    told = [("before", "note"), ("before", "add"), ("after", "add"), ("SUCCESS", "add"), ("SUCCESS", "note")]
+    assert sorted(sent) == sorted((*each, batch.id) for each in told)
 
 
 class TestBadInput:

@@ -42,6 +42,15 @@ class DeadLetter:
     def died_ms(self) -> int:
         return int(self.entry_id.partition("-")[0])
 
+    @property
+    def flow(self) -> str | None:
+        """Id of the flow that it was part of, or None."""
+        try:
+            place = unpack_meta(self.meta).get("flow") or [None]
+        except DecodeError:
+            return None
+        return str(place[0]) if place[0] is not None else None
+
     def arguments(self) -> tuple[list[Any], dict[str, Any]] | None:
         """(args, kwargs), or None when they cannot be read."""
         try:
@@ -91,7 +100,7 @@ def redrive(link: Link, queue: Queue, letter: DeadLetter, alone: bool = False) -
     if word == b"ended":
         raise FlowGone(
             f"dead letter {letter.id} was not sent again: its flow {winner.decode()} does not wait for it any more; "
-            "alone it can be sent all the same"
+            "alone it can be sent all the same: rsq dead redrive --alone"
         )
     return bool(word == b"sent")
 

@@ -16,7 +16,7 @@ from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
-from rsq.broker.flow_pages import JOIN, PAGE_NODES, Pages
+from rsq.broker.flow_pages import ERRBACK, JOIN, PAGE_NODES, Pages
 from rsq.broker.partitions import Queues
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument, packed
@@ -31,6 +31,9 @@ from rsq.states import State
 
 RELEASED_AT_ONCE = 200
 """Nodes that one script releases, as in _flow.lua."""
+
+LISTED_PAGE = 500
+"""Ids of flows that are read at once."""
 
 CANCELLED = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
 
@@ -66,7 +69,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class NodeState:
-    """One node. `state` is waiting, released (to be run, or running), ok or bad; of a join `id` and `task` are ''."""
+    """One node. `state` is waiting, released (to be run, or running), ok or bad; of a join `id` and `task` are ''.
+
+    errback  it runs where another one has failed, or is a callback of a batch
+    """
 
     number: int
     id: str
@@ -76,6 +82,7 @@ class NodeState:
     state: str
     outs: Sequence[int]
     waits: int
+    errback: bool = False
 
 
 class Flows:
@@ -119,9 +126,10 @@ class Flows:
 
     def ids(self) -> Iterator[str]:
         """The flows that have not succeeded, those first that will be ended or forgotten next."""
-        (rows,) = self._ask(("ZRANGE", self._keys("").listed, 0, -1))
-        for flow_id in rows:
-            yield flow_id.decode()
+        first, listed = 0, self._keys("").listed
+        while rows := self._ask(("ZRANGE", listed, first, first + LISTED_PAGE - 1))[0]:
+            yield from (flow_id.decode("utf-8", "replace") for flow_id in rows)
+            first += LISTED_PAGE
 
     def outcome(self, flow_id: str, number: int) -> bytes | None:
         """The packed result of a node that ended without one of its own: since another failed, or with its flow."""
@@ -163,7 +171,9 @@ class Flows:
             )
             ok, bad = bits[2 * place : 2 * place + 2]
             state = "ok" if ok else "bad" if bad else "waiting" if waits or kind == JOIN else "released"
-            found.append(NodeState(number, task_id, queue, task, name, state, shifted(outs, base), predecessors))
+            found.append(
+                NodeState(number, task_id, queue, task, name, state, shifted(outs, base), predecessors, kind == ERRBACK)
+            )
         return found
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:

@@ -24,7 +24,7 @@ from rsq.cli.common import (
     shortened,
 )
 from rsq.cli.out import EXIT_NO, block, confirm, document, fail, say, shown, table
-from rsq.errors import DecodeError, DuplicateCall, SettingsError
+from rsq.errors import DecodeError, DuplicateCall, FlowGone, SettingsError
 
 
 @click.group()
@@ -117,6 +117,7 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
         ("reason", letter.reason),
         ("attempts", letter.attempts),
         ("priority", letter.priority),
+        ("flow", letter.flow or "-"),
         ("last sent", local_time(letter.sent_ms) if letter.sent_ms else "-"),
         ("died", local_time(letter.died_ms)),
         ("error", error_of(letter.error)),
@@ -134,6 +135,7 @@ def show(context: Context, task_id: str, queue: str | None, as_json: bool) -> No
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @_filters
 @click.option("--all", "everything", is_flag=True, help="All of the queue, without naming ids.")
+@click.option("--alone", is_flag=True, help="Without the flow that it was part of, which nothing of this carries on.")
 @pass_context
 def redrive(
     context: Context,
@@ -142,6 +144,7 @@ def redrive(
     task: str | None,
     reason: str | None,
     everything: bool,
+    alone: bool,
 ) -> None:
     """Send dead letters again, each under its old id and as a first attempt.
 
@@ -158,8 +161,8 @@ def redrive(
         for letter in _named(link, target, task_ids, task, reason, everything):
             _strike(letter, missing)
             try:
-                sent += letters.redrive(link, target, letter)
-            except (DecodeError, DuplicateCall) as error:
+                sent += letters.redrive(link, target, letter, alone)
+            except (DecodeError, DuplicateCall, FlowGone) as error:
                 refused += 1
                 say(f"rsq: {error}", err=True)
     _say_missing(missing, target)
@@ -242,6 +245,7 @@ def _plain(letter: DeadLetter) -> dict[str, Any]:
         "error": letter.error,
         "attempts": letter.attempts,
         "priority": letter.priority,
+        "flow": letter.flow,
         "sent_ms": letter.sent_ms,
         "died_ms": letter.died_ms,
         "args": arguments[0] if arguments else None,

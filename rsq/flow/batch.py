@@ -3,42 +3,31 @@ open while it is filled is in `rsq.flow.filling`."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
-from rsq.app import BaseApp
 from rsq.broker.flow_pages import PAGE_NODES
-from rsq.broker.flows import Flow
 from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.message import Delivery, new_id
 from rsq.calls.plan import Node
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature
-from rsq.errors import FlowGone, SettingsError
+from rsq.errors import SettingsError
+from rsq.flow.handle import FlowHandle
 from rsq.flow.page import Filling, messages_of
-from rsq.flow.progress import FlowProgress, looks
 from rsq.result import AsyncResult
 from rsq.signals import after_publish, before_publish
 
 R = TypeVar("R")
 
 
-class Batch:
+class Batch(FlowHandle):
     """A batch by its id.
 
     id  of the batch, also the `self.request.flow` of its members and callbacks
     """
 
-    def __init__(self, app: BaseApp, batch_id: str) -> None:
-        self.id = batch_id
-        self._app = app
-
-    def __repr__(self) -> str:
-        return f"<Batch {self.id}>"
-
-    # -- to add to it
+    what = "batch"
 
     @overload
     def add(self, signature: Signature[R], /) -> AsyncResult[R]: ...
@@ -59,9 +48,9 @@ class Batch:
         if delivery is not None:
             self._add_inside(delivery, filling)
         else:
-            for nodes in _pages(filling):
+            for nodes in self._pages(filling):
                 self._app.client.flows.add(self.id, new_id(), nodes)
-                told_after(nodes)
+                told_after(nodes, self.id)
         return handles[0] if len(signatures) == 1 else handles
 
     async def aadd(self, *signatures: Any) -> Any:
@@ -71,10 +60,17 @@ class Batch:
         if delivery is not None:
             self._add_inside(delivery, filling)
         else:
-            for nodes in _pages(filling):
+            for nodes in self._pages(filling):
                 await self._app.client.flows.aadd(self.id, new_id(), nodes)
-                told_after(nodes)
+                told_after(nodes, self.id)
         return handles[0] if len(signatures) == 1 else handles
+
+    def _pages(self, filling: Filling) -> list[list[Node]]:
+        filling.close()
+        pages = [page.nodes() for page in filling.full]
+        for nodes in pages:
+            told_before(nodes, self.id)
+        return pages
 
     def _filled(self, signatures: Sequence[Any]) -> tuple[Filling, list[AsyncResult[Any]]]:
         filling = Filling(self._app)
@@ -96,77 +92,18 @@ class Batch:
                 f"{PAGE_NODES:,} at most: add calls of a task that adds the rest"
             )
         fresh = added[len(getattr(delivery, "added", [])) :]
-        told_before(fresh)
+        told_before(fresh, self.id)
         self._app.client.flows.introduce(self.id, {message.queue for message in messages_of(fresh)} - {delivery.queue})
         delivery.added = added
 
-    # -- to look at it
 
-    @property
-    def progress(self) -> FlowProgress:
-        """Done, failed, open, total: one read. Raises FlowGone when it is not on the server any more."""
-        return FlowProgress.of(self._look())
-
-    @property
-    def description(self) -> str:
-        """What was said of it when it was made. Raises FlowGone."""
-        return self._look().description
-
-    def wait(self, timeout: float | None = None) -> FlowProgress:
-        """Wait until all of it has ended, callbacks too, however that was. Raises ResultTimeout, FlowGone."""
-        for pause_s in looks(self.id, timeout):
-            progress = self.progress
-            if progress.ended:
-                return progress
-            time.sleep(pause_s)
-        raise AssertionError("its pauses end with an error")
-
-    def __await__(self) -> Generator[Any, None, FlowProgress]:
-        """``await batch`` is `wait` for coroutines; for a timeout there is `asyncio.wait_for`."""
-        return self._awaited().__await__()
-
-    async def _awaited(self) -> FlowProgress:
-        loop = asyncio.get_running_loop()
-        for pause_s in looks(self.id, None):
-            progress = await loop.run_in_executor(None, lambda: self.progress)
-            if progress.ended:
-                return progress
-            await asyncio.sleep(pause_s)
-        raise AssertionError("it waits without a timeout")
-
-    def cancel(self, terminate: bool = False) -> bool:
-        """End it: what waits never starts, and no callback runs. False: it had ended, or is gone.
-
-        terminate  raise TaskRevoked in what runs
-        """
-        return self._app.client.cancel_flow(self.id, terminate)
-
-    async def acancel(self, terminate: bool = False) -> bool:
-        """`cancel` for coroutines."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.cancel, terminate)
-
-    def _look(self) -> Flow:
-        flow = self._app.client.flows.look(self.id)
-        if flow is None:
-            raise FlowGone(f"batch {self.id} is not on the server: it has ended long ago, or never began")
-        return flow
-
-
-def _pages(filling: Filling) -> list[list[Node]]:
-    filling.close()
-    pages = [page.nodes() for page in filling.full]
-    for nodes in pages:
-        told_before(nodes)
-    return pages
-
-
-def told_before(nodes: Sequence[Node]) -> None:
+def told_before(nodes: Sequence[Node], flow_id: str) -> None:
     if before_publish.handlers:
         for message in messages_of(nodes):
-            tell_before(message)
+            tell_before(message, flow_id)
 
 
-def told_after(nodes: Sequence[Node]) -> None:
+def told_after(nodes: Sequence[Node], flow_id: str) -> None:
     if after_publish.handlers:
         for message in messages_of(nodes):
-            tell_after(message, message.id, False)
+            tell_after(message, message.id, False, flow_id)

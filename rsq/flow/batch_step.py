@@ -56,7 +56,8 @@ def run_batch(
     for page in filling.full:
         nodes += page.nodes(len(nodes))
     self.app.client.flows.introduce(delivery.id, {message.queue for message in messages_of(nodes)} - {delivery.queue})
-    raise Replace(Plan(new_id(), nodes, description, callbacks=numbers))
+    expires_ms = self.app.client.settings.flow_expires_ms
+    raise Replace(Plan(new_id(), nodes, description, expires_ms=expires_ms, callbacks=numbers))
 
 
 def summary(self: Task[..., Any]) -> dict[str, Any]:

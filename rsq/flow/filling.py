@@ -40,6 +40,7 @@ class NewBatch(Batch):
             raise SettingsError(f"the description of a batch is a text, not {description!r}")
         self._callbacks = {name: checked(name, given) for name, given in callbacks.items() if given is not None}
         self._text = description
+        self._size = 0
         self._filling: Filling | None = None
         self._unsent: deque[tuple[str, list[Node]]] = deque()
         self._lock = threading.Lock()  # guards both
@@ -62,7 +63,7 @@ class NewBatch(Batch):
             with contextlib.suppress(BrokerError):  # else it is sealed as abandoned
                 self.cancel()
             return
-        self._flush()
+        self.flush()
         self._app.client.flows.seal(self.id)
 
     async def __aenter__(self) -> Self:
@@ -81,7 +82,7 @@ class NewBatch(Batch):
             with contextlib.suppress(BrokerError):
                 await self.acancel()
             return
-        await self._aflush()
+        await self.aflush()
         await self._app.client.flows.aseal(self.id)
 
     # -- as a step of a canvas
@@ -102,9 +103,10 @@ class NewBatch(Batch):
         planner = Callbacks(self._app)
         nodes = [planner.node(self._callbacks[name]) for name in self._callbacks]
         numbers = {name: number for number, name in enumerate(self._callbacks)}
-        told_before(nodes)
+        told_before(nodes, self.id)
         self._filling = Filling(self._app)
-        return Plan(self.id, nodes, self._text, grows=True, lease_ms=LEASE_MS, callbacks=numbers)
+        expires_ms = self._app.client.settings.flow_expires_ms
+        return Plan(self.id, nodes, self._text, expires_ms=expires_ms, grows=True, lease_ms=LEASE_MS, callbacks=numbers)
 
     def add(self, *signatures: Any) -> Any:
         """Add calls, or whole canvases; gives the handle of each, alone where it is one. They are sent in thousands.
@@ -141,7 +143,13 @@ class NewBatch(Batch):
         full, self._filling.full = self._filling.full, []
         for page in full:
             nodes = page.nodes()
-            told_before(nodes)
+            self._size += len(nodes)
+            if self._size > (most := self._app.client.settings.max_flow_calls):
+                raise SettingsError(
+                    f"a batch has {most:,} calls at most (max_flow_calls), and batch {self.id} would have "
+                    f"{self._size:,}: make several of it"
+                )
+            told_before(nodes, self.id)
             self._unsent.append((new_id(), nodes))
 
     def _send(self) -> None:
@@ -164,14 +172,16 @@ class NewBatch(Batch):
             if not self._unsent or self._unsent[0] is not page:
                 return
             self._unsent.popleft()
-        told_after(page[1])
+        told_after(page[1], self.id)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was added and has not been yet, less than a thousand calls. Raises what `add` raises."""
         with self._lock:
             self._collect(rest=True)
         self._send()
 
-    async def _aflush(self) -> None:
+    async def aflush(self) -> None:
+        """`flush` for coroutines."""
         with self._lock:
             self._collect(rest=True)
         await self._asend()
@@ -181,7 +191,7 @@ class NewBatch(Batch):
     def _keep(self) -> None:
         while not self._ended.wait(LEASE_MS / 3000):
             try:
-                self._flush()
+                self.flush()
                 if not self._app.client.flows.keep_open(self.id):
                     return
             except BatchClosed:
@@ -193,7 +203,7 @@ class NewBatch(Batch):
         while True:
             await asyncio.sleep(LEASE_MS / 3000)
             try:
-                await self._aflush()
+                await self.aflush()
                 if not await self._app.client.flows.akeep_open(self.id):
                     return
             except BatchClosed:

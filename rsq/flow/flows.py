@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rsq.app import BaseApp
 from rsq.calls.announce import tell_after, tell_before
-from rsq.calls.message import Delivery, Message
+from rsq.calls.message import Delivery, Message, check_id
 from rsq.calls.plan import Plan
 from rsq.canvas.signature import Canvas, Signature
 from rsq.flow.planner import Planned, Planner
+from rsq.flow.run import FlowRun
 from rsq.flow.stand_in import stand_in
 from rsq.result import AsyncResult
 from rsq.signals import after_publish, before_publish
@@ -22,6 +23,17 @@ class Flows:
 
     def __init__(self, app: BaseApp) -> None:
         self._app = app
+
+    def __getitem__(self, flow_id: str) -> FlowRun:
+        """A flow by its id, which is that of the handle of a canvas. SettingsError for what can be no id.
+
+        Whether it is on the server is told by what asks for it.
+        """
+        return FlowRun(self._app, check_id(flow_id))
+
+    def __iter__(self) -> Iterator[FlowRun]:
+        """Those that have not succeeded, the ones first that will be ended or forgotten next."""
+        return (FlowRun(self._app, flow_id) for flow_id in self._app.client.flows.ids())
 
     def start(self, signature: Signature[Any]) -> AsyncResult[Any]:
         """Start it, all or nothing; see `Signature.apply_async`."""
@@ -68,7 +80,7 @@ class Flows:
         messages = list(_messages(plan))
         if before_publish.handlers:
             for message in messages:
-                tell_before(message)
+                tell_before(message, plan.id)
         self._app.client.flows.introduce(plan.id, {message.queue for message in messages} - {delivery.queue})
         return plan
 
@@ -79,13 +91,13 @@ class Flows:
         planned = Planner(self._app).plan(signature)
         if planned.plan is not None and before_publish.handlers:
             for message in _messages(planned.plan):
-                tell_before(message)
+                tell_before(message, planned.plan.id)
         return planned
 
     def _told(self, planned: Planned) -> AsyncResult[Any]:
         if planned.plan is not None and after_publish.handlers:
             for message in _messages(planned.plan):
-                tell_after(message, message.id, False)
+                tell_after(message, message.id, False, planned.plan.id)
         return planned.result
 
 

@@ -6,11 +6,11 @@ members of a group stand in a row, whatever each of them begins, and lists of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsq.calls.plan import Call, Node, in_runs
+from rsq.calls.plan import FAIL, Call, Node, in_runs
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Draft:
     errbacks: list[tuple[int, str]] = field(default_factory=list)
     errback: bool = False
     sink: bool = False
+    policy: str = FAIL
+    name: str = ""
 
 
 def numbered(drafts: Sequence[Draft], base: int = 0) -> tuple[list[Node], list[int]]:
@@ -55,20 +57,23 @@ def numbered(drafts: Sequence[Draft], base: int = 0) -> tuple[list[Node], list[i
             in_runs(sorted(numbers[out] for out in draft.outs)),
             draft.waits,
             shapes[id(draft.takes)],
+            draft.policy,
             errbacks=[(numbers[errback], told) for errback, told in draft.errbacks],
             errback=draft.errback,
             fails=None if fallen is None else numbers[fallen],
             sink=draft.sink,
+            name=draft.name,
         )
         nodes.append(node)
     return nodes, numbers
 
 
 def _fails(drafts: Sequence[Draft]) -> list[int | None]:
-    """For each draft the sink that can never run once it has failed, or None where there are several."""
+    """For each draft the sink that fails with it, or None where there are several."""
     fails: list[int | None] = [None] * len(drafts)
     for place in reversed(range(len(drafts))):
-        behind = {out if drafts[out].sink else fails[out] for out in drafts[place].outs} - {None}
+        waiting = [out for out in drafts[place].outs if drafts[out].policy == FAIL]
+        behind = {out if drafts[out].sink else fails[out] for out in waiting} - {None}
         fails[place] = behind.pop() if len(behind) == 1 else None
     return fails
 
@@ -77,6 +82,8 @@ def _in_runs(shape: Any, numbers: Sequence[int]) -> Any:
     """A shape of places as one of numbers, those in a row as runs."""
     if shape is None or isinstance(shape, int):
         return None if shape is None else numbers[shape]
+    if isinstance(shape, Mapping):
+        return {name: _in_runs(part, numbers) for name, part in shape.items()}
     parts: list[Any] = []
     row: list[int] = []
     for part in shape:

@@ -6,12 +6,12 @@ hands one to the next, and a group the same one to each of its members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from rsq.calls.message import MOST_NODES, NO_META, Message, new_id
-from rsq.calls.plan import Call, Plan
+from rsq.calls.message import NO_META, Message, new_id
+from rsq.calls.plan import FAIL, Call, Plan
 from rsq.canvas.data import DEEPEST
 from rsq.canvas.signature import Chain, Chord, Group, Signature
 from rsq.errors import SettingsError
@@ -42,15 +42,22 @@ class _Before:
     takes    the shape of what it takes; None = nothing
     parent   the handle
     header   the calls of a group that it follows: its own errbacks hear of them, too
+    policy   where one of them does not succeed, see `rsq.calls.plan`
     """
 
     numbers: Sequence[int] = ()
     takes: Any = None
     parent: AsyncResult[Any] | None = None
     header: Sequence[int] = ()
+    policy: str = FAIL
 
 
 nothing_before = _Before()
+
+
+def before_it(numbers: Sequence[int], takes: Any, policy: str) -> _Before:
+    """These nodes, and the shape of what it takes of them."""
+    return _Before(numbers, takes, policy=policy)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Planner:
         self._members: list[MemberResult[Any]] = []
         self._root: str | None = None
         self._result_ttl_ms = 0
+        self._most = app.client.settings.max_flow_calls
 
     def plan(self, signature: Signature[Any]) -> Planned:
         """Raises SettingsError, and what making a message raises."""
@@ -91,13 +99,19 @@ class Planner:
             return Planned(None, result)
         for place in after.ends:
             self._drafts[place].sink = True
-        nodes, numbers = numbered(self._drafts)
-        for member in self._members:
-            member.flow, member.last = result.id, self._drafts[member.number].sink
-            member.number = numbers[member.number]
+        plan = self._planned(result.id, repr(signature)[:200])
         assert isinstance(result, (GroupResult, MemberResult))
         result.flow, result.whole = result.id, True
-        return Planned(Plan(result.id, nodes, repr(signature)[:200], max(1, self._result_ttl_ms)), result)
+        return Planned(plan, result)
+
+    def _planned(self, flow_id: str, text: str) -> Plan:
+        """All of it; the handles know their places then."""
+        nodes, numbers = numbered(self._drafts)
+        for member in self._members:
+            member.flow, member.last = flow_id, self._drafts[member.number].sink
+            member.number = numbers[member.number]
+        expires_ms = self._app.client.settings.flow_expires_ms
+        return Plan(flow_id, nodes, text, max(1, self._result_ttl_ms), expires_ms)
 
     # -- the parts
 
@@ -113,7 +127,7 @@ class Planner:
     def _call(self, signature: Signature[Any], before: _Before, depth: int) -> _After:
         takes = None if signature.immutable else before.takes
         call = self._made(signature, takes, bool(before.numbers))
-        number = self._add(Draft(call, len(before.numbers), takes))
+        number = self._add(Draft(call, len(before.numbers), takes, policy=before.policy))
         for earlier in before.numbers:
             self._drafts[earlier].outs.append(number)
         handle = self._handle(signature, call.message, number, before.parent)
@@ -151,7 +165,7 @@ class Planner:
 
     def _group(self, group: Group[Any], before: _Before, depth: int) -> _After:
         if len(before.numbers) > 1 and len(group.tasks) > 1:
-            before = replace(before, numbers=(self._join(before.numbers),))
+            before = replace(before, numbers=(self._join(before.numbers, before.policy),))
         ends: list[int] = []
         shape: list[Any] = []
         handles: list[AsyncResult[Any]] = []
@@ -199,16 +213,19 @@ class Planner:
         for earlier, task_id in told:
             self._drafts[earlier].errbacks.append((number, "" if errback.immutable else task_id))
 
-    def _join(self, numbers: Sequence[int]) -> int:
+    def _join(self, numbers: Sequence[int], policy: str = FAIL) -> int:
         """A node between many and many."""
-        join = self._add(Draft(None, len(numbers)))
+        join = self._add(Draft(None, len(numbers), policy=policy))
         for number in numbers:
             self._drafts[number].outs.append(join)
         return join
 
     def _add(self, draft: Draft) -> int:
-        if len(self._drafts) >= MOST_NODES:
-            raise SettingsError(f"a flow has {MOST_NODES:,} calls at most; start it in several parts")
+        if len(self._drafts) >= self._most:
+            raise SettingsError(
+                f"a flow has {self._most:,} calls at most (max_flow_calls), and this one has more: start it in several "
+                "parts"
+            )
         self._drafts.append(draft)
         return len(self._drafts) - 1
 
@@ -247,7 +264,9 @@ class Planner:
         expires_ms = None
         if (waits or errback) and isinstance(options.expires, (int, float)):  # it counts from the release
             expires_ms, options = int(options.expires * 1000), replace(options, expires=None)
-        awaited: tuple[Awaited, ...] = () if takes is None else (Awaited(signature.task),)
+        awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (Awaited(signature.task),)
+        if isinstance(takes, Mapping):
+            awaited = dict.fromkeys(takes, Awaited(signature.task))
         if errback and not signature.immutable:
             awaited = (Awaited(signature.task),) * (3 if task.fits(len(signature.args) + 3) else 1)
         message, placement = task.made(signature.args, signature.kwargs, options, awaited)

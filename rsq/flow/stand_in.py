@@ -10,7 +10,7 @@ from rsq import codec
 from rsq.calls.message import Delivery, Message, new_id
 from rsq.calls.plan import Call, Plan
 from rsq.canvas.signature import Chain, Group, Signature
-from rsq.flow.numbering import Draft, numbered
+from rsq.flow.numbering import Draft
 from rsq.flow.planner import Planner, nothing_before
 
 GATHER = "rsq.gather"
@@ -65,8 +65,7 @@ class _StandIn(Planner):
         for each in self._drafts:
             if each.call is not None and not each.waits and not each.errback:
                 self._has_parent_of_it(each.call.message)
-        nodes, _ = numbered(self._drafts)
-        return Plan(new_id(), nodes, repr(signature)[:200], max(1, self._result_ttl_ms))
+        return self._planned(new_id(), repr(signature)[:200])
 
     def _gather(self, ends: Any, shape: Any) -> int:
         delivery = self._delivery

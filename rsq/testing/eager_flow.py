@@ -123,7 +123,7 @@ class EagerFlow:
             state = "ok" if number in self._ok else "bad" if number in self._over else "waiting"
             texts = ("", "", "") if message is None else (message.id, message.queue, message.task)
             outs = shifted(node.outs, self._bases[number])
-            found.append(NodeState(number, *texts, node.name, state, outs, node.waits))
+            found.append(NodeState(number, *texts, node.name, state, outs, node.waits, node.errback))
         return found
 
     def stand_in(self, replaced: Replaced) -> Completed | Buried:

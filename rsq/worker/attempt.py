@@ -21,7 +21,7 @@ from rsq.calls.errbacks import errback_arguments
 from rsq.calls.inputs import arguments_of, takes_of
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
-from rsq.calls.request import current
+from rsq.calls.request import Request, current
 from rsq.calls.retry import FOREIGN_TTL_MS, RetryPolicy, after_crashes, bury, decide
 from rsq.clock import ServerClock
 from rsq.errors import DecodeError, MaxRetriesExceededError, UnknownTask
@@ -356,7 +356,8 @@ class _Run:
         """It begins."""
         task = self.task
         if task_prerun.handlers:
-            task_prerun.send(task, task_id=self.delivery.id, task=task, args=self.args, kwargs=self.kwargs)
+            flow = Request(self.delivery).flow
+            task_prerun.send(task, task_id=self.delivery.id, task=task, args=self.args, kwargs=self.kwargs, flow=flow)
         self.started = time.perf_counter()
 
     def end(self) -> None:

@@ -44,7 +44,8 @@ def ended(
     elif isinstance(verdict, Completed) and verdict.counter == "revoked":
         state = State.REVOKED.value
         task_revoked.send(task, request=Request(delivery), terminated=True, expired=False)
-    task_postrun.send(task, task_id=delivery.id, task=task, args=args, kwargs=kwargs, retval=outcome, state=state)
+    told = {"args": args, "kwargs": kwargs, "flow": Request(delivery).flow}
+    task_postrun.send(task, task_id=delivery.id, task=task, retval=outcome, state=state, **told)
 
 
 def refused(task: Task[..., Any] | None, delivery: Delivery, verdict: Verdict) -> None:
@@ -66,4 +67,5 @@ def _failed(
     error: BaseException,
 ) -> None:
     trace = error.__traceback__
-    task_failure.send(task, task_id=delivery.id, exception=error, args=args, kwargs=kwargs, traceback=trace)
+    told = {"args": args, "kwargs": kwargs, "flow": Request(delivery).flow}
+    task_failure.send(task, task_id=delivery.id, exception=error, traceback=trace, **told)

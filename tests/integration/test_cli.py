@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rsq import App, keys
+from rsq import App, TaskRevoked, group, keys
 from tests.conftest import MakeServer
 from tests.helpers import free_port, wait_until
 from tests.integration import tasks
@@ -259,6 +259,53 @@ def test_dead_letters_can_be_seen_sent_again_and_deleted(
     assert rsq("dead", "list").stdout == "no dead letters in queue default\n"
 
 
+def test_flows_can_be_seen_and_cancelled(rsq: Rsq, start_worker: StartWorker, app: App) -> None:
+    assert rsq("flow", "list").stdout.startswith("no flows")
+    start_worker(concurrency=1)
+    flow = app.flow("nightly\x1b[2J")
+    slow = flow.add(tasks.add.s(1, 2).set(countdown=600), name="slow")
+    flow.add(
+        group(tasks.note.s(), tasks.note.s()), after=[slow, flow.add(tasks.add.s(1, 1), name="quick")], name="both"
+    )
+    run = flow.start()
+    dead = (tasks.raises.s("key").on_error(tasks.note.si("told")) | tasks.note.s()).delay()
+    assert dead.parent is not None
+    with pytest.raises(KeyError):
+        dead.get(timeout=30)
+    wait_until(
+        lambda: (app.flows[dead.id].state, run.nodes["quick"]) == ("failed", "succeeded"), what="what runs to end"
+    )
+    listed = rsq("flow", "list").stdout
+    assert re.search(rf"{run.id} +started +1 +0 +3 .*nightly\\x1b\[2J", listed)
+    assert re.search(rf"{dead.id} +failed +0 +2 +0 .*raises\('key'\)", listed)
+    assert len(rsq("flow", "list", "--limit", "1").stdout.splitlines()) == 2
+    assert {each["id"] for each in json.loads(rsq("flow", "list", "--json").stdout)} == {run.id, dead.id}
+    shown = rsq("flow", "show", run.id).stdout
+    assert "calls      4: 1 done, 0 failed, 3 open" in shown
+    tree = [line.split()[:4] for line in shown.splitlines()[shown.splitlines().index("") + 2 :]]
+    assert [row[:2] for row in tree[:2]] == [["slow", "released"], ["quick", "ok"]]
+    assert tree[2][:4] == ["->", "(all", "of", "these)"]
+    assert [row[:3] for row in tree[3:]] == [["->", "both", "waiting"]] * 2
+    nodes = json.loads(rsq("flow", "show", run.id, "--json").stdout)["nodes"]
+    assert [node["name"] for node in nodes] == ["slow", "quick", "both", "both", "both"]
+    assert "and 3 more: give --limit" in rsq("flow", "show", run.id, "--limit", "2").stdout
+    errback = rsq("flow", "show", dead.id).stdout.splitlines()[-1]
+    assert errback.startswith("note (errback)")
+    assert f"flow       {dead.id}" in rsq("dead", "show", dead.parent.id).stdout
+    assert one_line(rsq("flow", "show", "nobody")).endswith("see rsq flow list")
+    assert "cannot be used" in one_line(rsq("flow", "show", "no id"))
+    cancelled = rsq("flow", "cancel", run.id, "nobody")
+    assert (cancelled.returncode, cancelled.stdout) == (1, "cancelled 1 flow\n")
+    assert "flow nobody has ended, or is not there" in cancelled.stderr
+    with pytest.raises(TaskRevoked):
+        run.get(timeout=30)
+    assert rsq("flow", "cancel", dead.id).returncode == 0
+    refused = rsq("dead", "redrive", dead.parent.id)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith("rsq dead redrive --alone")
+    assert rsq("dead", "redrive", dead.parent.id, "--alone").returncode == 0
+
+
 def test_what_a_task_says_reaches_no_terminal_unescaped(
     rsq: Rsq, start_worker: StartWorker, app: App, redis: Any
 ) -> None:
@@ -332,7 +379,8 @@ def test_purge(rsq: Rsq, app: App, redis: Any) -> None:
 @pytest.mark.parametrize(
     "command",
     [[], ["worker"], ["call"], ["result"], ["status"], ["purge"], ["dead"], ["server"], ["demo"], ["health"], ["bench"]]
-    + [["dead", name] for name in ("list", "show", "redrive", "purge")],
+    + [["dead", name] for name in ("list", "show", "redrive", "purge")]
+    + [["flow", *name] for name in ([], ["list"], ["show"], ["cancel"])],
 )
 def test_every_command_has_help_with_an_example(rsq: Rsq, command: list[str]) -> None:
     done = rsq(*command, "--help")
