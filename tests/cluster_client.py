@@ -23,6 +23,12 @@ def slot_of(tag: str | bytes) -> int:
     return crc_hqx(tag.encode() if isinstance(tag, str) else tag, 0) % SLOTS
 
 
+def all_channels(node: Any, pattern: str = "*") -> list[bytes]:
+    """The channels of a node of a cluster that somebody listens to, sharded ones too."""
+    kinds = ("PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS")
+    return [name for kind in kinds for name in node.execute_command(kind, pattern)]
+
+
 class ClusterClient(redis.Redis):
     """Each command goes to the master of the first tag in it, or to the one of the home; some go to all masters.
 
@@ -73,8 +79,15 @@ class ClusterClient(redis.Redis):
 
     def pubsub_channels(self, pattern: Any = "*", **options: Any) -> Any:
         """Sharded ones, too."""
-        kinds = ("PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS")
-        return [name for each in self.masters() for kind in kinds for name in each.execute_command(kind, pattern)]
+        return [name for each in self.masters() for name in all_channels(each, pattern)]
+
+    def client_list(self, _type: str | None = None, client_id: Any = (), **options: Any) -> Any:
+        """Ids of connections are a node's own."""
+        lists = enumerate(each.client_list(_type) for each in self.masters())
+        return [{**row, "id": f"{row['id']} of {number}"} for number, rows in lists for row in rows]
+
+    def client_kill_filter(self, _id: str | None = None, _type: str | None = None, *rest: Any, **options: Any) -> int:
+        return sum(each.client_kill_filter(_id, _type, *rest, **options) for each in self.masters())
 
     def close(self) -> None:
         for each in self._others.values():

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 
-from tests.cluster_client import SLOTS, ClusterClient, Ranges, slot_of
+from tests.cluster_client import SLOTS, ClusterClient, Ranges, all_channels, slot_of
 from tests.helpers import wait_until
 from tests.servers import READY_S, Server
 
@@ -20,6 +20,9 @@ HOME = "rsq:0"
 """The tag of what most tests look at."""
 
 NODE_TIMEOUT_MS = 1500
+
+ANSWER_S = 2.0
+"""A node that does not tell what it sees within this time is passed over: it hangs."""
 
 SETTLE_S = 60
 """Nodes meet, elect and follow within seconds; a slow machine gets this long."""
@@ -57,6 +60,13 @@ class WholeNode(Node):
             if "cluster_slots_assigned:0" in client.execute_command("CLUSTER", "INFO"):
                 client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
             wait_until(lambda: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), timeout_s, "its slots")
+
+
+def channels(server: Server, pattern: str) -> list[bytes]:
+    """Those of one server, or of a cluster of one node, that somebody listens to."""
+    with server.client() as client:
+        found: list[bytes] = client.pubsub_channels(pattern)
+        return all_channels(client, pattern) if isinstance(server, WholeNode) else found
 
 
 class Cluster:
@@ -141,7 +151,7 @@ class Cluster:
     def rows(self, node: Server) -> list[list[str]]:
         """The lines of CLUSTER NODES, as this node sees them; none while it does not answer."""
         try:
-            with node.client() as client:
+            with node.client(socket_timeout=ANSWER_S) as client:
                 client.response_callbacks.clear()
                 text = client.execute_command("CLUSTER", "NODES").decode()
         except redis.RedisError:
@@ -240,11 +250,18 @@ class Cluster:
                 self.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
         self.await_other_master(tag, source)
 
-    def move_keys(self, source: Server, target: Server, slot: int) -> None:
-        """Move all keys of a slot that is on the move."""
+    def move_whole(self, tag: str, target: Server) -> None:
+        """Move the slot of a tag at once, with all its keys, as Valkey 9 can."""
+        slot, source = slot_of(tag), self.master(tag)
+        self.ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.id_of(target))
+        self.await_other_master(tag, source)
+
+    def move_keys(self, source: Server, target: Server, slot: int, part: float = 1.0) -> None:
+        """Move all keys of a slot that is on the move, or about such a part of them."""
+        left = 0 if part == 1.0 else int(self.ask(source, "CLUSTER", "COUNTKEYSINSLOT", slot) * (1 - part))
         auth = ["AUTH", self.password] if self.password else []
         with source.client() as client:
-            while names := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            while names := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, left + 100)[left:]:
                 client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, *auth, "KEYS", *names)
 
     def _role(self, node: Server) -> str:
@@ -261,6 +278,10 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
+
+
+AnyServer: TypeAlias = "Server | Cluster"
+"""Where what runs on a cluster runs elsewhere, too."""
 
 
 def _is_master(row: list[str]) -> bool:

@@ -20,7 +20,7 @@ from hiredis import Reader
 from redis.connection import AbstractConnection
 
 from rsq.broker.deadline import Deadline
-from rsq.broker.faults import CLOSED, SILENT, Refusal
+from rsq.broker.faults import CLOSED, SILENT, TURNED_AWAY, Refusal
 from rsq.broker.forks import renew_in_child
 
 TICK_S = 1.0
@@ -74,8 +74,7 @@ class Channel:
                 reply = gets()
                 replies.append(self.read(_until(deadline)) if reply is False else reply)
         except OSError:
-            # A server without a free place says so, and closes.
-            if replies and isinstance(replies[0], Refusal):
+            if replies and isinstance(replies[0], Refusal) and str(replies[0]).startswith(TURNED_AWAY):
                 raise replies[0] from None
             raise
         return replies

@@ -10,6 +10,7 @@ import random
 import re
 from binascii import crc_hqx
 from collections.abc import Sequence
+from itertools import zip_longest
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -33,7 +34,11 @@ NODE_TIMEOUT_S = 1.0
 """One node may take this long to tell the map, or a third of the time that is left: others are to be asked, too."""
 
 _MOVED = re.compile(r"MOVED (\d+) (\S*):(\d+)")
+_NAMELESS = "?"
+"""In place of the host of a node that is to go by a host name, and has none."""
+
 _TAG = re.compile(rb"\{([^{}\r\n]+)\}")
+_UNNAMED = ", but nodes that have no host name are to go by one: give each its cluster-announce-hostname"
 _LOAD = b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n"
 
 
@@ -65,6 +70,7 @@ class SlotMap:
         self._seeds = tuple(seeds)
         self._ranges: list[tuple[int, int, Place]] = []
         self._moved: dict[int, Place] = {}
+        self.nameless = False  # whether a master has no name by which others may reach it
         self._read_at = 0.0
         self._doubted = True
 
@@ -86,12 +92,15 @@ class SlotMap:
         self._doubted = True
 
     def nodes(self) -> list[Place]:
-        """Whom to ask for the map: known masters, then the seeds; in a random order, as no node is there for all."""
+        """Whom to ask for the map: known masters and seeds in turn; in a random order, as no node is there for all.
+
+        Where all nodes have got other addresses since, only a seed tells them.
+        """
         known = list({place for _, _, place in self._ranges} | set(self._moved.values()))
         seeds = [place for place in self._seeds if place not in known]
         random.shuffle(known)
         random.shuffle(seeds)
-        return [*known, *seeds]
+        return [place for pair in zip_longest(known, seeds) for place in pair if place is not None]
 
     def read(self, asked: Place, reply: Any) -> None:
         """Take over an answer to CLUSTER SLOTS.
@@ -99,9 +108,12 @@ class SlotMap:
         asked  the node that gave it: one that does not know its own address names none, and means the one that was used
         """
         ranges = []
+        self.nameless = False
         for first, last, master, *_replicas in reply:
             host = (master[0] or b"").decode()
-            if host != "?":  # a node that is to go by a host name, and has none
+            if host == _NAMELESS:
+                self.nameless = True
+            else:
                 ranges.append((int(first), int(last), (host or asked[0], int(master[1]))))
         self._ranges, self._moved = ranges, {}
         self._read_at, self._doubted = monotonic(), not ranges
@@ -142,7 +154,7 @@ class Cluster:
     def hear(self, refusal: str) -> None:
         """A node refused a command: what that tells of the map."""
         moved = _MOVED.match(refusal)
-        if moved and moved[2]:
+        if moved and moved[2] not in ("", _NAMELESS):
             self._slots.moved(int(moved[1]), (moved[2].strip("[]"), int(moved[3])))
         else:
             self._slots.doubt()
@@ -179,7 +191,7 @@ class Cluster:
             place = self._slots.master(slot)
             if place is not None:
                 return place
-            faults.append(f"{shown_place(node)}: nobody serves slot {slot}")
+            faults.append(f"{shown_place(node)}: nobody serves slot {slot}{_UNNAMED * self._slots.nameless}")
             answered = True
         # What waiting does not mend: a wrong password, a right that lacks, a server that is no cluster.
         if refused:

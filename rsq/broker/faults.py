@@ -13,6 +13,9 @@ from rsq.url import redacted
 CLOSED = "Connection closed by server."
 SILENT = "Timeout reading from socket"
 
+TURNED_AWAY = ("ERR max number of clients", "DENIED ")
+"""So begins what a server says to a connection that it does not take, and closes: it answers no command."""
+
 
 class Refusal(Exception):
     """A reply that is an error, in the server's words."""

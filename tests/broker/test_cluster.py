@@ -56,6 +56,7 @@ def test_a_node_without_a_host_name_is_left_out() -> None:
     slots = SlotMap(SEEDS)
     slots.read(("a", 1), slots_reply((0, 16383, b"?", 7)))
     assert slots.master(5) is None
+    assert slots.nameless
 
 
 def test_moved_is_a_new_entry_at_once() -> None:
@@ -66,10 +67,19 @@ def test_moved_is_a_new_entry_at_once() -> None:
     assert cluster._slots.master(slot_of("rsq")) == ("x", 7)
 
 
-def test_moved_without_a_host_makes_the_map_be_read_anew() -> None:
+def test_seeds_are_asked_though_masters_are_known() -> None:
+    """All of these may have got other addresses since, and seconds go by with each that says nothing."""
+    slots = SlotMap(SEEDS)
+    slots.read(("a", 1), slots_reply((0, 99, b"x", 7), (100, 199, b"y", 8), (200, 16383, b"z", 9)))
+    assert slots.nodes()[1] in SEEDS
+    assert sorted(slots.nodes()) == [("a", 1), ("b", 2), ("x", 7), ("y", 8), ("z", 9)]
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+def test_moved_without_a_host_makes_the_map_be_read_anew(host: str) -> None:
     cluster = Cluster(cluster_address("redis+cluster://a:1"), "redis+cluster://a:1")
     cluster._slots.read(("a", 1), slots_reply((0, 16383, b"x", 7)))
-    cluster.hear("MOVED 3999 :6381")
+    cluster.hear(f"MOVED 3999 {host}:6381")
     assert cluster._slots._doubted
 
 

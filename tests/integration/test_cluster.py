@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from rsq import App, State, every
+from rsq import App, every
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
-from rsq.errors import BrokerRefused, QueuePaused, TaskRevoked
+from rsq.errors import QueuePaused, TaskRevoked
 from rsq.testing.server import delete_namespace
 from tests.clusters import Cluster
 from tests.conftest import keys_without_ttl
@@ -330,9 +330,6 @@ def test_a_send_to_a_master_that_hangs_reaches_its_successor(app: App, cluster: 
             os.kill(old.pid, signal.SIGCONT)
 
 
-# -- how it is found
-
-
 def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:
     for _ in range(4):  # of random names, so that their slots lie on several nodes
         with app.testing.isolated(cluster.url):
@@ -344,30 +341,6 @@ def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:
 def masters_keys(node: Server) -> list[str]:
     with node.client(decode_responses=True) as client:
         return [str(key) for key in client.keys("*test-*")] if client.role()[0] == "master" else []
-
-
-def test_one_node_of_the_url_is_enough(app: App, cluster: Cluster) -> None:
-    alive = cluster.master(TAG)
-    with app.configured(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{alive.port}"):
-        assert tasks.add.delay(1, 1).state is State.PENDING
-
-
-def test_a_password(running: Cluster) -> None:
-    with Cluster(find_binary(), password="pass word") as cluster, tasks.app.configured(url=cluster.url):
-        assert tasks.add.delay(1, 1).state is State.PENDING
-
-
-@pytest.mark.parametrize("credentials", ["few:word", "few:wrong"])
-def test_what_waiting_does_not_mend_is_refused_at_once(cluster: Cluster, credentials: str) -> None:
-    """One node of the URL is gone, and none of the others tells who serves."""
-    for node in cluster.nodes:
-        cluster.ask(node, "ACL", "SETUSER", "few", "on", ">word", "~*", "&*", "+@all", "-cluster")
-    url = cluster.url.replace("://", f"://{credentials}@127.0.0.1:1,")
-    words = "refused the credentials" if "wrong" in credentials else "denies a command that rsq needs"
-    began = monotonic()
-    with tasks.app.configured(url=url, broker_timeout_s=PATIENT_S), pytest.raises(BrokerRefused, match=words):
-        tasks.add.delay(1, 1)
-    assert monotonic() - began < PATIENT_S / 2
 
 
 @contextmanager
@@ -410,31 +383,3 @@ def test_a_shard_that_serves_goes_on_without_the_one_that_knows_the_workers(
         assert gate.get(timeout=PATIENT_S) == "gate"
     assert journal.lines() == ["began gate", "ended gate"]
     wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
-
-
-def test_a_node_of_a_cluster_behind_a_plain_url(cluster: Cluster) -> None:
-    for node in cluster.nodes[:3]:
-        with tasks.app.configured(url=node.url, namespace="elsewhere"):
-            try:
-                tasks.add.delay(1, 1)
-            except BrokerRefused as refused:
-                assert "is a node of a cluster: its URL begins with redis+cluster://" in str(refused)
-    done = subprocess.run(
-        [sys.executable, "-m", "rsq", "-A", "tests.integration.tasks", "--url", cluster.nodes[0].url, "worker"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode != 0
-    assert "is a node of a cluster: its URL begins with redis+cluster://" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_plain_server_behind_the_url_of_a_cluster() -> None:
-    refused = pytest.raises(BrokerRefused, match="is no cluster: its URL begins with redis://")
-    with (
-        Server(find_binary(), tcp=True) as plain,
-        tasks.app.configured(url=f"redis+cluster://127.0.0.1:{plain.port}"),
-        refused,
-    ):
-        tasks.add.delay(1, 1)

@@ -20,6 +20,7 @@ from rsq.broker.connection import Endpoint, Link
 from rsq.broker.producer import CHUNK, CHUNK_BYTES, chunks
 from rsq.calls.message import Message
 from rsq.calls.placement import PLAIN
+from tests.clusters import channels
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration import tasks
@@ -327,8 +328,11 @@ def test_after_a_restart_all_who_wait_get_their_results(
     threads = [threading.Thread(target=each, daemon=True) for each in [*waits, traffic]]
     for thread in threads:
         thread.start()
-    with standing.client() as client:
-        wait_until(lambda: len(client.pubsub_channels("*:result:*")) >= 4, 30, "all to wait")
+    try:
+        wait_until(lambda: len(channels(standing, "*:result:*")) >= 4, 30, "all to wait")
+    except BaseException:
+        stop.set()  # who sends on would send into the tests after this one
+        raise
     standing.kill()
     time.sleep(1)  # for several tries
     standing.start()
@@ -349,8 +353,7 @@ async def test_a_coroutine_outlasts_an_outage_until_its_timeout(
     handle = await tasks.gate.adelay(str(tmp_path / "open"))
     waiting = asyncio.create_task(handle.aget(timeout=120))
     endless = asyncio.create_task(app.AsyncResult(handle.id, queue=handle.queue).aget())
-    with standing.client() as client:
-        await asyncio.to_thread(wait_until, lambda: client.pubsub_channels("*:result:*"), 30, "it to wait")
+    await asyncio.to_thread(wait_until, lambda: channels(standing, "*:result:*"), 30, "it to wait")
     standing.kill()
     # Without a timeout it is `broker_timeout_s` after which nobody waits for a server any more.
     with pytest.raises(BrokerUnavailable):
@@ -476,21 +479,27 @@ def test_a_queue_that_cannot_be_made_known_takes_calls(
 # -- TLS
 
 
+def certificates(directory: Path, *names: str) -> None:
+    """Write one for each of these names, all of them of the authority in `ca.pem`."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=an authority")
+    for name in names:
+        (directory / "names").write_text(f"subjectAltName=DNS:{name}")
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", "request", "-subj", f"/CN={name}")
+        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", "request", *sign, "-out", f"{name}.pem")
+
+
 @pytest.fixture
 def tls(own_server: MakeServer, tmp_path: Path) -> tuple[Server, int]:
     """A server whose certificate, of the authority in `ca.pem`, is for another.example; and its TLS port."""
     from tests.helpers import free_port
 
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=an authority")
-    for name in ("another.example", "localhost"):
-        (tmp_path / "names").write_text(f"subjectAltName=DNS:{name}")
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", "request", "-subj", f"/CN={name}")
-        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile", "names")
-        openssl("x509", "-req", "-in", "request", *sign, "-out", f"{name}.pem")
+    certificates(tmp_path, "another.example", "localhost")
     port = free_port()
     config = {"tls-port": str(port), "tls-ca-cert-file": str(tmp_path / "ca.pem"), "tls-auth-clients": "no"}
     files = {"tls-cert-file": tmp_path / "another.example.pem", "tls-key-file": tmp_path / "another.example.key"}

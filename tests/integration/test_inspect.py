@@ -191,7 +191,7 @@ def cut_bells(redis: Any, worker: Worker) -> None:
         return [each["id"] for each in redis.client_list(_type="pubsub")]
 
     before = wait_until(bells, 20, "it to subscribe")
-    redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    redis.client_kill_filter(_type="pubsub")
     wait_until(lambda: {*bells()} - {*before}, 20, "it to subscribe again")
 
 
