@@ -183,7 +183,7 @@ def sources(page: str) -> list[str]:
 
 
 def test_the_examples_of_schedules_run(run_page: RunPage) -> None:
-    clock, at_run_time = sources("schedules.md")
+    clock, canvas, at_run_time = sources("schedules.md")
     program = """
         import time
         def until(what):
@@ -195,8 +195,10 @@ def test_the_examples_of_schedules_run(run_page: RunPage) -> None:
         assert result.get(timeout=30) == "prices refreshed"
         assert sorted(each.name for each in app.schedules) == ["clean up", "clock.morning_mail", "clock.refresh"]
         until(lambda: "SUCCESS" in [each.outcome for each in app.schedules])
+        {canvas}
+        assert app.schedules.trigger("all").get(timeout=30) == "report refreshed"
     """
-    program = textwrap.dedent(program).format(at_run_time=at_run_time)
+    program = textwrap.dedent(program).format(at_run_time=at_run_time, canvas=canvas)
     run_page("clock", clock, program, "-B")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rsq.app import BaseApp
+from rsq.beat.canvases import tasks_of
 from rsq.beat.control import Schedules
 from rsq.beat.entry import Record, record_of, slot_id, unpack_record
 from rsq.beat.store import Fired, LastRun, Store
@@ -95,8 +96,8 @@ class Beat:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         self._clock.set(now_ms)
         for entry in app.part(Schedules).declared.values():
-            if entry.task not in app.tasks:
-                log.warning("schedule %r calls %s, a task that this app does not have", entry.name, entry.task)
+            for unknown in sorted(tasks_of(entry.task, entry.args) - app.tasks.keys()):
+                log.warning("schedule %r calls %s, a task that this app does not have", entry.name, unknown)
             self._wanted[entry.name] = record_of(app, entry, app.name, now_ms)
         self._id = f"{now_ms} {os.urandom(3).hex()} {socket.gethostname()}-{os.getpid()} {app.name}"
         self._store.check_in(self._id, now_ms + BEAT_TTL_MS, now_ms)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rsq.app import BaseApp
-from rsq.beat.entry import RUN_TIME, Entry, Record, entry_of, record_of
+from rsq.beat.canvases import shown
+from rsq.beat.entry import RUN_TIME, Entry, Record, entry_calling, entry_of, record_of
 from rsq.beat.store import LastRun, Store
 from rsq.calls.message import new_id
 from rsq.calls.outcome import unpack_result
 from rsq.calls.schedules import schedule_of
+from rsq.canvas.signature import Signature
 from rsq.errors import DecodeError, RsqError, SettingsError
 from rsq.result import AsyncResult
 from rsq.task import Task
@@ -23,6 +25,7 @@ class ScheduleInfo:
     """One schedule as `Schedules.list` shows it; all times in ms since the epoch.
 
     origin   name of the app whose code has it, '' for one that was added at run time
+    task     its name; of a canvas how that is written, cut to 200 characters
     next_ms  its next slot; None while it is paused
     last_ms  its last run, None if there was none
     last_id  task id of that run
@@ -81,7 +84,7 @@ class Schedules:
         self,
         name: str,
         schedule: object,
-        task: Task[..., Any] | str,
+        task: Task[..., Any] | Signature[Any] | str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -92,14 +95,12 @@ class Schedules:
         """Add a schedule, or change the one that was added under this name before. It stays until it is removed.
 
         schedule  crontab(...), every(...), a timedelta, or a number of seconds
-        task      a task or its registered name
+        task      a task, its registered name, a signature or a canvas
         options   as `Task.apply_async` takes them, but for eta and task_id
         Raises    SettingsError, also when the code has a schedule of this name; BrokerError
         """
-        task_name = task.name if isinstance(task, Task) else task
-        entry = Entry(
-            name, task_name, schedule_of(schedule), tuple(args), kwargs or {}, options, catchup, catchup_limit
-        )
+        given = {"catchup": catchup, "catchup_limit": catchup_limit}
+        entry = entry_calling(name, task, schedule_of(schedule), tuple(args), kwargs or {}, options, **given)
         record = record_of(self._app, entry, RUN_TIME, self._app.client.now_ms())
 
         def change(there: Record | None) -> Record:
@@ -172,7 +173,7 @@ class Schedules:
             ScheduleInfo(
                 name=record.name,
                 origin=record.origin,
-                task=record.task,
+                task=shown(record.task, record.body),
                 queue=record.queue,
                 schedule=str(record.schedule),
                 paused=record.paused,

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from rsq import codec
 from rsq.app import BaseApp
+from rsq.beat.canvases import OF_ONE_CALL, called, queue_of
 from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall
 from rsq.broker.queue import Queue, ends_of
@@ -25,15 +27,14 @@ from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement
 from rsq.calls.schedules import Crontab, Every
 from rsq.errors import LONGEST_S, DecodeError, SettingsError
+from rsq.flow.stand_in import START
 from rsq.keys import check_queue
-from rsq.task import Task
 
 RUN_TIME = ""
 """Origin of a schedule that was added at run time; one from code has its app's name."""
 
 LONGEST_NAME = 200
 _SHAPE = ("task", "schedule", "args", "kwargs", "options", "catchup", "catchup_limit")
-_OF_ONE_CALL = ("eta", "task_id")
 _GENERATION = re.compile(rb"(\d{1,20}):")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("origin", "task", "queue", "dedupe_key", "dedupe_until", "catchup"), (str,)),
@@ -83,7 +84,7 @@ class Entry:
         limit = self.catchup_limit
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SettingsError(f"{said}: catchup_limit takes a number from 1, not {limit!r}")
-        for option in _OF_ONE_CALL:
+        for option in OF_ONE_CALL:
             if option in self.options:
                 raise SettingsError(f"{said}: {option} is for one call, a schedule makes many")
         _ms(name, self.options.get("expires"))
@@ -109,12 +110,25 @@ def entry_of(name: str, written: object) -> Entry:
         if key not in written:
             raise SettingsError(f"schedule {name!r} needs a {key}")
     given = {key: value for key, value in written.items() if value is not None}
-    task = given["task"]
     try:
         given["schedule"] = schedules.schedule_of(given["schedule"])
     except SettingsError as error:
         raise SettingsError(f"schedule {name!r}: {error}") from None
-    return Entry(name=name, **{**given, "task": task.name if isinstance(task, Task) else task})
+    return entry_calling(name, **given)
+
+
+def entry_calling(
+    name: str,
+    task: Any,
+    schedule: Every | Crontab,
+    args: Any = (),
+    kwargs: Any = MappingProxyType({}),
+    options: Any = MappingProxyType({}),
+    **given: Any,
+) -> Entry:
+    """The entry of a task, its name, a signature or a canvas. Raises SettingsError."""
+    task, args, kwargs, options = called(name, task, args, kwargs, options)
+    return Entry(name, task, schedule, args, kwargs, options, **given)
 
 
 @dataclass(frozen=True)
@@ -242,6 +256,8 @@ def record_of(app: BaseApp, entry: Entry, origin: str, now_ms: int) -> Record:
     expires = entry.options.get("expires", task.options.expires)
     options = {**entry.options, "expires": None}
     try:
+        if entry.task == START and "queue" not in options:
+            options["queue"] = queue_of(app, entry.args[0])
         message, placement = task.message(entry.args, entry.kwargs, **options)
     except (TypeError, SettingsError) as error:
         raise SettingsError(f"schedule {entry.name!r}: {error}") from None

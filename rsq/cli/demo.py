@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
@@ -10,7 +11,9 @@ import click
 
 from rsq.cli.common import Context, json_option, pass_context, plural
 from rsq.cli.out import EXIT_NO, block, document, interrupted, progress, say, table
-from rsq.demo.run import BAD_FILES, SUMMED, Advance, Report, run
+from rsq.demo.flow import FlowReport, run_flow
+from rsq.demo.run import BAD_FILES, Report, run
+from rsq.demo.stage import Advance
 from rsq.errors import WorkerLost
 
 MOST_PROBLEMS = 20
@@ -18,9 +21,10 @@ MOST_PROBLEMS = 20
 
 
 @click.command()
+@click.option("--flow", is_flag=True, help="One flow instead of single calls: a chord of chords that sums up.")
 @json_option
 @pass_context
-def demo(context: Context, as_json: bool) -> None:
+def demo(context: Context, flow: bool, as_json: bool) -> None:
     """Index Python's standard library with two workers, kill a child at work, and check the sums.
 
     It runs on an embedded server of its own, or on that of --url in a namespace of its own, and leaves nothing behind.
@@ -29,10 +33,12 @@ def demo(context: Context, as_json: bool) -> None:
     \b
     Example:
       rsq demo
+      rsq demo --flow
       rsq --url redis://localhost:6379/0 demo --json
     """
+    report: Report | FlowReport
     try:
-        report = run(context.overrides, _Terminal(err=as_json))
+        report = (run_flow if flow else run)(context.overrides, _Terminal(err=as_json))
     except KeyboardInterrupt:
         interrupted("stopped; workers, server and files of the demo are gone")
     except WorkerLost as error:
@@ -40,6 +46,8 @@ def demo(context: Context, as_json: bool) -> None:
         sys.exit(EXIT_NO)
     if as_json:
         document(asdict(report))
+    elif isinstance(report, FlowReport):
+        _print_flow(report)
     else:
         _print(report)
     if report.problems:
@@ -49,7 +57,7 @@ def demo(context: Context, as_json: bool) -> None:
         block(report.log, err=True)
         sys.exit(EXIT_NO)
     if not as_json:
-        say("", "Every file has one outcome, and the sums are equal.")
+        say("", f"Every {'call' if flow else 'file'} has one outcome, and the sums are equal.")
         say("Next: rsq --help, and README.md for a task of your own.")
 
 
@@ -66,8 +74,43 @@ class _Terminal:
         return progress(label, length, err=self._err)
 
 
+def _print_flow(report: FlowReport) -> None:
+    rows = [
+        ("files", report.files, "one call for each, all side by side"),
+        ("packages", report.packages, "one call for each, which waits for its files, and sums up"),
+        ("calls", report.calls, "and one that waits for the packages"),
+        ("succeeded", report.succeeded, "none twice"),
+        ("crashes survived", report.crashes, f"kill -9; {_at_work(report)}"),
+        ("calls/s", round(report.calls_per_s), ""),
+    ]
+    _print_rows(rows)
+    _print_sums("AS A FLOW", report.with_flow, report.without_flow, report.flow_s, report.direct_s)
+
+
+def _at_work(report: Report | FlowReport) -> str:
+    return "what the child ran was run again" if report.interrupted else "the child was between two calls"
+
+
+def _print_rows(rows: Sequence[tuple[str, int, str]]) -> None:
+    say("")
+    table(("OUTCOME", "NUMBER", ""), [(name, f"{number:,}", note) for name, number, note in rows], right=[1])
+
+
+def _print_sums(
+    head: str, queued: Mapping[str, int], direct: Mapping[str, int], queue_s: float, direct_s: float
+) -> None:
+    say("")
+    table(
+        ("SUM", head, "WITHOUT A QUEUE"),
+        [
+            *((name, f"{queued[name]:,}", f"{number:,}") for name, number in direct.items()),
+            ("seconds", f"{queue_s:.1f}", f"{direct_s:.1f}"),
+        ],
+        right=[1, 2],
+    )
+
+
 def _print(report: Report) -> None:
-    at_work = "what the child ran was run again" if report.interrupted else "the child was between two calls"
     rows = [
         ("files", report.files, ""),
         ("succeeded", report.succeeded, ""),
@@ -75,17 +118,8 @@ def _print(report: Report) -> None:
         *((f"  {error}", number, "") for error, number in report.dead.items()),
         ("retries", report.retries, "each of the dead was tried three times"),
         ("duplicates refused", report.duplicates, "every file was sent twice"),
-        ("crashes survived", report.crashes, f"kill -9; {at_work}"),
+        ("crashes survived", report.crashes, f"kill -9; {_at_work(report)}"),
         ("tasks/s", round(report.tasks_per_s), ""),
     ]
-    say("")
-    table(("OUTCOME", "NUMBER", ""), [(name, f"{number:,}", note) for name, number, note in rows], right=[1])
-    say("")
-    table(
-        ("SUM", "THROUGH THE QUEUE", "WITHOUT A QUEUE"),
-        [
-            *((name, f"{report.with_queue[name]:,}", f"{report.without_queue[name]:,}") for name in SUMMED),
-            ("seconds", f"{report.queue_s:.1f}", f"{report.direct_s:.1f}"),
-        ],
-        right=[1, 2],
-    )
+    _print_rows(rows)
+    _print_sums("THROUGH THE QUEUE", report.with_queue, report.without_queue, report.queue_s, report.direct_s)

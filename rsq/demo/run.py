@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
-import shutil
 import signal
 import subprocess
-import sysconfig
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeAlias
-from urllib.parse import quote
+from typing import Any, TypeAlias
 
 from rsq.broker.client import Client
 from rsq.broker.dead_letters import dead_letters
-from rsq.broker.embedded import EmbeddedServer
-from rsq.broker.server_check import check_server
 from rsq.broker.status import counts
-from rsq.demo.tasks import app, index_file
+from rsq.demo.stage import Advance, Stage, library_files, place_of_run
+from rsq.demo.tasks import index_file
 from rsq.demo.workers import CHILDREN, LOOK_EVERY_S, WORKERS, check, children_of, end_of, is_replaced, run_workers
 from rsq.result import AsyncResult
 from rsq.states import State
-from rsq.testing.server import delete_namespace
 
 KILL_AT = 0.4
 """Share of the files that have an outcome when one child is killed."""
@@ -50,19 +43,6 @@ BAD_FILES = {
 
 Outcome: TypeAlias = Mapping[str, int] | str
 """What became of a file: its counts, or the name of the error."""
-
-Advance: TypeAlias = Callable[[int, str], None]
-"""Takes how much is done so far, and a note to show beside it."""
-
-
-class Stage(Protocol):
-    """Where a run is shown."""
-
-    def say(self, text: str) -> None:
-        """Show a few lines."""
-
-    def progress(self, label: str, length: int) -> AbstractContextManager[Advance]:
-        """Show a bar."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +82,13 @@ def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
     overrides  settings from the command line; a `url` in them takes the place of the embedded server of its own
     Raises     BrokerError, SettingsError; WorkerLost: a worker ended, or nothing happens any more
     """
-    with ExitStack() as stack:
-        stack.enter_context(_one_interrupt())
-        home = Path(stack.enter_context(TemporaryDirectory(prefix="rsq-demo-", ignore_cleanup_errors=True)))
-        files = [*_bad_files(home / "bad"), *_library_files()]
-        url = overrides.get("url") or stack.enter_context(_embedded_server(home / "server"))
-        namespace = f"{overrides.get('namespace', 'rsq')}-demo-{secrets.token_hex(4)}"
-        client = stack.enter_context(_connected(url, namespace))
-        with client.link() as link:
-            server = check_server(link, client.settings)
+    with place_of_run(overrides) as place, ExitStack() as stack:
+        home, client = place.home, place.client
+        files = [*_bad_files(home / "bad"), *library_files()]
         stage.say(
             f"Indexing the standard library of Python {platform.python_version()}, one task a file.\n"
             f"  files    {len(files):,}, of which {len(BAD_FILES)} are bad: retried, then kept as dead letters\n"
-            f"  server   {server}\n"
+            f"  server   {place.server}\n"
             f"  workers  {WORKERS} with {CHILDREN} child processes each; one child will be killed at work\n"
             f"  proof    the same count without a queue must come out equal\n"
         )
@@ -199,15 +173,6 @@ def _bad_files(folder: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _library_files() -> list[str]:
-    """The .py files of this interpreter's standard library; what was installed beside it does not count."""
-    files = []
-    for folder, subfolders, names in os.walk(sysconfig.get_path("stdlib")):
-        subfolders[:] = sorted(set(subfolders) - {"site-packages", "dist-packages", "__pycache__"})
-        files += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
-    return files
-
-
 def _count_directly(files: Sequence[str], advance: Advance) -> dict[str, Outcome]:
     """The same task, as the plain function that it is."""
     outcomes: dict[str, Outcome] = {}
@@ -229,53 +194,6 @@ def _outcome_of(result: AsyncResult[dict[str, int]]) -> Outcome:
     if record.error is not None:
         return str(record.error["type"]).rpartition(".")[2]
     return record.value if record.state is State.SUCCESS else str(record.state)
-
-
-# -- the server
-
-
-@contextmanager
-def _one_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a run as Ctrl-C does; a second one does not disturb the clearing up."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup stays nohup
-
-    def interrupt(_number: int, _frame: object) -> None:
-        for number in heard:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in heard:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in heard:
-            signal.signal(number, before[number])
-
-
-@contextmanager
-def _embedded_server(directory: Path) -> Iterator[str]:
-    """A server of our own, by its URL; gone afterwards."""
-    server = EmbeddedServer(directory)
-    try:
-        server.start()
-        yield f"embedded://{quote(str(directory))}"
-    finally:
-        server.stop()
-        for folder in {directory, server.socket_path.parent}:  # a deep directory has its socket elsewhere
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _connected(url: str, namespace: str) -> Iterator[Client]:
-    """The demo's app on a namespace of its own, which is empty again afterwards."""
-    app.configure(url=url, namespace=namespace)
-    try:
-        yield app.client
-    finally:
-        delete_namespace(app.settings)
-        app.close()
 
 
 def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:

@@ -1,4 +1,5 @@
-"""The example: one app, one task. `rsq demo` sends it every file of the standard library.
+"""The example: one app. `rsq demo` sends `index_file` every file of the standard library. `rsq demo --flow` has
+`count_file` count each of them, and `summed` add up what came out, of each package and then of all.
 
 With a worker (`rsq -A rsq.demo.tasks worker`) you can send it files of your own:
 
@@ -36,3 +37,18 @@ def index_file(path: str) -> dict[str, int]:
         "classes": sum(isinstance(node, ast.ClassDef) for node in nodes),
         "imports": sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes),
     }
+
+
+@app.task(ignore_result=True)  # what follows gets its value all the same
+def count_file(path: str) -> dict[str, int]:
+    """`index_file` for one that counts as a bad file where it cannot be read or parsed."""
+    try:
+        return {"files": 1, "bad files": 0, **index_file(path)}
+    except (OSError, SyntaxError, UnicodeError, ValueError):
+        return {"files": 1, "bad files": 1, "lines": 0, "functions": 0, "classes": 0, "imports": 0}
+
+
+@app.task
+def summed(counts: list[dict[str, int]]) -> dict[str, int]:
+    """The sum of counts, name by name."""
+    return {name: sum(each[name] for each in counts) for name in counts[0]}

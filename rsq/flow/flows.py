@@ -37,7 +37,7 @@ class Flows:
 
     def start(self, signature: Signature[Any]) -> AsyncResult[Any]:
         """Start it, all or nothing; see `Signature.apply_async`."""
-        if _is_plain(signature):
+        if is_plain(signature):
             return self._task(signature).apply_async(signature.args, signature.kwargs, **_options(signature))
         planned = self._prepared(signature)
         if planned.plan is not None:
@@ -46,7 +46,7 @@ class Flows:
 
     async def astart(self, signature: Signature[Any]) -> AsyncResult[Any]:
         """`start` for coroutines."""
-        if _is_plain(signature):
+        if is_plain(signature):
             return await self._task(signature).aapply_async(signature.args, signature.kwargs, **_options(signature))
         planned = self._prepared(signature)
         if planned.plan is not None:
@@ -56,7 +56,7 @@ class Flows:
     def freeze(self, signature: Signature[Any]) -> AsyncResult[Any]:
         """Fix the ids of its next start; see `Signature.freeze`."""
         signature.fix_ids()
-        if _is_plain(signature):
+        if is_plain(signature):
             task = self._task(signature)
             message, _ = task.message(signature.args, signature.kwargs, **_options(signature))
             return task.handle_of(message)
@@ -101,7 +101,7 @@ class Flows:
         return planned.result
 
 
-def _is_plain(signature: Signature[Any]) -> bool:
+def is_plain(signature: Signature[Any]) -> bool:
     """Whether it is one call that nothing follows."""
     return not (isinstance(signature, Canvas) or signature.links or signature.errbacks)
 

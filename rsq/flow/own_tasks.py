@@ -8,11 +8,12 @@ from typing import Any
 from rsq.app import BaseApp
 from rsq.calls.options import TaskOptions
 from rsq.flow.batch_step import BATCH, SUMMARY, run_batch, summary
-from rsq.flow.stand_in import GATHER, gather
+from rsq.flow.stand_in import GATHER, START, gather, start
 from rsq.task import Task
 
 _OWN: dict[str, tuple[Callable[..., Any], TaskOptions]] = {
     GATHER: (gather, TaskOptions()),
+    START: (start, TaskOptions(bind=True)),
     BATCH: (run_batch, TaskOptions(bind=True)),
     SUMMARY: (summary, TaskOptions(bind=True)),
 }

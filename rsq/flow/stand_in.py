@@ -4,16 +4,18 @@ would have ended. So whoever waits for it finds the result where it would have b
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rsq import codec
 from rsq.calls.message import Delivery, Message, new_id
 from rsq.calls.plan import Call, Plan
+from rsq.canvas.inside import Inside
 from rsq.canvas.signature import Chain, Group, Signature
 from rsq.flow.numbering import Draft
 from rsq.flow.planner import Planner, nothing_before
 
 GATHER = "rsq.gather"
+START = "rsq.start"
 
 V = TypeVar("V")
 
@@ -21,6 +23,11 @@ V = TypeVar("V")
 def gather(value: V) -> V:
     """What it is given: the value of many calls as that of one."""
     return value
+
+
+def start(self: Inside, canvas: Signature[Any]) -> NoReturn:
+    """Give its place to a canvas: so a schedule fires one."""
+    self.replace(canvas)
 
 
 def stand_in(app: Any, signature: Signature[Any], delivery: Delivery) -> Plan:

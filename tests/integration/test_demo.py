@@ -18,7 +18,10 @@ from click.testing import CliRunner
 from rsq.broker.embedded import EmbeddedServer
 from rsq.cli.main import main
 from rsq.demo import run as driver
+from rsq.demo.flow import ALONE, by_package, canvas_of
 from rsq.demo.run import BAD_FILES, Outcome, Report, differences, sums
+from rsq.demo.stage import embedded_server
+from rsq.demo.tasks import app as demo_app
 from rsq.demo.tasks import index_file
 from tests.helpers import wait_until
 from tests.integration.conftest import child_pids, kill
@@ -153,6 +156,35 @@ def test_it_runs_on_a_given_server_and_clears_its_namespace(start_demo: StartDem
     assert redis.keys() == [b"rsq:somebody-else"]
 
 
+def test_as_a_flow_it_sums_up(start_demo: StartDemo, url: str, redis: Any) -> None:
+    demo = start_demo("--url", url, "demo", "--flow", "--json")
+    assert demo.end() == 0, demo.stderr
+    report = json.loads(demo.stdout)
+    assert report["problems"] == []
+    assert report["calls"] == report["succeeded"] == report["files"] + report["packages"] + 1
+    assert report["packages"] > 10
+    assert report["with_flow"] == report["without_flow"]
+    assert report["with_flow"]["files"] == report["files"] > 500
+    assert report["crashes"] == 1
+    assert redis.keys() == []
+
+
+def test_a_flow_has_a_chord_for_each_package(tmp_path: Path) -> None:
+    (tmp_path / "package" / "inner").mkdir(parents=True)
+    sources = {"alone.py": "import os\n", "package/one.py": "x = 1\n", "package/inner/two.py": "def f(): ...\n\n"}
+    sources["package/bad.py"] = "def\n"
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source)
+    packages = by_package([str(tmp_path / name) for name in sources])
+    assert {name: len(files) for name, files in packages.items()} == {ALONE: 1, "package": 3}
+    with demo_app.testing.eager():
+        result = canvas_of(packages).delay()
+        assert result.parent is not None
+        assert [each["files"] for each in result.parent.get()] == [1, 3]
+        expected = {"files": 4, "bad files": 1, "lines": 4, "functions": 1, "classes": 0, "imports": 1}
+        assert result.get() == expected
+
+
 # -- when it does not go well
 
 
@@ -204,7 +236,7 @@ def test_no_server_is_one_line(
 def test_a_deep_temporary_folder_leaves_no_socket_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSQ_SERVER_BINARY", str(find_binary()))
     directory = tmp_path / ("deep" * 30)
-    with driver._embedded_server(directory):
+    with embedded_server(directory):
         folder = EmbeddedServer(directory).socket_path.parent
         assert folder != directory
         assert folder.exists()
