@@ -88,6 +88,11 @@ def adds_and_becomes(self: Task[..., Any]) -> None:
     self.replace(add.s(2, 2))
 
 
+@app.task(bind=True)
+def becomes(self: Task[..., Any], sig: Signature[Any]) -> None:
+    self.replace(sig)
+
+
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     noted.clear()
@@ -328,6 +333,15 @@ class TestBadInput:
             handle = batch.add(adds_and_becomes.s())
         with pytest.raises(SettingsError, match="has added calls to its batch"):
             handle.get(timeout=60)
+
+    def test_a_call_that_is_part_of_another_flow(self, mode: str) -> None:
+        """Such as a chain, or what takes the place of a member."""
+        for handle in ((grows.s(1, 1) | add.si(1, 1)).delay(), becomes.delay(grows.s(1, 1))):
+            with pytest.raises(SettingsError, match="part of no batch"):
+                handle.get(timeout=60)
+        with telling() as batch:
+            batch.add(becomes.s(add.s(1, 1) | grows.si(1, 1)))
+        assert batch.wait(timeout=60).failed == 1
 
     def test_there_is_no_batch(self, mode: str) -> None:
         with pytest.raises(SettingsError, match="part of no batch"):

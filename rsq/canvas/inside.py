@@ -30,7 +30,7 @@ class Inside:
         if hasattr(delivery, "added"):
             raise SettingsError(
                 f"{delivery.task}[{delivery.id}] has added calls to its batch, which go with its success, and cannot "
-                "replace itself then: have what takes its place add them"
+                "replace itself then: have it add a call that does so"
             )
         raise Replace(self.app.flows.stand_in(check_signature(sig, "self.replace"), delivery))
 

@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 
 from rsq import codec
 from rsq.app import BaseApp
-from rsq.calls.message import Message, new_id
+from rsq.calls.message import Message
 from rsq.calls.plan import Call, Node, Plan, in_runs
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature
 from rsq.errors import FlowGone, Replace
-from rsq.flow.callbacks import Callbacks
+from rsq.flow.callbacks import Callbacks, new_batch_id
 from rsq.flow.page import Filling, messages_of
 from rsq.task import Task
 
@@ -57,7 +57,7 @@ def run_batch(
         nodes += page.nodes(len(nodes))
     self.app.client.flows.introduce(delivery.id, {message.queue for message in messages_of(nodes)} - {delivery.queue})
     expires_ms = self.app.client.settings.flow_expires_ms
-    raise Replace(Plan(new_id(), nodes, description, expires_ms=expires_ms, callbacks=numbers))
+    raise Replace(Plan(new_batch_id(), nodes, description, expires_ms=expires_ms, callbacks=numbers))
 
 
 def summary(self: Task[..., Any]) -> dict[str, Any]:

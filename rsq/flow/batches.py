@@ -7,6 +7,7 @@ from rsq.calls.message import check_id
 from rsq.calls.request import Request, current
 from rsq.errors import SettingsError
 from rsq.flow.batch import Batch
+from rsq.flow.callbacks import BATCH_ID
 
 
 class Batches:
@@ -24,6 +25,6 @@ class Batches:
         """The batch of the running call, for its members and callbacks. SettingsError where it is part of none."""
         delivery = current.get()
         flow_id = Request(delivery).flow
-        if flow_id is None:
+        if flow_id is None or not flow_id.startswith(BATCH_ID):
             raise SettingsError("the running call is part of no batch, or none runs: take app.batches[id]")
         return Batch(self._app, flow_id)

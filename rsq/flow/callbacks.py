@@ -1,13 +1,21 @@
-"""The callbacks of a batch: calls of one task each, which are told nothing."""
+"""What all batches have: an id that tells it, and callbacks, calls of one task each, which are told nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from rsq.calls.message import new_id
 from rsq.calls.plan import Node
 from rsq.canvas.signature import Canvas, Signature, check_signature
 from rsq.errors import SettingsError
 from rsq.flow.planner import Planner
+
+BATCH_ID = "batch-"
+"""So begin the ids of batches, so that a call that is part of one knows it."""
+
+
+def new_batch_id() -> str:
+    return BATCH_ID + new_id()
 
 
 class Callbacks(Planner):

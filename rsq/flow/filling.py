@@ -17,7 +17,7 @@ from rsq.canvas.signature import Signature, check_signature
 from rsq.errors import BatchClosed, BrokerError, SettingsError
 from rsq.flow.batch import Batch, told_after, told_before
 from rsq.flow.batch_step import batch_step
-from rsq.flow.callbacks import Callbacks, checked
+from rsq.flow.callbacks import Callbacks, checked, new_batch_id
 from rsq.flow.page import Filling
 from rsq.result import AsyncResult
 
@@ -35,7 +35,7 @@ class NewBatch(Batch):
     """
 
     def __init__(self, app: BaseApp, callbacks: Mapping[str, Signature[Any] | None], description: str) -> None:
-        super().__init__(app, new_id())
+        super().__init__(app, new_batch_id())
         if not isinstance(description, str):
             raise SettingsError(f"the description of a batch is a text, not {description!r}")
         self._callbacks = {name: checked(name, given) for name, given in callbacks.items() if given is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -69,3 +70,42 @@ def test_members_add_members(app: App, start_worker: StartWorker, pool: str) -> 
     wait_until(lambda: settled(app), 20, "all to be settled")
     assert worker.stop() == 0
     assert "Traceback" not in worker.log()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_all_of_it_at_once_while_workers_die(app: App, start_worker: StartWorker, redis: Any, pool: str) -> None:
+    """Batches that grow, calls that are replaced, graphs and batches as steps: the sum of what has ended is exact."""
+    rng = random.Random(pool)
+    start = partial(start_worker, "-P", pool, name=flow_tasks.__name__, lease=1)
+    workers = [start(), start()]
+    batches, flows, steps, expected = [], [], [], 0
+    for number in range(8):
+        told: dict[str, Any] = {
+            "on_success": tasks.note.s(f"good {number}"),
+            "on_complete": tasks.note.s(f"over {number}"),
+        }
+        with app.batch(**told) as batch:
+            for _ in range(10):
+                batch.add(flow_tasks.grows.s(2, 3), flow_tasks.agrows.s(1, 2), flow_tasks.doubles.s(1))
+                batch.add(flow_tasks.becomes.s(group(flow_tasks.doubles.s(1), tasks.add.s(1, 2)) | tasks.total.s()))
+        expected += 10 * (13 + 3 + 1 + 3) + 2
+        batches.append(batch)
+        flow = app.flow()
+        both = [flow.add(tasks.add.s(1, 2)), flow.add(flow_tasks.doubles.s(5))]
+        row = group(tasks.add.s(1), flow_tasks.doubles.s())
+        flow.add(row, after=flow.add(tasks.total.s(), after=both), policy="continue", name="row")
+        flows.append(flow.start())
+        steps.append((tasks.add.s(1, 1) | app.batch().s(flow_tasks.grows.si(1, 2), tasks.add.si(1, 1))).delay())
+        expected += 5 + 1 + 4 + 1
+        wait_until(lambda: batches[-1].progress.done > 0, 60, "progress")
+        if number % 4 < 3:
+            kill(rng.choice(wait_until(workers[0].children, what="a child")))
+        else:
+            workers.pop(0).kill()
+            workers.append(start())
+    assert [(each.state, each.done) for each in (batch.wait(60) for batch in batches)] == [("succeeded", 180)] * 8
+    assert [run.get(timeout=60) for run in flows] == [{"row": [14, 26]}] * 8
+    assert [(value["total"], value["done"]) for value in (step.get(timeout=60) for step in steps)] == [(4, 4)] * 8
+    wait_until(lambda: settled(app), 30, "all to be settled")
+    assert totals(app).counters["succeeded"] == expected
+    assert not redis.exists("{rsq:0}::todo", "{rsq:0}::flows")
