@@ -157,6 +157,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
         "add_to_chord": _INSIDE,
+        "OperationalError": "catch rsq.BrokerError",
         "send_event": "there are none; tell by self.progress(...)",
         "on_failure": _HOOKS,
         "on_success": _HOOKS,

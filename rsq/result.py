@@ -187,10 +187,15 @@ class AsyncResult(HandleData, Generic[R]):
                     seen.add(child)
                     waiting.append((handle, child))
 
-    def collect(self, timeout: float | None = None, propagate: bool = True) -> Iterator[tuple[AsyncResult[Any], Any]]:
-        """Wait for this and for all that it leads to: pairs of handle and value, see `iterdeps` and `get`."""
+    def collect(
+        self, intermediate: bool = False, timeout: float | None = None, propagate: bool = True
+    ) -> Iterator[tuple[AsyncResult[Any], Any]]:
+        """Wait for this and for all that it leads to: pairs of handle and value, see `iterdeps` and `get`.
+
+        intermediate  do not wait: None stands for a value that is not there yet
+        """
         for _, handle in self.iterdeps(intermediate=True):
-            yield handle, handle.get(timeout, propagate)
+            yield handle, handle.result if intermediate else handle.get(timeout, propagate)
 
     @property
     def graph(self) -> dict[AsyncResult[Any], list[AsyncResult[Any]]]:

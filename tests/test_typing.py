@@ -216,6 +216,12 @@ REVEALED = {
     "group": ("rsq.group(add.s(1), add.s(2)).delay()", "GroupResult[int]"),
     "chord": ("rsq.chord([add.s(1)], fetch.s()).delay().get()", "bytes"),
     "chain that ends with a group": ("rsq.chain(add.s(1), rsq.group(fetch.s())).delay().get()", "list[bytes]"),
+    "map": ("add.starmap([(1, 2)]).delay().get()", "list[int]"),
+    "map in a chain": ("rsq.chain(add.s(1), fetch.map(['x']))", "Chain[list[bytes]]"),
+    "chunks": ("add.chunks([(1, 2)], 10)()", "GroupResult[list[int]]"),
+    "chunks as a group": ("add.chunks([(1, 2)], 10).group().delay().get()", "list[list[int]]"),
+    "stamped": ("add.s(1).stamp(by='me')", "Signature[int]"),
+    "restored": ("rsq.GroupResult.restore('x')", "GroupResult[Any] | None"),
     "by id": ("add.AsyncResult('x').get()", "int"),
     "task": ("bound", "Task[[number: int], str]"),
 }

@@ -5,28 +5,43 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from rsq.broker.worker_control import Told
 from rsq.cli.common import Context, json_option, no_workers, pass_context, plural, timeout_option, worker_option
 from rsq.cli.out import EXIT_NO, confirm, document, say
+from rsq.cli.params import value_of
+from rsq.errors import SettingsError
 
 _MEANINGS = {
     "revoked": "revoked",
     "marked": "revoked: it will not start, unless it runs already",
     "done": "had ended before",
 }
-_TERMINATED = "revoked: it will not start, and is interrupted if it runs"
+_STAMPED = "revoked: no call with this stamp will start, unless it runs already"
+_TERMINATED = (
+    "revoked: it will not start, and is interrupted if it runs",
+    "revoked: no call with this stamp will start, and those that run are interrupted",
+)
 
 
 @click.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("-Q", "--queue", help="Queue of the calls; default: all that are known.")
+@click.argument("task_ids", metavar="ID...", nargs=-1)
+@click.option("--stamp", "stamps", metavar="NAME=VALUE", multiple=True, help="All calls with this stamp, for a day.")
+@click.option("-Q", "--queue", help="Queue of the calls of these ids; default: all that are known.")
 @click.option("--terminate", is_flag=True, help="Interrupt those that run: TaskRevoked is raised in them.")
 @json_option
 @pass_context
-def revoke(context: Context, task_ids: tuple[str, ...], queue: str | None, terminate: bool, as_json: bool) -> None:
+def revoke(
+    context: Context,
+    task_ids: tuple[str, ...],
+    stamps: tuple[str, ...],
+    queue: str | None,
+    terminate: bool,
+    as_json: bool,
+) -> None:
     """Have each call not run. Exit code 1 when all had ended before.
 
     A delayed call ends at once. One that waits never starts: the worker that comes to it settles it as REVOKED. One
@@ -36,14 +51,32 @@ def revoke(context: Context, task_ids: tuple[str, ...], queue: str | None, termi
     Example:
       rsq revoke 6f1c0c7be0a84c86a9a0d2f2a7a3c5d1
       rsq revoke 6f1c0c7be0a84c86a9a0d2f2a7a3c5d1 --terminate
+      rsq revoke --stamp customer=42
     """
-    answers = context.app_or_plain().revoke(*task_ids, terminate=terminate, queue=queue)
+    if not (task_ids or stamps):
+        raise click.UsageError("Missing argument 'ID...', or --stamp NAME=VALUE.")
+    app = context.app_or_plain()
+    wanted = [_stamp_of(text) for text in stamps]
+    answers = app.revoke(*task_ids, terminate=terminate, queue=queue) if task_ids else {}
+    for name, value in wanted:
+        app.control.revoke_by_stamped_headers({name: value}, terminate)
+    answers |= dict.fromkeys(stamps, "marked")
     if as_json:
         document(answers)
     else:
-        for task_id, answer in answers.items():
-            say(f"{task_id} {_TERMINATED if terminate and answer == 'marked' else _MEANINGS[answer]}")
+        for each, answer in answers.items():
+            marked = _STAMPED if each in stamps else _MEANINGS["marked"]
+            marked = _TERMINATED[each in stamps] if terminate else marked
+            say(f"{each} {marked if answer == 'marked' else _MEANINGS[answer]}")
     sys.exit(EXIT_NO if set(answers.values()) == {"done"} else 0)
+
+
+def _stamp_of(text: str) -> tuple[str, Any]:
+    """Name and value of a stamp. Raises SettingsError."""
+    name, given, value = text.partition("=")
+    if not (name and given):
+        raise SettingsError(f"--stamp takes NAME=VALUE, such as customer=42, not {text!r}")
+    return name, value_of(value)
 
 
 @click.group()

@@ -262,7 +262,8 @@ class Planner:
                 "have: its place belongs to one call; set on_duplicate='ignore', or start it by itself in a task"
             )
         expires_ms = None
-        if (waits or errback) and isinstance(options.expires, (int, float)):  # it counts from the release
+        late = waits or errback
+        if late and isinstance(options.expires, (int, float)) and options.expires > 0:  # it counts from the release
             expires_ms, options = int(options.expires * 1000), replace(options, expires=None)
         awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (Awaited(signature.task),)
         if isinstance(takes, Mapping):

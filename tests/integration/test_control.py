@@ -219,6 +219,26 @@ def test_the_command(app: App, url: str) -> None:
     assert "cannot be used" in run(url, "revoke", "two words", code=2)
 
 
+def test_the_command_takes_stamps(app: App, url: str, start_worker: StartWorker) -> None:
+    stamped = [tasks.add.s(1, 1).stamp(customer=n, run="a").delay() for n in (1, 2, 3)]
+    assert run(url, "revoke", "--stamp", "customer=2", "--stamp", "run=b").splitlines() == [
+        "customer=2 revoked: no call with this stamp will start, unless it runs already",
+        "run=b revoked: no call with this stamp will start, unless it runs already",
+    ]
+    assert json.loads(run(url, "revoke", stamped[2].id, "--stamp", "run=b", "--json")) == {
+        stamped[2].id: "marked",
+        "run=b": "marked",
+    }
+    assert "those that run are interrupted" in run(url, "revoke", "--stamp", "run=c", "--terminate")
+    assert "--stamp takes NAME=VALUE" in run(url, "revoke", "--stamp", "customer", code=2)
+    assert "Missing argument" in run(url, "revoke", code=2)
+    start_worker(concurrency=1)
+    assert stamped[0].get(timeout=20) == 2
+    for each in stamped[1:]:
+        with pytest.raises(TaskRevoked):
+            each.get(timeout=20)
+
+
 def test_the_command_says_no_to_what_has_ended(app: App, url: str, start_worker: StartWorker) -> None:
     start_worker(concurrency=1)
     handle = tasks.add.delay(1, 1)
