@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.history import Fault, History, Run
+from tests.chaos.history import AT_NODES, Fault, History, Run
 
 CALM_S = 1.0
 """So long after its end a fault does not disturb the recovery from the next one any more."""
@@ -23,6 +23,9 @@ HANDS_BACK = frozenset({"terminate"})
 
 GOES_ON = frozenset({"restart_server", "cut"})
 """After these the same workers go on: from the end of the fault to the next start in each worker that was struck."""
+
+COMES_ANEW = AT_NODES
+"""What happens to nodes, from its beginning to the first start of a call that came in after it, in each queue there."""
 
 OF_BEATS = frozenset({"kill_beat", "freeze_beat"})
 
@@ -47,6 +50,8 @@ def recoveries(history: History) -> Iterator[Sample]:
             since, moments = fault.at, runs.handed_back(fault)
         elif fault.kind in GOES_ON:
             since, moments = fault.until, runs.went_on(fault)
+        elif fault.kind in COMES_ANEW:
+            since, moments = fault.at, runs.came_anew(fault)
         else:
             continue
         for moment in moments:
@@ -60,6 +65,7 @@ class _Index:
         self._by_pid: dict[int, list[Run]] = defaultdict(list)
         self._by_worker: dict[int, list[Run]] = defaultdict(list)
         self._by_entry: dict[str, list[Run]] = defaultdict(list)
+        self._entered = history.entered
         for run in sorted(history.all_runs(), key=_began):
             self._by_pid[run.pid].append(run)
             self._by_worker[run.worker].append(run)
@@ -87,6 +93,12 @@ class _Index:
             after = bisect_right(runs, fault.until, key=_began)
             if runs[0].started <= fault.at and fault.touches(runs[0]) and after < len(runs):
                 yield runs[after].started
+
+    def came_anew(self, fault: Fault) -> Iterator[float]:
+        for queue in fault.queues:
+            runs = (runs[0] for entry, runs in self._by_entry.items() if entry.startswith(f"{queue}/"))
+            after = [run.started for run in runs if (self._entered(run) or 0.0) > fault.at]
+            yield from sorted(after)[:1]
 
 
 def _began(run: Run) -> float:
