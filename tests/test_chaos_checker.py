@@ -1003,13 +1003,12 @@ def test_recovery_after_a_restart_of_the_server_is_that_of_each_worker(story: St
     assert samples(story) == [Sample(1, "restart_server", 0.5, True), Sample(1, "restart_server", 0.75, True)]
 
 
-def test_recovery_of_a_node_is_until_a_call_begins_that_came_in_later(story: Story) -> None:
-    story.add("ticked", 50.0, kind="tick", now_ms=50_000, since=50_000, until=49_000)
+def test_recovery_of_a_node_is_the_longest_pause_in_its_queues(story: Story) -> None:
     story.strike("kill_master", 10.5, 14.0, workers=(EVERYBODY,), queues=("bulk",))
-    story.start(7, "x", 11.0, pid=12, entry="bulk/0/10400-0")
-    story.start(8, "y", 11.5, pid=11, entry="default/0/11400-0")
-    story.start(9, "z", 13.5, pid=21, entry="bulk/0/13400-0")
-    assert samples(story) == [Sample(1, "kill_master", 3.0, True)]
+    for serial, at in ((7, 10.75), (8, 13.25), (9, 14.5)):
+        story.start(serial, str(serial), at, pid=12, entry=f"bulk/0/{serial}-0")
+    story.start(6, "x", 12.0, pid=11, entry="default/0/1-0")
+    assert samples(story) == [Sample(1, "kill_master", 2.5, True)]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (25, 1), (1, 1)])

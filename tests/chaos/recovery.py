@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.chaos.history import AT_NODES, Fault, History, Run
 
@@ -24,8 +25,8 @@ HANDS_BACK = frozenset({"terminate"})
 GOES_ON = frozenset({"restart_server", "cut"})
 """After these the same workers go on: from the end of the fault to the next start in each worker that was struck."""
 
-COMES_ANEW = AT_NODES
-"""What happens to nodes, from its beginning to the first start of a call that came in after it, in each queue there."""
+STANDS_STILL = AT_NODES
+"""What happens to nodes: for how long, at most, nothing began in a queue that lies there."""
 
 OF_BEATS = frozenset({"kill_beat", "freeze_beat"})
 
@@ -50,8 +51,11 @@ def recoveries(history: History) -> Iterator[Sample]:
             since, moments = fault.at, runs.handed_back(fault)
         elif fault.kind in GOES_ON:
             since, moments = fault.until, runs.went_on(fault)
-        elif fault.kind in COMES_ANEW:
-            since, moments = fault.at, runs.came_anew(fault)
+        elif fault.kind in STANDS_STILL:
+            for queue in fault.queues:
+                since, moment = runs.longest_pause(fault, queue)
+                yield Sample(fault.number, fault.kind, moment - since, _alone(fault, history.faults, moment))
+            continue
         else:
             continue
         for moment in moments:
@@ -65,7 +69,6 @@ class _Index:
         self._by_pid: dict[int, list[Run]] = defaultdict(list)
         self._by_worker: dict[int, list[Run]] = defaultdict(list)
         self._by_entry: dict[str, list[Run]] = defaultdict(list)
-        self._entered = history.entered
         for run in sorted(history.all_runs(), key=_began):
             self._by_pid[run.pid].append(run)
             self._by_worker[run.worker].append(run)
@@ -94,11 +97,13 @@ class _Index:
             if runs[0].started <= fault.at and fault.touches(runs[0]) and after < len(runs):
                 yield runs[after].started
 
-    def came_anew(self, fault: Fault) -> Iterator[float]:
-        for queue in fault.queues:
-            runs = (runs[0] for entry, runs in self._by_entry.items() if entry.startswith(f"{queue}/"))
-            after = [run.started for run in runs if (self._entered(run) or 0.0) > fault.at]
-            yield from sorted(after)[:1]
+    def longest_pause(self, fault: Fault, queue: str) -> tuple[float, float]:
+        """From one start in this queue to the next, of those while the fault was at work."""
+        entries = (entry for entry in self._by_entry if entry.startswith(f"{queue}/"))
+        starts = sorted(run.started for entry in entries for run in self._by_entry[entry])
+        first, last = bisect_right(starts, fault.at), bisect_right(starts, fault.until)
+        moments = [fault.at, *starts[first : last + 1]]
+        return max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=(fault.at, fault.at))
 
 
 def _began(run: Run) -> float:
