@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rsq.bench.cluster import CLUSTER
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, LONG_RUN, RESIDENT
 from rsq.bench.peers import OURS, SCENARIO, side_by_side
@@ -168,6 +169,7 @@ def write(paths: Sequence[Path]) -> None:
         "goals": lambda: goals(figures),
         "peers": lambda: peers(figures),
         "flows": lambda: flows(figures),
+        "cluster": lambda: _compared(figures, CLUSTER),
         "growth": lambda: growth(figures),
         "about": lambda: about(runs),
     }

@@ -9,8 +9,9 @@ import pytest
 
 from rsq.broker.flows import Flow
 from tests.chaos.checker import check
+from tests.chaos.chronicle import history_of, tick_serial
 from tests.chaos.driver import Report
-from tests.chaos.history import EVERYBODY, History, Outcome, ServerState, history_of, tick_serial
+from tests.chaos.history import EVERYBODY, History, Outcome, ServerState
 from tests.chaos.journal import Journal, Record, read
 from tests.chaos.recovery import Sample, percentile, recoveries
 from tests.chaos.rules.control import SLOW_S
@@ -470,6 +471,24 @@ def test_nothing_explains_that_one_consumer_begins_an_entry_twice(story: Story) 
     begin_again(story, consumer="w1.0")
     story.strike("kill_worker", 21.0, 22.0)
     assert story.found() == ["rerun"]
+
+
+@pytest.mark.parametrize("kind", ["kill_master", "freeze_master", "fail_over", "move_slot", "restart_master"])
+@pytest.mark.parametrize("queue", ["default", "bulk"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_ended_at_a_master_that_was_replaced_may_be_undone(
+    story: Story, kind: str, queue: str, ended: bool
+) -> None:
+    story.accept(9, "x")
+    story.start(9, "x", 20.0, entry="default/0/9-9")
+    story.strike(kind, 20.2, 22.0, workers=(EVERYBODY,), queues=(queue,))
+    story.start(9, "x", 24.0, pid=21, entry="default/0/9-9", leases=("w2.0",))
+    story.finish("x", 24.1, 21)
+    story.succeed("x", 9)
+    if ended:
+        story.finish("x", 20.5)
+    undone = ended and queue == "default" and kind in ("kill_master", "freeze_master")
+    assert ("rerun" in story.found()) is not undone
 
 
 # -- at most once, phantoms, leaks, the deaf, the slow, problems
@@ -984,6 +1003,14 @@ def test_recovery_after_a_restart_of_the_server_is_that_of_each_worker(story: St
     assert samples(story) == [Sample(1, "restart_server", 0.5, True), Sample(1, "restart_server", 0.75, True)]
 
 
+def test_recovery_of_a_node_is_the_longest_pause_in_its_queues(story: Story) -> None:
+    story.strike("kill_master", 10.5, 14.0, workers=(EVERYBODY,), queues=("bulk",))
+    for serial, at in ((7, 10.75), (8, 13.25), (9, 14.5)):
+        story.start(serial, str(serial), at, pid=12, entry=f"bulk/0/{serial}-0")
+    story.start(6, "x", 12.0, pid=11, entry="default/0/1-0")
+    assert samples(story) == [Sample(1, "kill_master", 2.5, True)]
+
+
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (25, 1), (1, 1)])
 def test_percentiles(percent: float, value: float) -> None:
     assert percentile([4, 2, 1, 3], percent) == value
@@ -991,11 +1018,11 @@ def test_percentiles(percent: float, value: float) -> None:
 
 def test_the_table_of_the_docs() -> None:
     samples = [Sample(1, "kill_child", seconds, alone) for seconds, alone in ((0.25, True), (0.5, True), (9.0, False))]
-    report = Report(1, 120.0, "redis", {"accepted": 7}, {"kill_child": 3}, samples, [])
+    report = Report(1, 120.0, "redis", {"accepted": 7}, {"kill_child": 3, "kill_worker": 1}, samples, [])
     head, _, _, _, first, *others = render_markdown(report).splitlines()
-    assert head == "2 minutes, lease 2 s: 3 faults, 7 calls, 0 violations."
+    assert head == "2 minutes, lease 2 s: 4 faults, 7 calls, 0 violations."
     assert first == "| a child process is killed | 2 | 0.25 | 0.50 | 0.50 | 1.00 |"
-    assert others[0] == "| a whole worker is killed | 0 | - | - | - | 7.00 |"
+    assert others == ["| a whole worker is killed | 0 | - | - | - | 7.00 |"]
 
 
 # -- the journal

@@ -137,9 +137,7 @@ class Rig:
 
     @contextmanager
     def _server(self) -> Iterator[str]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         options = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.home}
         command = [str(self.binary), *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
         log = self.home / "server.log"
@@ -213,6 +211,22 @@ class Rig:
                 lines = "\n  ".join(log.read_text(errors="replace").splitlines()[-20:])
                 raise WorkerLost(f"a process {'ended' if ended else 'hangs'}; the end of its log:\n  {lines}")
             time.sleep(LOOK_EVERY_S)
+
+
+def free_ports(count: int, above: int = 0) -> list[int]:
+    """So many TCP ports of 127.0.0.1 that are free now, and so is the one `above` each."""
+    with ExitStack() as stack:
+        found: list[int] = []
+        while len(found) < count:
+            probe, other = (stack.enter_context(socket.socket()) for _ in range(2))
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + above if above else 0))
+            except (OSError, OverflowError):
+                continue
+            found.append(port)
+        return found
 
 
 def run_apart(program: Callable[..., Bare], *arguments: object) -> Bare:

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from rsq.broker.channel import AsyncChannel
+from rsq.broker.cluster import tag_of
 from rsq.broker.connection import CONNECT_TIMEOUT_S, Endpoint, keepalive_options
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Dial, Exchange
 from rsq.broker.faults import CLOSED, FAULTS, SILENT, translated
-from rsq.broker.spread import spreading
+from rsq.broker.spread import NOT_DONE, of_one_try, spreading
 from rsq.broker.stragglers import Identity
 from rsq.errors import BrokerError
 
@@ -107,7 +108,12 @@ class AsyncLink:
         return replies
 
     async def _spread(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
-        """See `spreading`."""
+        """See `Link._spread`."""
+        if len(requests) == 1 and (tag := tag_of(requests[0])):
+            own = of_one_try(deadline, self._endpoint.answer_s)
+            replies = await self._at(tag).pipeline_packed(requests, own or deadline)
+            if type(replies[0]) not in NOT_DONE:
+                return replies
         talk = spreading(requests, self._endpoint.home, self._scripted, deadline)
         try:
             step = next(talk)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import re
 from binascii import crc_hqx
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import zip_longest
+from operator import itemgetter
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -52,7 +54,7 @@ def tag_of(request: bytes) -> str | None:
     if request.startswith(_LOAD):
         return None
     found = _TAG.search(request)
-    return found[1].decode() if found else None
+    return None if found is None else found[1].decode()
 
 
 def loads_script(request: bytes) -> bool:
@@ -81,7 +83,10 @@ class SlotMap:
     def known(self, slot: int) -> Place | None:
         """Who held a slot when that was last heard."""
         ranges = self._ranges
-        return self._moved.get(slot) or next((place for first, last, place in ranges if first <= slot <= last), None)
+        if slot in self._moved or not ranges:
+            return self._moved.get(slot)
+        first, last, place = ranges[max(0, bisect_right(ranges, slot, key=itemgetter(0)) - 1)]
+        return place if first <= slot <= last else None
 
     def moved(self, slot: int, place: Place) -> None:
         """A node said MOVED."""
@@ -115,7 +120,7 @@ class SlotMap:
                 self.nameless = True
             else:
                 ranges.append((int(first), int(last), (host or asked[0], int(master[1]))))
-        self._ranges, self._moved = ranges, {}
+        self._ranges, self._moved = sorted(ranges), {}
         self._read_at, self._doubted = monotonic(), not ranges
 
 

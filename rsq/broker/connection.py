@@ -25,7 +25,7 @@ from rsq.broker.exchange import Dial, Exchange, Opening
 from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
 from rsq.broker.scripts import Script
 from rsq.broker.sentinel import Sentinels
-from rsq.broker.spread import spreading
+from rsq.broker.spread import NOT_DONE, of_one_try, spreading
 from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
@@ -298,7 +298,12 @@ class Link:
         return replies
 
     def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:
-        """`pipeline_packed` in a cluster; see `spreading`."""
+        """`pipeline_packed` in a cluster; see `spreading`. Most sends are one command, and know the way."""
+        if len(requests) == 1 and (tag := tag_of(requests[0])):
+            own = of_one_try(deadline, self.endpoint.answer_s)
+            replies = self._at(tag).pipeline_packed(requests, own, on_late)
+            if type(replies[0]) not in NOT_DONE:
+                return replies
         talk = spreading(requests, self.endpoint.home, self._scripted, deadline)
         try:
             step = next(talk)

@@ -26,3 +26,7 @@ class Deadline:
     def within(self, seconds: float) -> Deadline:
         """The earlier of this one and the one so many seconds from now."""
         return Deadline(min(seconds, self.left_s()))
+
+    def share(self, part: float) -> Deadline:
+        """The one by which this part of the time that is left will have gone by."""
+        return Deadline((self._at - monotonic()) * part)

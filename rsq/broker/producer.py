@@ -125,7 +125,7 @@ class Sending:
         fault: BrokerUnavailable | None = None
         if placement is PLAIN and deadline.began < self._open_until.get(queue, 0.0) and not self._replicas:
             try:
-                (reply,) = yield [queue.plain_enqueue(message)], self._of_one_try(deadline, [(message, placement)])
+                (reply,) = yield [queue.plain_enqueue(message)], self._of_one_try(deadline, len(message.body))
                 if not isinstance(reply, BrokerError):
                     return Accepted(message.id)
                 raise reply
@@ -208,7 +208,8 @@ class Sending:
                     self._open_until.clear()
                 try:
                     # The server waits for its replicas by itself, and may take its time for that.
-                    own = deadline if replicas else self._of_one_try(deadline, sends)
+                    size_bytes = sum(len(message.body) for message, _ in sends)
+                    own = deadline if replicas else self._of_one_try(deadline, size_bytes)
                     return (yield from self._try(queue, sends, replicas, own, began if repeated else None))
                 except BrokerUnavailable as error:
                     repeated = True
@@ -228,11 +229,10 @@ class Sending:
             self._unsure.add(sends, began)
             raise
 
-    def _of_one_try(self, deadline: Deadline, sends: Sequence[Send]) -> Deadline:
+    def _of_one_try(self, deadline: Deadline, size_bytes: int) -> Deadline:
         if self._answer_s == math.inf:
             return deadline
-        size = sum([len(message.body) for message, _ in sends])
-        return deadline.within(self._answer_s + self._timeout_s * size / CHUNK_BYTES)
+        return deadline.within(self._answer_s + self._timeout_s * size_bytes / CHUNK_BYTES)
 
     def _try(
         self, queue: Queue, sends: Sequence[Send], replicas: int, deadline: Deadline, first_try: float | None

@@ -27,6 +27,9 @@ TRY = 2 / 3
 More than half of it, since a WAIT takes that.
 """
 
+NOT_DONE = frozenset({ScriptMissing, SlotMoved})
+"""Where this is the answer to a command, nothing was done: it may be sent anew."""
+
 BESIDE_S = 1.0
 """What goes to a second node may take this long: one that is gone must not use up the time of the first."""
 
@@ -46,7 +49,7 @@ def spreading(
     replies: list[Any] = [None] * len(requests)
     faults: list[BrokerError] = []
     parts = by_tag(requests, home)
-    own = deadline and deadline.within(deadline.left_s() * TRY)
+    own = deadline and deadline.share(TRY)
     for tag, numbers in parts.items():
         try:
             for _ in range(MOVES):
@@ -80,6 +83,11 @@ def _loading(loads: list[bytes], home: str, scripted: set[str], deadline: Deadli
     if not answers:
         raise faults[0]
     return next((each for each in answers if any(isinstance(reply, BrokerError) for reply in each)), answers[0])
+
+
+def of_one_try(deadline: Deadline | None, answer_s: float) -> Deadline | None:
+    """By when one try is over: what has less time than for two is one."""
+    return deadline if deadline is None or deadline.seconds < 2 * answer_s else deadline.share(TRY)
 
 
 def by_tag(requests: Sequence[bytes], home: str) -> dict[str, list[int]]:

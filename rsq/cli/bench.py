@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from rsq import __version__
+from rsq.bench.cluster import CLUSTER
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH
 from rsq.bench.peers import CACHE, OURS, PEERS, SCENARIO, Peer, chosen, find_scripts, install, side_by_side
@@ -26,7 +27,7 @@ from rsq.cli.out import document, progress, say, table
 from rsq.errors import SettingsError
 
 QUICK = 0.1
-ALL = SCENARIOS | FLOWS | GROWTH
+ALL = SCENARIOS | FLOWS | CLUSTER | GROWTH
 
 
 def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> str:
@@ -54,6 +55,10 @@ def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> st
     \b
     Scenarios of flows:
     {_described(FLOWS)}
+
+    \b
+    Scenarios of clusters:
+    {_described(CLUSTER)}
 
     \b
     Scenarios of growth, which take a minute or two each:

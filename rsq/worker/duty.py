@@ -44,8 +44,23 @@ class Duty:
         self.server = _look(endpoint, settings, dict.fromkeys(self.partitions.values()))
         self.rounds = Rounds(endpoint, self.queues, settings)
         self.control = RemoteControl(
-            endpoint, LINK_TIMEOUT_S, settings, worker_id, self.partitions, portrait, selector, rung
+            endpoint,
+            tells_within_s(endpoint, settings),
+            settings,
+            worker_id,
+            self.partitions,
+            portrait,
+            selector,
+            rung,
         )
+
+
+def tells_within_s(endpoint: Endpoint, settings: Settings) -> float:
+    """How long the fleet's server may take for one answer.
+
+    In a cluster that is perhaps another one than those of the leases: where it is away they still come round in time.
+    """
+    return LINK_TIMEOUT_S if endpoint.cluster is None else min(LINK_TIMEOUT_S, settings.lease_s / 4)
 
 
 def _look(endpoint: Endpoint, settings: Settings, partitions: Iterable[int]) -> str:

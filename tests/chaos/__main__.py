@@ -18,7 +18,7 @@ import click
 
 from tests.chaos.driver import ACTORS, Chaos, Report
 from tests.chaos.table import render, render_markdown
-from tests.servers import ServerMissing
+from tests.servers import CLUSTERS, ServerMissing
 
 
 @click.command()
@@ -27,7 +27,9 @@ from tests.servers import ServerMissing
 @click.option(
     "--runs", type=click.IntRange(1), default=1, show_default=True, help="Runs of so long, each with the next seed."
 )
-@click.option("--server", type=click.Choice(["redis", "valkey", "redis62"]), help="Default: what the tests run on.")
+@click.option(
+    "--server", type=click.Choice(["redis", "valkey", "redis62", *CLUSTERS]), help="Default: what the tests run on."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, each recovery included.")
 @click.option(
     "--haste",

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import redis
 
-from rsq.keys import QueueKeys
 from tests.chaos import tasks
 from tests.chaos.journal import Journal
 from tests.chaos.kinds import TICKS
 from tests.chaos.network import Wire
+from tests.clusters import AnyServer
 from tests.helpers import wait_until
 from tests.integration.conftest import STOP_S, Worker, is_alive, kill
-from tests.servers import Server
 
 BEATS = 2
 CATCH_UP_S = 30.0
@@ -27,7 +26,7 @@ CATCH_UP_S = 30.0
 class Beats:
     """Starts beats, and another for each that is gone; tells the journal which slots they had to fire."""
 
-    def __init__(self, server: Server, journal: Journal, directory: Path) -> None:
+    def __init__(self, server: AnyServer, journal: Journal, directory: Path) -> None:
         self._server = server
         self._journal = journal
         self._directory = directory
@@ -38,7 +37,7 @@ class Beats:
 
     def _start(self) -> Worker:
         path = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "RSQ_URL": self.wire.url, "PYTHONPATH": path}
+        environment = {**os.environ, **tasks.environment(), "RSQ_URL": self.wire.url, "PYTHONPATH": path}
         log = self._directory / f"beat-{len(self._started)}.log"
         self._started.append(Worker("-A", "tests.chaos.tasks", "beat", env=environment, log=log))
         return self._started[-1]
@@ -87,11 +86,11 @@ class Beats:
 
     def _fired(self, kind: str) -> int:
         """The last slot that was fired, in ms; 0 = none yet, or the server is away."""
-        key = QueueKeys(tasks.app.settings.namespace, "default").fired(kind)
+        key = tasks.keys_of("default").fired(kind)
         try:
             with self._server.client() as client:
                 return int((client.get(key) or b"0 0").split()[1])
-        except redis.RedisError:
+        except (redis.RedisError, LookupError):
             return 0
 
     def _problem(self, text: str) -> None:

@@ -14,7 +14,8 @@ What is not
                that is not on the list itself woke up fenced, and proves nothing. (The list is read a moment after the
                hand-over: what is struck off between is missed; nothing legal is ever reported.)
     rerun      An entry was begun again though no fault touched the worker that had begun it before, or by the same
-               consumer, for which there is no excuse at all. That the server was away is no reason.
+               consumer, for which there is no excuse at all. That the server was away is no reason; that one master
+               was lost and another took its place is, for what had ended shortly before: that may be undone.
     fenced     The outcome is that of a run whose consumer had been struck off already when another one began the entry.
     blamed     The server counts more crashes or deliveries against a call than befell it: its process died for another.
     reads on   A child that had lost its lease, since its supervisor stood still, was given a call that came in later.

@@ -19,24 +19,25 @@ import redis
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
 from rsq.broker.status import counts
-from rsq.settings import Settings
 from tests.chaos import journal, tasks
 from tests.chaos.beats import Beats
 from tests.chaos.checker import check
+from tests.chaos.chronicle import history_of
 from tests.chaos.faults.scene import Scene
 from tests.chaos.fleet import CHILDREN, Fleet
-from tests.chaos.history import EVERYBODY, History, ServerState, history_of
+from tests.chaos.history import EVERYBODY, History, ServerState
 from tests.chaos.journal import Journal
 from tests.chaos.kinds import BREAKS, TICKS
 from tests.chaos.network import Wire
 from tests.chaos.recovery import Sample, recoveries
 from tests.chaos.rules.violation import Violation
-from tests.chaos.saboteur import FAULTS, Saboteur
+from tests.chaos.saboteur import FAULTS, OF_A_CLUSTER, OF_ONE_SERVER, Saboteur
 from tests.chaos.senders.callers import SENDERS, Callers
 from tests.chaos.senders.sender import Sender
 from tests.chaos.survey import Recorder, survey
+from tests.clusters import AnyServer, Cluster
 from tests.helpers import wait_until
-from tests.servers import Server, find_binary
+from tests.servers import CLUSTERS, Server, find_binary
 
 WORKERS = 3
 LEASE_S = 2.0
@@ -47,6 +48,15 @@ ACTORS = (*FAULTS, *SENDERS)
 
 DRAIN_S = 60.0
 LINK_S = 10.0
+
+NODE_TIMEOUT_S = 2.0
+
+NODES = {
+    "cluster-node-timeout": f"{NODE_TIMEOUT_S * 1000:.0f}",
+    "cluster-require-full-coverage": "no",
+    "appendfsync": "no",  # what is written outlives a kill, and six nodes share one disk
+}
+"""Settings of the nodes of a cluster."""
 
 STALL_S = 0.5
 """An answer that comes so late shows that the machine or its disk stood still: a lease can run out by that alone."""
@@ -127,7 +137,8 @@ class Chaos:
         (self.directory / "server").mkdir()
         rng = random.Random(self.seed)
         with ExitStack() as stack:
-            server = stack.enter_context(Server(find_binary(self.kind), self.directory / "server", appendonly=True))
+            server = self._server()
+            stack.enter_context(server)
             log = Journal(self._journal_path)
             stack.callback(log.close)
             recorder = Recorder(server)
@@ -135,8 +146,12 @@ class Chaos:
             stack.callback(recorder.stop)
             wire = Wire(server)
             stack.callback(wire.close)
-            tasks.app.configure(url=wire.url)
+            several = isinstance(server, Cluster)
+            # What fewer nodes have than one that is lost would be gone with it.
+            tasks.app.configure(url=wire.url, partitions=1 + several, wait_replicas=int(several))
             stack.callback(tasks.app.close)
+            queues = tasks.app.client.located(tasks.QUEUES, use=True)
+            assert [queue.partition for queue in queues] == [*map(tasks.partition_of, tasks.QUEUES)]
             fleet = Fleet(WORKERS, server, log, self.directory, LEASE_S)
             stack.callback(fleet.close)
             beats = Beats(server, log, self.directory)
@@ -149,7 +164,7 @@ class Chaos:
             stack.enter_context(_stall_watch(scene))
             callers = Callers(sender, server, self.seed, self.actors)
             stack.callback(callers.close)
-            saboteur = Saboteur(scene, [kind for kind in FAULTS if kind in self.actors], self.haste)
+            saboteur = Saboteur(scene, self._faults(several), self.haste)
             callers.start()
             deadline = time.monotonic() + self.seconds
             try:
@@ -162,15 +177,26 @@ class Chaos:
                 saboteur.finish()
                 callers.join_producers()
                 beats.stop()
-            settings = Settings(url=server.url)
-            queues = [Queue(name, settings) for name in tasks.QUEUES]
             self._drain(fleet, queues, server, log)
             callers.join()
             left = fleet.stop()
             recorder.stop()
             return survey(server, queues, recorder, left)
 
-    def _drain(self, fleet: Fleet, queues: list[Queue], server: Server, log: Journal) -> None:
+    def _server(self) -> AnyServer:
+        binary = find_binary(self.kind)
+        if self.kind in CLUSTERS:
+            return Cluster(binary, config=NODES)
+        return Server(binary, self.directory / "server", appendonly=True)
+
+    def _faults(self, on_cluster: bool) -> list[str]:
+        """Those that can be dealt here."""
+        not_here = OF_ONE_SERVER if on_cluster else OF_A_CLUSTER
+        if self.kind == "cluster":
+            not_here |= {"move_slot_whole"}
+        return [kind for kind in FAULTS if kind in self.actors and kind not in not_here]
+
+    def _drain(self, fleet: Fleet, queues: list[Queue], server: AnyServer, log: Journal) -> None:
         """Until nothing waits, nothing runs, and only living workers are known; or until it takes too long."""
         deadline = time.monotonic() + DRAIN_S
         while (left := _undrained(fleet, queues, server)) and time.monotonic() < deadline:
@@ -215,7 +241,7 @@ class Chaos:
         )
 
 
-def _undrained(fleet: Fleet, queues: list[Queue], server: Server) -> str:
+def _undrained(fleet: Fleet, queues: list[Queue], server: AnyServer) -> str:
     """What is still to be waited for, in words."""
     left = [] if fleet.all_ready() else ["workers that have not begun"]
     with closing(Link(Endpoint(server.url), LINK_S)) as link, server.client() as client:
@@ -246,7 +272,7 @@ def _stall_watch(scene: Scene) -> Iterator[None]:
                 client.close()
                 return
             awake = time.monotonic()
-            if not scene.server_away:
+            if isinstance(scene.server, Server) and not scene.server_away:
                 with suppress(redis.RedisError):  # it may go at this very moment
                     client.ping()
             # What the server took while it was away is the saboteur's.

@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.chaos import tasks
 from tests.chaos.journal import Journal
 from tests.chaos.network import Wire
+from tests.clusters import AnyServer
 from tests.integration.conftest import Worker, is_alive, kill
-from tests.servers import Server
 
 STOP_S = 30.0
 CHILDREN = 2
@@ -41,7 +41,7 @@ def has_begun(worker: Worker) -> bool:
 class Fleet:
     """Starts, replaces and ends workers, and notices when one ends by itself."""
 
-    def __init__(self, places: int, server: Server, journal: Journal, directory: Path, lease_s: float) -> None:
+    def __init__(self, places: int, server: AnyServer, journal: Journal, directory: Path, lease_s: float) -> None:
         self._journal = journal
         self._directory = directory
         self._lease_s = lease_s
@@ -50,8 +50,9 @@ class Fleet:
         self._processes: set[int] = set()
         self._environment = {
             **os.environ,
+            **tasks.environment(),
             tasks.JOURNAL: str(directory / "journal"),
-            tasks.SERVER: str(server.socket),
+            tasks.SERVER: server.url,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "RSQ_DEAD_MAX_LENGTH": "1000000",
         }

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from rsq.broker.flows import Flow
-from tests.chaos.journal import Record
-from tests.chaos.kinds import BREAKS, POISON
+from tests.chaos.kinds import BREAKS
 
 EVERYBODY = -1
 """In the `workers` of a fault: it strikes all."""
 
-SERVER_AWAY = frozenset({"restart_server", "freeze_server"})
+AT_NODES = frozenset({"restart_master", "kill_master", "freeze_master", "fail_over", "move_slot", "move_slot_whole"})
+"""What strikes the nodes of a cluster; over when all of them are as they should be."""
+
+REPLACE = frozenset({"kill_master", "freeze_master"})
+"""After these another may be master, without the last that the old one has answered: an outcome can be undone."""
+
+SERVER_AWAY = frozenset({"restart_server", "freeze_server"}) | AT_NODES
 """While nobody can renew a lease nobody loses one: these are no reason to run anything again."""
 
 OF_CALLERS = SERVER_AWAY | {"cut", "lost_reply", "late_request", "stall"}
@@ -77,7 +81,10 @@ class Run:
 
 @dataclass
 class Fault:
-    """What struck. `until` is its end: the thaw, the healed network, the answering server."""
+    """What struck. `until` is its end: the thaw, the healed network, the answering server.
+
+    queues  those that lie on the struck nodes
+    """
 
     number: int
     kind: str
@@ -86,6 +93,7 @@ class Fault:
     workers: frozenset[int]
     pids: frozenset[int]
     held: frozenset[str] = frozenset()
+    queues: frozenset[str] = frozenset()
 
     def touches(self, run: Run) -> bool:
         """Whether it struck the process of this run, its supervisor, or everybody."""
@@ -248,6 +256,7 @@ class Leftovers:
     leases, orphans, crashes, marks   entries of these keys; marks are those of revocations
     for_ever    keys without a TTL that should have one, and ids that only half of a queue's keys know
     processes   of workers that have ended
+    astray      keys on nodes of a cluster that do not serve them
     flows       of flows that are over, all but what tells of their end
     """
 
@@ -261,6 +270,7 @@ class Leftovers:
     marks: list[str] = field(default_factory=list)
     for_ever: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
+    astray: list[str] = field(default_factory=list)
     flows: list[str] = field(default_factory=list)
 
 
@@ -287,120 +297,3 @@ class ServerState:
     flows: dict[str, Flow] = field(default_factory=dict)
     gaps: int = 0
     left: Leftovers = field(default_factory=Leftovers)
-
-
-def history_of(records: Iterable[Record]) -> History:
-    """Put a journal in order. Records come by time."""
-    history = History()
-    running: dict[int, Run] = {}
-    open_faults: dict[int, Fault] = {}
-    for record in records:
-        what, at, pid = record["what"], float(record["at"]), int(record["pid"])
-        if what == "sent":
-            for serial in record["serials"]:
-                history.calls[serial] = Call(serial, record["kind"], at)
-        elif what == "accepted":
-            call = history.calls[record["serial"]]
-            if call.id is not None and call.id != record["id"]:
-                history.doubles.append((call.serial, call.id, record["id"]))
-            call.id, call.queue = record["id"], record["queue"]
-        elif what == "started":
-            seen = record["leases"]
-            run = running[pid] = Run(
-                id=record["id"],
-                serial=record["serial"],
-                kind=record["kind"],
-                attempt=record["attempt"],
-                entry=record["entry"],
-                consumer=record["consumer"],
-                pid=pid,
-                worker=record["worker"],
-                started=at,
-                leases=None if seen is None else frozenset(seen),
-                deliveries=record["deliveries"],
-                crashes=record["crashes"],
-                given=record.get("given"),
-                about=record.get("about"),
-            )
-            history.runs[run.id].append(run)
-        elif what == "finished":
-            ending = running.get(pid)
-            if ending is not None and ending.id == record["id"] and not ending.how:
-                ending.ended, ending.how = at, record["how"]
-        elif what == "waited":
-            history.waits.append(
-                Wait(record["id"], at, record["until"], record["timeout"], record["how"], record["value"])
-            )
-        elif what == "tried":
-            history.sends.append(Send(record["serials"], at, record["until"], record["how"]))
-        elif what == "begun":
-            history.lease_s = record["lease_s"]
-        elif what == "revoked":
-            history.revocations.append(
-                Revocation(record["id"], at, record["until"], record["terminate"], record["answer"])
-            )
-        elif what == "flow":
-            errbacks = {serial: Errback(frozenset(of), told) for serial, (of, told) in record["errbacks"]}
-            history.flows[record["id"]] = StartedFlow(record["id"], dict(record["needs"]), errbacks)
-        elif what == "cancelled":
-            _add_cancelled(history, record, at)
-        elif what == "ticked":
-            zero = at - record["now_ms"] / 1000
-            history.ticked[record["kind"]] = Ticked(record["since"] // 1000, record["until"] // 1000, zero)
-        elif what == "fault":
-            fault = Fault(
-                record["number"],
-                record["kind"],
-                at,
-                math.inf,
-                frozenset(record["workers"]),
-                frozenset(record["pids"]),
-                frozenset(record.get("held", ())),
-            )
-            open_faults[fault.number] = fault
-            history.faults.append(fault)
-        elif what == "over":
-            open_faults.pop(record["number"]).until = at
-        elif what == "problem":
-            history.problems.append(record["text"])
-    _add_slots(history)
-    _add_crashes(history)
-    return history
-
-
-def _add_cancelled(history: History, record: Record, at: float) -> None:
-    """Each of its calls was marked."""
-    flow = history.flows[record["id"]]
-    flow.cancelled = True
-    for serial in (*flow.needs, *flow.errbacks):
-        if (task_id := history.calls[serial].id) is not None:
-            history.revocations.append(Revocation(task_id, at, record["until"], record["terminate"], record["answer"]))
-
-
-def tick_serial(task_id: str) -> int:
-    """The serial number of a slot's call, whose id is ``<schedule>:<ms>``: below those of all that is sent."""
-    kind, _, slot_ms = task_id.rpartition(":")
-    return -2 * (int(slot_ms) // 1000) - (kind == "tock")
-
-
-def _add_slots(history: History) -> None:
-    """A slot is a call that nobody sent. `tock` had to fire each; of `tick` those count here that it did fire."""
-    for run in history.all_runs():
-        ticked = history.ticked.get(run.kind)
-        if ticked is not None and int(run.id.rpartition(":")[2]) // 1000 <= ticked.until:
-            history.calls[run.serial] = Call(run.serial, run.kind, run.started, run.id, "default")
-    if (ticked := history.ticked.get("tock")) is not None:
-        for second in range(ticked.since, ticked.until + 1):
-            task_id = f"tock:{second}000"
-            serial = tick_serial(task_id)
-            history.calls[serial] = Call(serial, "tock", ticked.zero + second, task_id, "default")
-
-
-def _add_crashes(history: History) -> None:
-    """Each run of a poison is a fault that its process suffers; the saboteur's have numbers from 1."""
-    poisoned = (run for run in history.all_runs() if run.kind in POISON)
-    for number, run in enumerate(poisoned, 1):
-        kind = "crash_again" if run.crashes else "crash"
-        history.faults.append(
-            Fault(-number, kind, run.started, run.started, frozenset([run.worker]), frozenset([run.pid]))
-        )

@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from tests.chaos.history import Fault, History, Run
+from tests.chaos.history import AT_NODES, Fault, History, Run
 
 CALM_S = 1.0
 """So long after its end a fault does not disturb the recovery from the next one any more."""
@@ -23,6 +24,9 @@ HANDS_BACK = frozenset({"terminate"})
 
 GOES_ON = frozenset({"restart_server", "cut"})
 """After these the same workers go on: from the end of the fault to the next start in each worker that was struck."""
+
+STANDS_STILL = AT_NODES
+"""What happens to nodes: for how long, at most, nothing began in a queue that lies there."""
 
 OF_BEATS = frozenset({"kill_beat", "freeze_beat"})
 
@@ -47,6 +51,11 @@ def recoveries(history: History) -> Iterator[Sample]:
             since, moments = fault.at, runs.handed_back(fault)
         elif fault.kind in GOES_ON:
             since, moments = fault.until, runs.went_on(fault)
+        elif fault.kind in STANDS_STILL:
+            for queue in fault.queues:
+                since, moment = runs.longest_pause(fault, queue)
+                yield Sample(fault.number, fault.kind, moment - since, _alone(fault, history.faults, moment))
+            continue
         else:
             continue
         for moment in moments:
@@ -87,6 +96,14 @@ class _Index:
             after = bisect_right(runs, fault.until, key=_began)
             if runs[0].started <= fault.at and fault.touches(runs[0]) and after < len(runs):
                 yield runs[after].started
+
+    def longest_pause(self, fault: Fault, queue: str) -> tuple[float, float]:
+        """From one start in this queue to the next, of those while the fault was at work."""
+        entries = (entry for entry in self._by_entry if entry.startswith(f"{queue}/"))
+        starts = sorted(run.started for entry in entries for run in self._by_entry[entry])
+        first, last = bisect_right(starts, fault.at), bisect_right(starts, fault.until)
+        moments = [fault.at, *starts[first : last + 1]]
+        return max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=(fault.at, fault.at))
 
 
 def _began(run: Run) -> float:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import beats, network, poison, server, workers
+from tests.chaos.faults import beats, network, poison, server, shards, workers
 from tests.chaos.faults.scene import Pause, Scene, Steps
 from tests.chaos.fleet import Place
 
@@ -24,6 +24,7 @@ OF_A_PLACE: Mapping[str, Callable[[Scene, Place], Steps]] = {
     "lost_commit": network.lost_commit,
     "terminate": workers.terminate,
     "stop_away": server.stop_away,
+    "cut_shard": shards.cut_shard,
 }
 """Each strikes the worker of one place, and nothing else strikes there meanwhile."""
 
@@ -35,11 +36,18 @@ OF_ALL: Mapping[str, Callable[[Scene], Steps]] = {
     "kill_beat": beats.kill_beat,
     "freeze_beat": beats.freeze_beat,
     "poison": poison.poison,
+    **shards.OF_CLUSTERS,
 }
 
 FAULTS = (*OF_A_PLACE, *OF_ALL)
 
-OUTAGES = frozenset({"restart_server", "freeze_server", "stop_away"})
+OF_ONE_SERVER = frozenset({"restart_server", "freeze_server", "stop_away"})
+"""Dealt where there is one server alone."""
+
+OF_A_CLUSTER = frozenset({*shards.OF_CLUSTERS, "cut_shard"})
+
+OUTAGES = OF_ONE_SERVER | OF_A_CLUSTER
+"""These do not begin while the server, or a node, is away."""
 
 QUIET_S = (1.2, 2.5)
 """Between the end of one fault and the next, so that recovery from one at a time is measured."""

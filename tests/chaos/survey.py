@@ -16,14 +16,18 @@ from rsq.calls.outcome import Result, unpack_result
 from rsq.keys import GROUP, PRIORITIES, FlowKeys
 from rsq.states import FINAL, State
 from tests.chaos.history import Leftovers, Outcome, ServerState
+from tests.cluster_client import slot_of
+from tests.clusters import AnyServer, Cluster
 from tests.conftest import dangling_ids, keys_without_ttl
-from tests.servers import Server
 
 
 class Recorder:
-    """Hears every result that the server publishes, on a connection of its own."""
+    """Hears every result that the server publishes, on a connection of its own.
 
-    def __init__(self, server: Server) -> None:
+    In a cluster none: its channels are sharded ones, which nobody can hear without their names.
+    """
+
+    def __init__(self, server: AnyServer) -> None:
         self._server = server
         self.published: dict[str, list[str]] = defaultdict(list)
         self.heard_at: dict[str, float] = {}
@@ -33,13 +37,17 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
-        self._listening.wait()
+        if isinstance(self._server, Cluster):
+            self.gaps = 1
+        else:
+            self._thread.start()
+            self._listening.wait()
 
     def stop(self) -> None:
         """Once all that was published has arrived."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -69,7 +77,7 @@ def _task_id(key: str) -> str:
     return key.split(":", 4)[4]
 
 
-def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: list[str]) -> ServerState:
+def survey(server: AnyServer, queues: list[Queue], recorder: Recorder, processes: list[str]) -> ServerState:
     """Read everything. `processes`: those that outlived their workers."""
     state = ServerState(published=dict(recorder.published), heard_at=recorder.heard_at, gaps=recorder.gaps)
     state.left.processes += processes
@@ -78,9 +86,24 @@ def survey(server: Server, queues: list[Queue], recorder: Recorder, processes: l
             _read(client, queue, state)
             _leftovers(client, queue, state.left)
         _read_flows(client, queues[0], state)
+    if isinstance(server, Cluster):
+        state.left.astray += _astray(server)
     with server.client(decode_responses=True, encoding_errors="replace") as client:
         state.left.for_ever += [*keys_without_ttl(client), *dangling_ids(client)]
     return state
+
+
+def _astray(cluster: Cluster) -> list[str]:
+    """Keys on a master that does not serve them: half of a queue that was moved."""
+    found = []
+    ranges = cluster.ranges()
+    for node in {node for _, _, node in ranges}:
+        with node.client(decode_responses=True, encoding_errors="replace") as client:
+            for key in client.scan_iter(count=1000):
+                slot = slot_of(key[1 : key.index("}")])
+                if not any(first <= slot <= last and each is node for first, last, each in ranges):
+                    found.append(f"{key} on port {node.port}")
+    return found
 
 
 def _read(client: Any, queue: Queue, state: ServerState) -> None:

@@ -11,21 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from rsq import App, Task, every
+from rsq.broker.connection import Endpoint, Link
 from rsq.calls.request import current
-from rsq.errors import LeaseLost
-from rsq.keys import QueueKeys
-from tests.chaos.history import tick_serial
+from rsq.errors import BrokerError, LeaseLost
+from rsq.keys import PARTITION, QueueKeys
+from tests.chaos.chronicle import tick_serial
 from tests.chaos.journal import Journal
 from tests.chaos.kinds import EARLY, LIMITED
 
 JOURNAL = "RSQ_CHAOS_JOURNAL"
 SERVER = "RSQ_CHAOS_SERVER"
-"""Socket of the server itself: what a body looks up must not be lost on the way."""
+"""URL of the server itself: what a body looks up must not be lost on the way."""
 
 BULK = "bulk"
 QUEUES = ("default", BULK)
@@ -48,15 +45,29 @@ def journal() -> Journal:
 
 
 @cache
-def server() -> Any:
-    return redis.Redis(unix_socket_path=os.environ[SERVER], socket_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2)
+def server() -> Link:
+    return Link(Endpoint(os.environ[SERVER]), timeout_s=1.0)
+
+
+def environment() -> dict[str, str]:
+    """What worker and beat are told beside the URL."""
+    return {"RSQ_PARTITIONS": str(app.settings.partitions)}
+
+
+def partition_of(queue: str) -> int:
+    """Where it lies: each in one of its own, where there are several."""
+    return QUEUES.index(queue) if app.settings.partitions > 1 else PARTITION
+
+
+def keys_of(queue: str) -> QueueKeys:
+    return QueueKeys(app.settings.namespace, queue, partition_of(queue))
 
 
 def leases(queue: str) -> list[str] | None:
     """The consumers that the server holds to be alive now, or None when it does not answer."""
     try:
-        return [name.decode() for name in server().zrange(QueueKeys(app.settings.namespace, queue).consumers, 0, -1)]
-    except redis.RedisError:
+        return [name.decode() for name in server().call("ZRANGE", keys_of(queue).consumers, 0, -1)]
+    except BrokerError:
         return None
 
 

@@ -14,7 +14,9 @@ from tests.chaos.beats import Beats
 from tests.chaos.fleet import Fleet, Place
 from tests.chaos.journal import Journal
 from tests.chaos.network import Wire
+from tests.chaos.senders.crowd import tell_problem
 from tests.chaos.senders.sender import Sender
+from tests.clusters import AnyServer, Cluster
 from tests.servers import Server
 
 Pause: TypeAlias = "float | Callable[[], bool]"
@@ -28,10 +30,10 @@ class Scene:
     """A run's parts.
 
     producers    the wire of all who send
-    outages      how often the server went away or came back: odd while it is away
+    outages      how often the server, or a node of the cluster, went away or came back: odd while it is away
     """
 
-    server: Server
+    server: AnyServer
     fleet: Fleet
     producers: Wire
     beats: Beats
@@ -51,10 +53,27 @@ class Scene:
         free = [place for place in self.fleet.places if not place.struck and place.ready]
         return self.rng.choice(free) if free else None
 
-    @staticmethod
-    def aside(act: Callable[[], None]) -> Callable[[], bool]:
+    @property
+    def cluster(self) -> Cluster:
+        assert isinstance(self.server, Cluster), "what strikes nodes is not dealt elsewhere"
+        return self.server
+
+    @property
+    def alone(self) -> Server:
+        """The one server."""
+        assert isinstance(self.server, Server), "what strikes a server alone is not dealt on a cluster"
+        return self.server
+
+    def aside(self, act: Callable[[], None]) -> Callable[[], bool]:
         """Do what may take long beside the faults that are under way; what is given back tells whether it is done."""
-        thread = threading.Thread(target=act, daemon=True)
+
+        def tell() -> None:
+            try:
+                act()
+            except Exception as error:
+                tell_problem(self.journal, "saboteur", error)
+
+        thread = threading.Thread(target=tell, daemon=True)
         thread.start()
         return lambda: not thread.is_alive()
 

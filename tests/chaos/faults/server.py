@@ -39,7 +39,7 @@ def stop_away(scene: Scene, place: Place) -> Steps:
 def _away(scene: Scene, kind: str, seconds: float) -> Steps:
     with scene.fault(kind, [EVERYBODY]):
         scene.outages += 1
-        server = scene.server
+        server = scene.alone
         strike, mend = (server.kill, server.start) if kind == "restart_server" else (server.freeze, server.thaw)
         strike()
         try:

@@ -190,6 +190,7 @@ def leaks(state: ServerState) -> Iterator[Violation]:
         ("token of a call that was taken early", sorted(state.taken)),
         ("kept for ever", left.for_ever),
         ("process", left.processes),
+        ("on a node that does not serve it", left.astray),
         ("part of a flow", left.flows),
     ):
         for text in texts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.chaos.history import EVERYBODY, KILLS, SERVER_AWAY, Fault, History, Run, ServerState
-from tests.chaos.kinds import EARLY
+from tests.chaos.history import AT_NODES, EVERYBODY, KILLS, REPLACE, SERVER_AWAY, Fault, History, Run, ServerState
+from tests.chaos.kinds import EARLY, queue_of_kind
 from tests.chaos.rules.violation import Violation
 
 AFTERMATH_S = 5.0
@@ -23,7 +23,7 @@ READS_ON_S = 1.0
 COUNTED = {
     **dict.fromkeys(("kill_child", "crash", "crash_again", "terminate", "kill_beat", "freeze_beat", "poison"), 0),
     **dict.fromkeys(("cut", "restart_server", "freeze_server", "late_request"), 2),
-    **dict.fromkeys(("lost_reply", "lost_commit"), 5),
+    **dict.fromkeys(("lost_reply", "lost_commit", *AT_NODES), 5),
 }
 """How often, if not once, an entry may be delivered in vain for one fault, so that nobody can tell it from a crash."""
 
@@ -77,11 +77,21 @@ def reruns(history: History) -> Iterator[Violation]:
             earlier = [other for other in runs[:number] if other.entry and other.entry == run.entry]
             if not earlier:
                 continue
+            if any(_undone(fault, other, run) for fault in history.faults for other in earlier):
+                continue
             if any(other.consumer == run.consumer for other in earlier):
                 yield Violation("rerun", f"{run.kind} {run.id}: {run} began it twice")
             elif not any(_explains(fault, other, run) for fault in history.faults for other in earlier):
                 before = ", ".join(map(str, earlier))
                 yield Violation("rerun", f"{run.kind} {run.id}: no fault tells why {run} began it after {before}")
+
+
+def _undone(fault: Fault, earlier: Run, later: Run) -> bool:
+    """Whether the outcome of a run, or that it was taken, may have been known to a lost master alone."""
+    queue = earlier.entry.partition("/")[0] or queue_of_kind(earlier.kind)
+    if fault.kind not in REPLACE or queue not in fault.queues:
+        return False
+    return earlier.ended is not None and fault.reigns(earlier.started, later.started)
 
 
 def _explains(fault: Fault, earlier: Run, later: Run) -> bool:
@@ -101,7 +111,8 @@ def begun_twice(history: History) -> Iterator[Violation]:
             continue
         for attempt in sorted({run.attempt for run in runs}):
             same = [run for run in runs if run.attempt == attempt]
-            if len(same) > 1:
+            first, *others = same
+            if others and not any(_undone(fault, first, other) for fault in history.faults for other in others):
                 text = f"{runs[0].kind} {task_id} began {len(same)} times: {', '.join(map(str, same))}"
                 yield Violation("at-most-once", text)
 

@@ -11,7 +11,7 @@ from tests.chaos.senders.late import LateRepeats
 from tests.chaos.senders.producers import Producer
 from tests.chaos.senders.sender import Sender
 from tests.chaos.senders.waiters import Waiter
-from tests.servers import Server
+from tests.clusters import AnyServer
 
 PRODUCERS, WAITERS, LATE, FLOWS = 4, 8, 3, 2
 PAUSE_S, WAITERS_PAUSE_S, FLOWS_PAUSE_S = 0.04, 0.3, 0.3
@@ -29,7 +29,7 @@ SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows")
 class Callers:
     """Producers, waiters in threads and in coroutines, and producers of late repeats."""
 
-    def __init__(self, sender: Sender, server: Server, seed: int, actors: Collection[str]) -> None:
+    def __init__(self, sender: Sender, server: AnyServer, seed: int, actors: Collection[str]) -> None:
         producer, waiter = Producer(sender, set(SENDERS) - set(actors)), Waiter(sender)
         self._late = [LateRepeats(sender, server) for _ in range(LATE if "late_repeats" in actors else 0)]
         waiters = [waiter.act] * WAITERS if "waiters" in actors else []

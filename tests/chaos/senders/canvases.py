@@ -128,7 +128,8 @@ class Canvas:
 
     def _one(self, needs: list[int]) -> tuple[int, Signature[Any]]:
         serial = self.number()
-        task: AnyTask = self.rng.choices((tasks.step, tasks.bulk_step, tasks.hidden_step), weights=(6, 2, 2))[0]
+        elsewhere = 2 if tasks.app.settings.partitions == 1 else 0  # a flow lies in one partition
+        task: AnyTask = self.rng.choices((tasks.step, tasks.bulk_step, tasks.hidden_step), weights=(6, elsewhere, 2))[0]
         if self.breaks and self.rng.random() < self.breaks:
             task = tasks.breaks
             self.breaking.append(serial)

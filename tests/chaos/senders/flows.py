@@ -9,14 +9,14 @@ from contextlib import closing
 
 from rsq import AsyncResult, BrokerUnavailable
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.dead_letters import dead_letter, redrive
+from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue import Queue
 from rsq.errors import BrokerError, FlowGone
 from rsq.settings import Settings
 from tests.chaos import tasks
 from tests.chaos.senders.canvases import Canvas, call_id
 from tests.chaos.senders.sender import TRIES, Handle, Sender
-from tests.servers import Server
+from tests.clusters import AnyServer
 
 BREAKS = (0.0, 0.0, 0.1, 0.3)
 """Share of a flow's calls that die until they are healed."""
@@ -30,10 +30,11 @@ LINK_S = 10.0
 class Flows:
     """Starts flows as one producer does; `redrive` is for another thread."""
 
-    def __init__(self, sender: Sender, server: Server) -> None:
+    def __init__(self, sender: Sender, server: AnyServer) -> None:
         self._sender = sender
         self._server = server
         self._broken: list[int] = []
+        self._left = 0
         self._lock = threading.Lock()
 
     def act(self, rng: random.Random) -> None:
@@ -83,35 +84,37 @@ class Flows:
         )
 
     def redrive(self, rng: random.Random) -> None:
-        """Heal what has died by now, and send it again."""
+        """Heal what has died by now, and send it again.
+
+        What a lost master had been told alone comes again: then it is sent again once more.
+        """
         with self._lock:
-            broken = rng.sample(self._broken, len(self._broken))
+            broken = {call_id(serial): serial for serial in self._broken}
         try:
             with closing(Link(Endpoint(self._server.url), LINK_S)) as link:
                 queue = Queue("default", Settings(url=self._server.url))
-                for serial in broken:
+                letters = [letter for letter in dead_letters(link, queue) if letter.id in broken]
+                for letter in letters:
                     # The file first: once it is sent again it must succeed.
-                    healed = tasks.healed(serial, self._sender.journal.path)
-                    letter = dead_letter(link, queue, call_id(serial))
-                    if letter is None and not healed.exists():
-                        continue
-                    healed.touch()
-                    if letter is not None:
-                        try:
-                            redrive(link, queue, letter)
-                        except FlowGone as error:
-                            self._sender.journal.write("problem", text=str(error))
-                    with self._lock:
-                        self._broken.remove(serial)
+                    tasks.healed(broken[letter.id], self._sender.journal.path).touch()
+                    try:
+                        redrive(link, queue, letter)
+                    except FlowGone as error:
+                        self._sender.journal.write("problem", text=str(error))
+            well = (tasks.healed(serial, self._sender.journal.path).exists() for serial in broken.values())
+            self._left = len(letters) + sum(not each for each in well)
         except BrokerError:
-            pass  # another time
+            self._left = len(broken)  # another time
 
     def finish(self, patience_s: float) -> None:
-        """Until all that died was sent again."""
-        deadline = time.monotonic() + patience_s
-        while self._broken and time.monotonic() < deadline:
-            self.redrive(random.Random(0))
+        """Until all that died was sent again, or none of it for so long: what follows those dies in its turn."""
+        self.redrive(random.Random(0))
+        left, since = self._left, time.monotonic()
+        while self._left and time.monotonic() < since + patience_s:
             time.sleep(0.05)
-        if self._broken:
-            text = f"after {patience_s:g} s these have not died and been sent again: {self._broken}"
+            self.redrive(random.Random(0))
+            if self._left < left:
+                left, since = self._left, time.monotonic()
+        if self._left:
+            text = f"after {patience_s:g} s {self._left} have not died and been sent again"
             self._sender.journal.write("problem", text=text)

@@ -7,11 +7,11 @@ import threading
 import time
 from typing import Any
 
-from rsq import App, AsyncResult, BrokerUnavailable, Task
+from rsq import App, AsyncResult, Task
 from tests.chaos import tasks
 from tests.chaos.network import Wire
-from tests.chaos.senders.sender import Sender
-from tests.servers import Server
+from tests.chaos.senders.sender import UNSURE, Answer, Sender
+from tests.clusters import AnyServer
 
 AWAY_S = (1.0, 40.0)
 """How long the server is out of its reach: shorter and longer than any window in which a repeat is known."""
@@ -20,11 +20,11 @@ AWAY_S = (1.0, 40.0)
 class LateRepeats:
     """An app of its own, on a wire of its own."""
 
-    def __init__(self, sender: Sender, server: Server) -> None:
+    def __init__(self, sender: Sender, server: AnyServer) -> None:
         self._sender = sender
         self._stop = threading.Event()
         self.wire = Wire(server)
-        self._app = App("chaos", url=self.wire.url)
+        self._app = App("chaos", url=self.wire.url, wait_replicas=tasks.app.settings.wait_replicas)
         self._quiet: Task[[int], None] = self._app.task(name=tasks.quiet.name, ignore_result=True)(quiet)
 
     def act(self, rng: random.Random) -> None:
@@ -43,16 +43,16 @@ class LateRepeats:
     def _try(self, serial: int, task_id: str | None) -> str | None:
         """The id under which it may be sent again; None where it was accepted."""
         began = time.monotonic()
-        answer: AsyncResult[None] | BrokerUnavailable
+        answer: Answer
         options: dict[str, Any] = {"task_id": task_id} if task_id else {}
         try:
             answer = self._quiet.apply_async((serial,), **options)
-        except BrokerUnavailable as error:
+        except UNSURE as error:
             answer = error
         else:
             self._sender.accepted(serial, answer)
         self._sender.tried([serial], began, answer)
-        return answer.task_id if isinstance(answer, BrokerUnavailable) else None
+        return None if isinstance(answer, AsyncResult) else answer.task_id
 
     def stop(self) -> None:
         """Put off nothing any longer."""

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 from rsq import AsyncResult, BrokerUnavailable, Task
+from rsq.errors import NotReplicated
 from tests.chaos.journal import Journal
 
 TRIES = 5
@@ -18,7 +19,11 @@ LONG_S = 1.0
 
 AnyTask: TypeAlias = Task[..., Any]
 Handle: TypeAlias = "AsyncResult[Any]"
-Answer: TypeAlias = "Handle | BrokerUnavailable"
+Unsure: TypeAlias = "BrokerUnavailable | NotReplicated"
+Answer: TypeAlias = "Handle | Unsure"
+
+UNSURE = (BrokerUnavailable, NotReplicated)
+"""The call may have arrived, and may be gone again: it is to be sent anew under its id."""
 
 
 class Sender:
@@ -43,7 +48,7 @@ class Sender:
                 number = next(tries) if answer is None else tries.send(answer)
                 try:
                     answer = task.apply_async((number, *arguments), **options)
-                except BrokerUnavailable as error:
+                except UNSURE as error:
                     answer = error
         except StopIteration as end:
             handle: Handle | None = end.value
@@ -58,7 +63,7 @@ class Sender:
                 number = next(tries) if answer is None else tries.send(answer)
                 try:
                     answer = await task.aapply_async((number, *arguments), **options)
-                except BrokerUnavailable as error:
+                except UNSURE as error:
                     answer = error
         except StopIteration as end:
             handle: Handle | None = end.value
@@ -74,7 +79,7 @@ class Sender:
             began = time.monotonic()
             answer = yield serial
             self.tried([serial], began, answer)
-            if not isinstance(answer, BrokerUnavailable):
+            if not isinstance(answer, UNSURE):
                 self.accepted(serial, answer)
                 return answer
             options["task_id"] = answer.task_id
@@ -88,7 +93,7 @@ class Sender:
         began = time.monotonic()
         try:
             handles = task.map_async([(serial, *call) for serial, call in zip(serials, calls, strict=True)])
-        except BrokerUnavailable as error:
+        except UNSURE as error:
             # Which of them arrived is not known; each may have, once.
             self.tried(serials, began, error)
             self.journal.write("unsure", serials=serials)
@@ -100,7 +105,7 @@ class Sender:
     def tried(self, serials: list[int], began: float, answer: Answer | None) -> None:
         now = time.monotonic()
         if now - began > LONG_S:
-            how = str(answer) if isinstance(answer, BrokerUnavailable) else "accepted"
+            how = str(answer) if isinstance(answer, UNSURE) else "accepted"
             self.journal.write("tried", at=began, until=now, serials=serials, how=how)
 
     def accepted(self, serial: int, handle: Handle) -> None:
