@@ -117,22 +117,18 @@ class QueueKeys:
 
 
 class FlowKeys:
-    """The keys of one flow, and those that all flows of a partition share. The queue's name in them is empty.
+    """The key of one flow, and those that all flows of a partition share. The queue's name in them is empty.
 
     prefix  of any queue of the partition
     """
 
-    __slots__ = ("calls", "failed", "handle", "head", "listed", "succeeded", "unfinished", "values")
+    __slots__ = ("flow", "handle", "listed", "unfinished")
 
     def __init__(self, prefix: str, flow_id: str) -> None:
         partition = prefix[: prefix.index("}") + 1]
         self.listed = f"{partition}::flows"
         self.unfinished = f"{partition}::todo"
-        self.head = f"{partition}::flow:{flow_id}"
-        self.calls = f"{partition}::flow-calls:{flow_id}"
-        self.values = f"{partition}::flow-values:{flow_id}"
-        self.succeeded = f"{partition}::flow-ok:{flow_id}"
-        self.failed = f"{partition}::flow-bad:{flow_id}"
+        self.flow = f"{partition}::flow:{flow_id}"
         self.handle = f"{partition}::group:{flow_id}"
 
 

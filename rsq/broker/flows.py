@@ -9,14 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgpack import unpackb  # type: ignore[import-untyped, unused-ignore]
-
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
-from rsq.broker.flow_pages import ERRBACK, JOIN, PAGE_NODES, Pages
+from rsq.broker.flow_pages import PAGE_NODES, Pages
+from rsq.broker.flow_rows import BAD, ERRBACK, JOIN, OK, STATES, read_counts, read_node
 from rsq.broker.partitions import Queues
 from rsq.broker.queue import Queue
 from rsq.broker.wire import Argument, packed
@@ -24,7 +23,7 @@ from rsq.broker.worker_queue import EXPIRED
 from rsq.calls.inputs import FAILED, origin_of
 from rsq.calls.message import check_id
 from rsq.calls.outcome import pack_failure
-from rsq.calls.plan import Node, Plan, shifted
+from rsq.calls.plan import Node, Plan
 from rsq.errors import BatchClosed, BrokerError, BrokerUnavailable, QueueFull, QueuePaused, SettingsError
 from rsq.settings import Settings
 from rsq.states import State
@@ -122,7 +121,7 @@ class Flows:
 
     def look(self, flow_id: str) -> Flow | None:
         """A flow, or None where it is gone."""
-        return unpack_head(flow_id, self._ask(("HMGET", self._keys(flow_id).head, *HEAD))[0])
+        return unpack_head(flow_id, self._ask(("HMGET", self._keys(flow_id).flow, *HEAD))[0])
 
     def ids(self) -> Iterator[str]:
         """The flows that have not succeeded, those first that will be ended or forgotten next."""
@@ -153,27 +152,23 @@ class Flows:
 
     def nodes(self, flow_id: str, first: int, count: int) -> list[NodeState]:
         """Some nodes of a flow that has not succeeded yet, in their order."""
-        flow, numbers = self._keys(flow_id), range(first, first + count)
-        names = [name for number in numbers for name in (number, f"{number}c")]
-        if not names:
+        numbers = range(first, first + count)
+        if not numbers:
             return []
-        rows, *bits = self._ask(
-            ("HMGET", flow.calls, *names),
-            *(("GETBIT", key, number) for number in numbers for key in (flow.succeeded, flow.failed)),
-        )
+        (rows,) = self._ask(("HMGET", self._keys(flow_id).flow, *numbers))
         found = []
-        for place, number in enumerate(numbers):
-            row, waits = rows[2 * place : 2 * place + 2]
+        for number, row in zip(numbers, rows, strict=True):
             if row is None:
                 continue
-            kind, outs, predecessors, _, _, _, _, task_id, queue, task, name, base = unpackb(
-                row, unicode_errors="replace"
-            )
-            ok, bad = bits[2 * place : 2 * place + 2]
-            state = "ok" if ok else "bad" if bad else "waiting" if waits or kind == JOIN else "released"
-            found.append(
-                NodeState(number, task_id, queue, task, name, state, shifted(outs, base), predecessors, kind == ERRBACK)
-            )
+            node = read_node(row)
+            if node.state == OK:
+                state = "ok"
+            elif node.state >= BAD:
+                state = "bad"
+            else:
+                state = "waiting" if node.waiting or node.kind == JOIN else "released"
+            names = (node.id, node.queue, node.task, node.name)
+            found.append(NodeState(number, *names, state, node.outs, node.waits, node.kind == ERRBACK))
         return found
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:
@@ -224,8 +219,7 @@ class Flows:
     def drop(self, flow_id: str) -> None:
         """Forget a flow: nobody hears of it any more, and what its members report goes nowhere."""
         flow = self._keys(flow_id)
-        keys_of = (flow.head, flow.calls, flow.values, flow.succeeded, flow.failed)
-        self._ask(("UNLINK", *keys_of), ("ZREM", flow.listed, flow_id))
+        self._ask(("UNLINK", flow.flow), ("ZREM", flow.listed, flow_id))
 
     # -- talks
 
@@ -328,18 +322,20 @@ class Flows:
         return (yield from self._outcomes(flow_id, [number]))[0]
 
     def _outcomes(self, flow_id: str, numbers: Sequence[int]) -> Exchange[list[bytes | None]]:
-        flow = self._keys(flow_id)
+        key = self._keys(flow_id).flow
         if not numbers:
             return []
-        head, values = yield from asking(
-            [packed("HMGET", flow.head, "state", "result"), packed("HMGET", flow.values, *numbers)], self._deadline()
+        names = [f"{number}v" for number in numbers]
+        ((head, result, *values),) = yield from asking(
+            [packed("HMGET", key, "head", "result", *names)], self._deadline()
         )
-        state, result = head
+        ended = head is not None and STATES[read_counts(head).state] in ("cancelled", "expired")
         failed = [value if value is not None and value[:1] == FAILED else None for value in values]
         others = sorted({origin for value in failed if value and (origin := origin_of(value)) is not None})
         origins: dict[int, bytes | None] = {}
         if others:
-            (found,) = yield from asking([packed("HMGET", flow.values, *others)], self._deadline())
+            names = [f"{number}v" for number in others]
+            (found,) = yield from asking([packed("HMGET", key, *names)], self._deadline())
             origins = dict(zip(others, found, strict=True))
         outcomes: list[bytes | None] = []
         for value in failed:
@@ -348,7 +344,7 @@ class Flows:
             if value is not None and value[:1] == FAILED:  # what it fell with may have succeeded since
                 outcomes.append(value[1:])
             else:
-                outcomes.append(result if state in (b"cancelled", b"expired") else None)
+                outcomes.append(result if ended else None)
         return outcomes
 
     # -- helpers
@@ -367,27 +363,27 @@ class Flows:
         return replies
 
 
-HEAD = ("state", "counts", "description", "created", "ended", "abandoned")
+HEAD = ("head", "description", "created", "ended", "abandoned", "error")
 
 
 def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
-    """A flow from the fields `HEAD` of its head."""
-    state, counts, description, created, ended, abandoned = values
-    if state is None:
+    """A flow from the fields `HEAD` of it; None where it is gone, or has not started yet."""
+    head, description, created, ended, abandoned, error = values
+    if head is None:
         return None
-    size, calls, still, ok, bad, _, _, failed, unsealed, *_ = unpackb(counts) if counts else [0] * 9
+    counts = read_counts(head)
     return Flow(
         flow_id,
-        state.decode(),
-        size,
-        calls,
-        ok,
-        bad,
-        still,
-        None if failed < 0 else failed,
+        "failed" if error else STATES[counts.state],
+        counts.size,
+        counts.calls,
+        counts.ok,
+        counts.bad,
+        counts.open,
+        None if counts.failed < 0 else counts.failed,
         (description or b"").decode("utf-8", "replace"),
         int(created or 0),
         int(ended or 0),
-        not unsealed,
+        not counts.unsealed,
         bool(abandoned),
     )

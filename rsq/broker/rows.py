@@ -85,7 +85,7 @@ class Added(NamedTuple):
     row    which of them, from 0; it has a report, too
     key    names the page
     head   of the nodes, as in `flow_add`
-    nodes  packed array: what is known of a node, and its call, alternately
+    nodes  packed array: the row of each node
     """
 
     row: int
@@ -95,11 +95,10 @@ class Added(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A node of a flow that is started: what is known of it, and its call, both packed. `waiting` is b'' for a join."""
+    """A node of a flow that is started. `row`: all that is known of it, see `rsq.broker.flow_pages`."""
 
     number: int
-    edges: bytes
-    waiting: bytes
+    row: bytes
 
 
 FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored)}

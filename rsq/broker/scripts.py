@@ -48,7 +48,11 @@ def _put_together(name: str) -> str:
     text = _read(name)
     first = _ROWS.search(text)
     text = _ROWS.sub(lambda match: rows.as_lua(match[1], first is not None and match.start() > first.start()), text)
-    return _INCLUDE.sub(lambda match: _read(match[1]), text)
+    return _included(text)
+
+
+def _included(text: str) -> str:
+    return _INCLUDE.sub(lambda match: _included(_read(match[1])), text)
 
 
 def _read(name: str) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from rsq import codec, keys
 from rsq.broker import rows, scripts
-from rsq.broker.flow_pages import Pages, pack
+from rsq.broker.flow_pages import Pages
+from rsq.broker.flow_rows import pack
 from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
@@ -185,11 +186,11 @@ class WorkerQueue(Queue):
         Raises  FlowGone; MessageTooLarge where they are more together than a message may hold; DecodeError
         """
         flow_id = delivery.meta["flow"][0]
-        flow = keys.FlowKeys(self.keys.prefix, flow_id)
+        key = keys.FlowKeys(self.keys.prefix, flow_id).flow
         numbers, values, size = sorted({*wanted_by(delivery)}), dict[int, bytes](), 0
         for first in range(0, len(numbers), VALUES_PAGE):
             some = numbers[first : first + VALUES_PAGE]
-            for number, packed in zip(some, link.call("HMGET", flow.values, *some), strict=True):
+            for number, packed in zip(some, link.call("HMGET", key, *_value_names(some)), strict=True):
                 if packed is None:
                     raise FlowGone(
                         f"{delivery.task}[{delivery.id}] takes the value of node {number} of flow {flow_id}, which is "
@@ -206,7 +207,7 @@ class WorkerQueue(Queue):
         origins = {number: origin for number, packed in values.items() if (origin := origin_of(packed)) is not None}
         if origins:
             others = sorted({*origins.values()})
-            found = dict(zip(others, link.call("HMGET", flow.values, *others), strict=True))
+            found = dict(zip(others, link.call("HMGET", key, *_value_names(others)), strict=True))
             values |= {number: found[other] or FAILED + SKIPPED for number, other in origins.items()}
         return values
 
@@ -333,6 +334,10 @@ class WorkerQueue(Queue):
 
     def _lost(self, consumer: str) -> LeaseLost:
         return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+
+
+def _value_names(numbers: Iterable[int]) -> list[str]:
+    return [f"{number}v" for number in numbers]
 
 
 def _report(verdict: Completed | Buried, row: int) -> rows.Reported:

@@ -128,8 +128,8 @@ class Flowing:
         return {key.decode() for key in self.rig.redis.scan_iter("{rsq:0}::*", count=1000)}
 
     def values(self, flow_id: str = "f") -> dict[int, Any]:
-        found = self.rig.redis.hgetall(f"{{rsq:0}}::flow-values:{flow_id}")
-        return {int(number): msgpack.unpackb(packed) for number, packed in found.items()}
+        found = self.rig.redis.hgetall(f"{{rsq:0}}::flow:{flow_id}")
+        return {int(name[:-1]): msgpack.unpackb(packed) for name, packed in found.items() if name[-1:] == b"v"}
 
 
 @pytest.fixture

@@ -130,6 +130,25 @@ def test_canvas_in_a_batch(flowing: Flowing) -> None:
     assert flowing.fetch() == ["on_death", "on_complete"]
 
 
+def test_one_that_takes_values_from_there_is_redriven(flowing: Flowing) -> None:
+    opened(flowing)
+    for key, ids, body in (("1", ["a", "b"], "first"), ("2", ["c", "d"], "second")):
+        flowing.flows.add("f", key, chord(ids, body))
+    flowing.flows.seal("f")
+    flowing.succeed("a", "b", "c", "d")
+    assert flowing.fetch() == ["first", "second"]
+    ended(flowing, "first")
+    flowing.end(flowing.dead("second"))
+    assert flowing.fetch() == ["on_death", "on_complete"]
+    ended(flowing, "on_death", "on_complete")
+    letter = dead_letter(flowing.rig.link, flowing.rig.queue, "second")
+    assert letter is not None
+    assert redrive(flowing.rig.link, flowing.rig.queue, letter)
+    assert flowing.state() == "started"
+    flowing.succeed("second")
+    assert flowing.fetch() == ["on_success"]
+
+
 def test_errbacks_and_sinks_count_from_there_too(flowing: Flowing) -> None:
     opened(flowing)
     flowing.flows.add(

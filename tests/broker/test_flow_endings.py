@@ -345,6 +345,60 @@ class TestRedrive:
         flowing.end(flowing.ok("body"))
         assert flowing.state() == "succeeded"
 
+    @pytest.mark.parametrize("again", [False, True])
+    def test_the_second_of_a_header_dies_once_the_first_is_well(self, flowing: Flowing, again: bool) -> None:
+        """What fell with the first is answered with the error of the one that is to blame now, and so is all behind."""
+        flowing.start(
+            [
+                *(Node(call(task_id), outs=[2], fails=3) for task_id in ("a", "b")),
+                Node(call("body"), waits=2, takes=[0, -1], outs=[3], fails=3),
+                Node(call("last"), waits=1, takes=2, sink=True),
+            ]
+        )
+        flowing.fetch()
+        flowing.end(flowing.dead("a"))
+        assert flowing.result("last") == ("FAILURE", "a")
+        self.redrive(flowing, "a")
+        flowing.fetch()
+        if not again:
+            flowing.end(flowing.ok("a", "a"))
+        with flowing.rig.pushes("last") as pushes:
+            flowing.end(flowing.dead("b"))
+        assert len(pushes) == 1
+        assert flowing.result("last") == ("FAILURE", "b")
+        assert flowing.flows.outcome("f", 2) == flowing.flows.outcome("f", 3) == flowing.flows.outcome("f", 1)
+        assert flowing.counts() == (0 if again else 1, 4 if again else 3, int(again))
+        if again:
+            flowing.end(flowing.ok("a", "a"))
+        self.redrive(flowing, "b")
+        for task_id in ("b", "body", "last"):
+            flowing.succeed(task_id)
+        assert flowing.result("last") == ("SUCCESS", "last")
+        assert flowing.state() == "succeeded"
+
+    def test_one_that_went_on_without_counts_each_death_once(self, flowing: Flowing) -> None:
+        """A step that dies again, having fallen with another one, releases nothing a second time."""
+        flowing.start(
+            [
+                Node(call("a"), outs=[1], fails=2),
+                Node(call("b"), waits=1, outs=[2]),
+                Node(call("c"), waits=2, takes=[1, 3], policy=CONTINUE, sink=True),
+                Node(call("d"), outs=[2]),
+            ]
+        )
+        flowing.fetch()
+        flowing.end(flowing.dead("a"))
+        self.redrive(flowing, "a")
+        flowing.succeed("a")
+        assert flowing.fetch() == ["b"]
+        flowing.end(flowing.dead("b"))
+        self.redrive(flowing, "b")
+        flowing.fetch()
+        flowing.end(flowing.dead("b"))
+        assert flowing.fetch() == []
+        flowing.end(flowing.ok("d", "d"))
+        assert flowing.fetch() == ["c"]
+
     def test_it_comes_too_late_for_one_that_went_on_without(self, flowing: Flowing) -> None:
         flowing.start(
             [

@@ -122,17 +122,15 @@ def _read(client: Any, queue: Queue, state: ServerState) -> None:
 
 def _read_flows(client: Any, queue: Queue, state: ServerState) -> None:
     shared = FlowKeys(queue.keys.prefix, "")
-    for key in client.scan_iter(f"{shared.head}*", count=1000):
-        flow_id = key.decode().removeprefix(shared.head)
+    for key in client.scan_iter(f"{shared.flow}*", count=1000):
+        flow_id = key.decode().removeprefix(shared.flow)
         flow = unpack_head(flow_id, client.hmget(key, HEAD))
         if flow is not None:
             state.flows[flow_id] = flow
-    # One that was cancelled is remembered until its results go.
+        # One that was cancelled is remembered until its results go; of one that has succeeded no node is left.
+        if flow is None or (flow.state != "cancelled" and client.hexists(key, 0)):
+            state.left.flows.append(key.decode())
     over = {flow_id for flow_id, flow in state.flows.items() if flow.state == "cancelled"}
-    for prefix in (shared.calls, shared.values, shared.succeeded, shared.failed):
-        for key in client.scan_iter(f"{prefix}*", count=1000):
-            if key.decode().removeprefix(prefix) not in over:
-                state.left.flows.append(key.decode())
     listed = {flow_id.decode() for flow_id in client.zrange(shared.listed, 0, -1)}
     state.left.flows += [f"{flow_id} in {shared.listed}" for flow_id in listed - over]
     if client.exists(shared.unfinished):

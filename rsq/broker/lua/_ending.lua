@@ -22,10 +22,11 @@ end
 
 -- What follows from the end of these calls in their flows.
 -- members  task id -> { flow id, number, value where it went well, else packed result, what it adds to its flow: { key,
---          head, rows } as in _flow, or nil }, of those that are ours to end
+--          head, rows } as in _flow_said, or nil }, of those that are ours to end
 local function tell_flows(ids, way, members)
   told = flows(now_ms())
   told.check()
+  for _, member in pairs(members) do told.await(member[1], member[2]) end
   for _, id in ipairs(ids) do
     local member = members[id]
     if member then

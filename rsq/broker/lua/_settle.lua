@@ -9,6 +9,14 @@ local function is_ours(consumer, stream, entry_id, id, taken)
   return #redis.call('XRANGE', stream, entry_id, entry_id) == 1
 end
 
+-- Entries of the stream that pend for this consumer, by their ids: of the oldest ones so many. To look for one in the
+-- stream costs much more.
+local function pending_of(consumer, stream, number)
+  local found, pending = {}, redis.pcall('XPENDING', stream, GROUP, '-', '+', number, consumer)
+  for _, row in ipairs(pending.err and {} or pending) do found[row[1]] = true end
+  return found
+end
+
 -- True when the outcome is ours to write: the entry left the stream by this call, or the call was acknowledged early and
 -- its token is still there. False for what was settled before: a commit that is repeated after a lost reply.
 local function settle(consumer, stream, entry_id, id, taken)

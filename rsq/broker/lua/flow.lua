@@ -1,9 +1,9 @@
 -- flow: -> a flow; its nodes are stored page by page, and with the last page all of it starts, or nothing
 -- KEYS  T
 -- ARGV  flow id, head ('' = more pages follow; else a packed map of what is known of it as a whole), then rows. The head
---       holds size (nodes), calls, open (nodes but for errbacks), fields (that its nodes fill), roots and sinks (packed
---       runs), queues (packed: name, most messages, how many calls go there at once, for each), description,
---       unsealed (1 = a batch that grows), and fixed (packed, see docs/protocol.md)
+--       holds size (nodes), calls, open (nodes but for errbacks), roots and sinks (packed runs), queues (packed:
+--       name, most messages, how many calls go there at once, for each), description, unsealed (1 = a batch that grows),
+--       and fixed (what never changes, see docs/protocol.md)
 -- out   'stored' | 'accepted', as also to a repeated call | 'full', queue, messages held | 'paused', queue (it refuses
 --       calls) | 'missing' (earlier pages are gone: send all of them again); with the last three nothing is left of it
 -- work  the rows given; what a start releases, see _flow
@@ -18,13 +18,11 @@ local id, now = ARGV[1], now_ms()
 -- Pages that no last one follows are forgotten after this long.
 local STARTING_MS = 60000
 local page = page_from(id, 3)
-if page.state and page.state ~= 'starting' then return { 'accepted' } end
+if page.stands() then return { 'accepted' } end
 
 if ARGV[2] == '' then
   page.store()
-  redis.call('HSET', page.key, 'state', 'starting')
   redis.call('PEXPIRE', page.key, STARTING_MS)
-  redis.call('PEXPIRE', page.node_key, STARTING_MS)
   return { 'stored' }
 end
 
@@ -38,7 +36,7 @@ for i = 1, #queues, 3 do
   if not answer and held then answer = { 'full', queues[i], held } end
 end
 if answer then
-  redis.call('UNLINK', page.key, page.node_key)
+  redis.call('UNLINK', page.key)
   return answer
 end
 
@@ -47,6 +45,5 @@ told.check()
 page.start(told, head)
 told.go_on()
 
-page.write(head, now)
 told.write()
 return { 'accepted' }

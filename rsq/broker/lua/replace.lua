@@ -38,7 +38,6 @@ if not none_known then
   save(id, record)
   forget_overdue({ id })
 end
-page.write(head, now)
 if new.write() > 0 then wake() end
 count('replaced', 1)
 return 1

@@ -1,0 +1,94 @@
+-- Part of _flow: what follows, edge by edge, as far as the budget goes.
+
+-- One node that waits for the one of this item. Gives true where that one's value is needed later.
+local function visit(item, node)
+  local f, from = item.flow, item.node
+  if not is_live(f) then return end
+  if item.how == 'blamed' or item.how == 'bad' and node.policy ~= CONTINUE then
+    if node.policy ~= CONTINUE and from.state >= BAD then doom(f, node, item.origin, item.parent) end
+  elseif item.how ~= 'late' or node.policy ~= CONTINUE then
+    if from and count_down(f, node) > 0 then return true end
+    return release(f, node, item.parent) or node.kind == JOIN
+  end
+end
+
+-- Carries on where it stopped. False where the budget is used up.
+local function step(item)
+  local f, passed, last = item.flow, 0, -1
+  local runs, base = item.runs, item.base
+  if not runs then runs, base = outs_of(item.node), item.node.base end
+  for _, part in ipairs(runs) do
+    local from, length = part, 1
+    if part < 0 then from, length = last + 1, -part end
+    for n = from + math.max(0, item.at - passed), from + length - 1 do
+      if nodes_left <= 0 or bytes_left <= 0 then return false end
+      nodes_left = nodes_left - 1
+      local node = f.nodes[n + base] or node_ahead(f, n + base, from + length - n)
+      if item.how == 'close' then
+        close(f, node)
+      elseif visit(item, node) and item.node then
+        keep(item.node)
+      end
+      item.at = item.at + 1
+    end
+    passed, last = passed + length, from + length - 1
+  end
+  return true
+end
+
+local function guarded(f, act, ...)
+  local fine, answer = pcall(act, ...)
+  if fine then return answer end
+  f.broken = 'what it says of its nodes cannot be read: ' .. tostring(answer)
+  return true
+end
+
+-- The callbacks of a batch: each once, and not before everything else of this script.
+local function call_back(f)
+  know_fixed(f)
+  if f.death >= 0 and (f.bad > 0 or f.abandoned) then release(f, node_of(f, f.death), '') end
+  if f.unsealed > 0 or f.ok + f.bad < f.calls then return end
+  if f.complete >= 0 then release(f, node_of(f, f.complete), '') end
+  if f.success >= 0 and f.ok == f.calls then release(f, node_of(f, f.success), '') end
+end
+
+-- What follows from all that was said, as far as the budget goes.
+function self.go_on()
+  while first <= #work and not self.used_up() do
+    local item = work[first]
+    if item.flow.broken or guarded(item.flow, step, item) then first = first + 1 end
+  end
+  for i = first, #work do
+    if work[i].node then keep(work[i].node) end
+  end
+  for _, f in ipairs(order) do
+    if f.calls_back and is_live(f) and not f.broken then guarded(f, call_back, f) end
+  end
+end
+
+local function find_item(item, n, packed)
+  local f = item.flow
+  if n >= 0 then
+    item.node = node_of(f, n)
+    return
+  end
+  item.packed = packed
+  if packed == '' then packed = redis.call('HGET', f.key, item.how == 'close' and 'sinks' or 'roots') end
+  local runs = cmsgpack.unpack(packed)
+  item.runs = runs
+  if item.how == 'close' then
+    -- Those that people wait for come first.
+    runs[#runs + 1], runs[#runs + 2] = 0, f.size > 1 and 1 - f.size or nil
+    local result, terminate = unpack(redis.call('HMGET', f.key, 'result', 'terminate'))
+    f.result, f.terminate = f.result or result or SKIPPED, f.terminate or tonumber(terminate) or 0
+  end
+end
+
+-- Where something was left, `how` and what else tells how far it came.
+function self.resume(id, n, how, at, parent, origin, packed, base)
+  local f = self.flow(id)
+  if not f or f.broken or not is_live(f) and how ~= 'close' then return end
+  local item = { flow = f, how = how, at = at, parent = parent, origin = origin, base = base or 0 }
+  guarded(f, find_item, item, n, packed or '')
+  if not f.broken then work[#work + 1] = item end
+end

@@ -1,0 +1,133 @@
+-- Part of _flow: what scripts say of a flow.
+
+-- A field of its own is to be set.
+local function also(f, name, value)
+  f.fields = f.fields or {}
+  f.fields[#f.fields + 1], f.fields[#f.fields + 2] = name, value
+end
+
+local function stands_in(f, n) return f and not f.broken and n >= 0 and n < f.size and n % 1 == 0 end
+
+local function settle_number(f, n, ...) return settle_node(f, node_of(f, n), ...) end
+
+-- A member has ended, and its outcome is ours to write.
+function self.report(id, n, ok, value, task_id, loud, unheard)
+  local f = self.flow(id)
+  if not f then self.strayed = self.strayed + 1 end
+  if f and f.state ~= 'starting' and f.state ~= 'succeeded' and stands_in(f, n) then
+    guarded(f, settle_number, f, n, ok, value, task_id, loud and is_live(f), unheard)
+  end
+end
+
+-- Whether `act` was done to a node of a flow that goes on.
+local function done_to(id, n, act)
+  local f = self.flow(id)
+  if not f or not is_live(f) or not stands_in(f, n) then return false end
+  local done = guarded(f, act, f, n)
+  return done and not f.broken
+end
+
+local function revoke_node(f, n)
+  local node = node_of(f, n)
+  local _, task_id, _, _, at = names_of(node)
+  if at > #node.row or node.state ~= OPEN then return false end
+  node.row = string.sub(node.row, 1, at - 1)
+  settle_node(f, node, false, FAILED .. REVOKED_RESULT, task_id, false, true)
+  return true
+end
+
+-- A call that waits is not to run. False where it waits no more.
+function self.revoke(id, n) return done_to(id, n, revoke_node) end
+
+local function rerun_node(f, n)
+  local node = node_of(f, n)
+  if node.state == BAD then node.state, node.changed, f.open = AGAIN, true, f.open + 1 end
+  return node.state == AGAIN
+end
+
+-- A dead letter is to run again. False where its flow does not wait for it any more.
+function self.rerun(id, n) return done_to(id, n, rerun_node) end
+
+-- It ends before its time, with this packed result for whoever waits for it. `terminate`: what runs is interrupted.
+function self.stop(id, state, result, terminate)
+  local f = self.flow(id)
+  if not f or f.broken or not (is_live(f) or terminate and f.state == 'cancelled') then return false end
+  local packed = redis.call('HGET', f.key, 'queues')
+  f.state, f.terminate, f.marked = state, terminate and 1 or 0, true
+  f.queues = cmsgpack.unpack(packed or '\144')
+  for i = 1, #f.queues, 3 do
+    f.queues[i] = P .. ':' .. f.queues[i]
+    expect('zset', f.queues[i] .. ':revoked')
+  end
+  f.result = result
+  self.resume(id, -1, 'close', 0, '', -1)
+  return true
+end
+
+-- A new flow.
+-- head  as in flow.lua
+-- rows  those of its nodes that are not stored yet, by number
+function self.start(id, head, rows)
+  local f = {
+    id = id, key = key_of(id), nodes = {}, rows = rows, state = 'started', size = head.size, calls = head.calls,
+    open = head.open, ok = 0, bad = 0, sunk = 0, failed = -1, unsealed = head.unsealed, touched = 0, far = now,
+    fixed = head.fixed, fields = {
+      'created', string.format('%.0f', now), 'roots', head.roots, 'sinks', head.sinks, 'queues', head.queues,
+      'description', head.description,
+    },
+  }
+  know_fixed(f)
+  f.calls_back, f.above = f.success >= 0 or f.complete >= 0 or f.death >= 0, f.up ~= ''
+  known[id], order[#order + 1] = f, f
+  if f.above then
+    local above = self.flow(f.up)
+    if above and not above.broken then
+      also(above, f.up_node .. 's', id)
+    end
+  end
+  local item = { flow = f, how = 'roots', at = 0, parent = '', origin = -1, packed = '', base = 0 }
+  item.runs = cmsgpack.unpack(head.roots)
+  work[#work + 1] = item
+end
+
+-- More nodes, which count their edges from 0. True where they stand, also since an earlier time; false where the flow
+-- has ended, or is sealed and the one that adds is none of its members that run.
+-- key    names them: they are added once
+-- head   as in flow_add
+-- rows   of the nodes
+function self.add(id, key, head, rows, inside, parent)
+  local f = self.flow(id)
+  if not f or f.broken or not is_live(f) then return false end
+  f.pages, f.rows = f.pages or {}, f.rows or {}
+  if f.pages[key] or redis.call('HEXISTS', f.key, '+' .. key) == 1 then return true end
+  if f.unsealed == 0 and not inside then return false end
+  local base = f.size
+  f.pages[key] = true
+  also(f, '+' .. key, base)
+  if base == 0 then f.touched = 0 end
+  f.size, f.open, f.calls = base + #rows, f.open + head.open, f.calls + head.calls
+  for i, row in ipairs(rows) do
+    f.rows[base + i - 1] = string.sub(row, 1, BASE_AT - 1) .. struct.pack('>I4', base) .. string.sub(row, BASE_AT + 4)
+  end
+  local item = { flow = f, how = 'roots', at = 0, parent = parent, origin = -1, packed = head.roots, base = base }
+  item.runs = cmsgpack.unpack(head.roots)
+  work[#work + 1] = item
+  return true
+end
+
+-- Nothing is added any more, but by members that run. `late`: nobody has said so, and nobody will.
+function self.seal(id, late)
+  local f = self.flow(id)
+  if not f or f.broken or not is_live(f) or f.unsealed == 0 then return false end
+  f.unsealed, f.touched, f.abandoned = 0, 0, late
+  if late then also(f, 'abandoned', 1) end
+  return true
+end
+
+-- Whoever fills it is still there.
+function self.keep_open(id)
+  local f = self.flow(id)
+  if not f or f.broken or not is_live(f) or f.unsealed == 0 then return false end
+  f.renewed = true
+  return true
+end

@@ -1,0 +1,152 @@
+-- Part of _flow: how a flow is stored, and what a script knows of it. All that changes is noted there until `write`.
+
+-- What the field `head` of a flow holds, and behind that what never changes; see docs/protocol.md.
+local COUNTS, FIXED = '>BBI4I4i4I4I4i4i4Bdd', '>ddddi4i4i4i4I4'
+-- What the field of a node holds: its edges, its names, and as long as it waits its call.
+local EDGES, BASE_AT, NAMES, NAMES_AT, CALL_OF = '>BBBBBI4i4I4I4I4', 14, '>I2c0I2c0I2c0I2c0', 26, '>Bi4I4c0I4c0I4c0'
+local STATES = { 'started', 'failed', 'succeeded', 'cancelled', 'expired' }
+-- Nodes that are read ahead at once, while they are small.
+local AHEAD = 16
+-- Flows by their ids, false = there is none; in the order in which they came up; and the nodes of each that are sure to
+-- be asked for.
+local known, order, awaited = {}, {}, {}
+
+local function key_of(id) return P .. '::flow:' .. id end
+
+local function take_in(f, n, row)
+  local state, kind, policy, sink, more, waits, fails, base, out, outs = struct.unpack(EDGES, row)
+  local node = {
+    n = n, row = row, state = state, kind = kind, policy = policy, sink = sink == 1, more = more == 1, waits = waits,
+    -- What it says of other nodes is counted from its base.
+    fails = fails, base = base, out = out, outs = outs, changed = false, value = false, kept = false,
+  }
+  f.nodes[n] = node
+  return node
+end
+
+local function know_fixed(f)
+  if f.life_ms then return end
+  local at
+  f.ttl_ms, f.kept_ms, f.life_ms, f.lease_ms, f.success, f.complete, f.death, f.tail, f.up_node, at =
+    struct.unpack(FIXED, f.fixed)
+  f.up = string.sub(f.fixed, at)
+end
+
+local function read_flow(id)
+  local key, numbers = key_of(id), awaited[id] or {}
+  local found = redis.call('HMGET', key, 'head', unpack(numbers))
+  local head = found[1]
+  if not head then return redis.call('EXISTS', key) == 1 and { id = id, key = key, state = 'starting' } or nil end
+  local state, flags, size, calls, open, ok, bad, sunk, failed, unsealed, touched, far, at = struct.unpack(COUNTS, head)
+  struct.unpack(FIXED, head, at)
+  local f = {
+    id = id, key = key, nodes = {}, state = STATES[state], before = STATES[state], size = size, calls = calls, open = open,
+    ok = ok, bad = bad, sunk = sunk, failed = failed, unsealed = unsealed, touched = touched, far = far, far_before = far,
+    -- It is a batch with callbacks; and one that stands for a call of another flow.
+    calls_back = flags % 2 == 1, above = flags >= 2, fixed = string.sub(head, at),
+  }
+  for i, n in ipairs(numbers) do
+    if found[i + 1] and not f.nodes[n] then take_in(f, n, found[i + 1]) end
+  end
+  return f
+end
+
+-- It is going to be asked for: then it is read with the flow itself.
+function self.await(id, n)
+  if n < 0 or n >= 2147483648 or n % 1 ~= 0 then return end
+  local numbers = awaited[id]
+  if numbers then numbers[#numbers + 1] = n else awaited[id] = { n } end
+end
+
+-- The flow, or nil where it is gone. One that cannot be read is `broken`.
+function self.flow(id)
+  if known[id] == nil then
+    local readable, f = pcall(read_flow, id)
+    if not readable then f = { id = id, key = key_of(id), broken = 'it cannot be read: ' .. tostring(f) } end
+    known[id] = f or false
+    if f then order[#order + 1] = f end
+  end
+  return known[id] or nil
+end
+
+local function is_live(f) return f.state == 'started' or f.state == 'failed' end
+
+local function node_of(f, n)
+  return f.nodes[n] or take_in(f, n, f.rows and f.rows[n] or redis.call('HGET', f.key, n))
+end
+
+-- One of a row of nodes, of which so many more will be asked for.
+local function node_ahead(f, n, more)
+  if f.nodes[n] or f.rows and f.rows[n] then return node_of(f, n) end
+  local number = math.min(more, AHEAD, nodes_left + 1, math.floor(bytes_left / (f.largest or MOST_BYTES)))
+  if number <= 1 then
+    local node = node_of(f, n)
+    f.largest = math.max(f.largest or 1, #node.row)
+    return node
+  end
+  local numbers = {}
+  for i = 1, number do numbers[i] = n + i - 1 end
+  for i, row in ipairs(redis.call('HMGET', f.key, unpack(numbers))) do
+    if row then f.largest = math.max(f.largest, #row) end
+    if not f.nodes[numbers[i]] and not (f.rows and f.rows[numbers[i]]) then take_in(f, numbers[i], row) end
+  end
+  return f.nodes[n]
+end
+
+-- The prefix of its queue, its id, its task, what is seldom said of it (packed), and where its call begins: behind the
+-- row, where it has been released.
+local function names_of(node)
+  local queue, id, task, more, at = struct.unpack(NAMES, node.row, NAMES_AT)
+  return P .. ':' .. queue, id, task, more, at
+end
+
+-- What is seldom said of a node: runs of those that wait for it, and its errbacks.
+local function more_of(node)
+  local _, _, _, packed = names_of(node)
+  local more = cmsgpack.unpack(packed)
+  return more[1], more[2]
+end
+
+-- Runs of the nodes that wait for it.
+local function outs_of(node)
+  if node.outs > 0 then return { node.out, node.outs > 1 and 1 - node.outs or nil } end
+  return node.more and more_of(node) or {}
+end
+
+-- One less to wait for. Gives how many are left.
+local function count_down(f, node)
+  if node.waits <= 1 then return 0 end
+  node.left = (node.left or tonumber(redis.call('HGET', f.key, node.n .. 'n') or node.waits)) - 1
+  node.changed = true
+  return node.left
+end
+
+-- What it gave is needed later.
+local function keep(node) node.kept, node.changed = true, true end
+
+local function value_of(f, node)
+  if not node.value then node.value = redis.call('HGET', f.key, node.n .. 'v') end
+  return node.value or ''
+end
+
+-- What a node gave, where it is kept and small enough to be put in front of arguments.
+local function small_value(f, node)
+  if not node.value and redis.call('HSTRLEN', f.key, node.n .. 'v') > INLINE_BYTES then return end
+  local value = value_of(f, node)
+  if value ~= '' and #value <= INLINE_BYTES and string.sub(value, 1, 1) ~= FAILED then return value end
+end
+
+-- The node that failed, so that this one could not run; nil for one that failed itself, and for a value.
+local function origin_of(value)
+  if string.sub(value, 1, 1) == FAILED and string.byte(value, 2) ~= 0x94 then
+    return cmsgpack.unpack(string.sub(value, 2))
+  end
+end
+
+-- The packed result of whichever call failed, so that this one could not run.
+local function failure_of(f, n)
+  local value = value_of(f, node_of(f, n))
+  local origin = origin_of(value)
+  if origin then value = value_of(f, node_of(f, origin)) end
+  return string.sub(value, 1, 1) == FAILED and not origin_of(value) and string.sub(value, 2) or SKIPPED
+end
