@@ -14,8 +14,8 @@ from rsq.settings import Settings
 PAGE_NODES, PAGE_BYTES = 1000, 1024 * 1024
 """Nodes of a flow that are stored in one write, and their bytes."""
 
-MOST_ERRBACKS = 10
-"""Errbacks of one node: they are released at once."""
+MOST_ERRBACKS = 200
+"""Errbacks of one node."""
 
 MOST_PARTS = 1000
 """Parts of the runs of one node."""

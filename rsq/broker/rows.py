@@ -64,15 +64,13 @@ class CutShort(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """A call of these was part of a flow.
+    """A call of these was part of a flow. There are none, or one for each of them, in their order.
 
-    row    which of them, from 0
     node   its number in the flow
     skip   its value, or after a failure its packed result, is the result in that row without so many bytes at its head
     value  or this, where it is not b''
     """
 
-    row: int
     flow: str
     node: int
     skip: int
@@ -82,7 +80,7 @@ class Reported(NamedTuple):
 class Added(NamedTuple):
     """A call of these, which is part of a batch and has succeeded, adds to that: once it is committed, and only then.
 
-    row    which of them, from 0; it has a report, too
+    row    which of them, from 0
     key    names the page
     head   of the nodes, as in `flow_add`
     nodes  packed array: the row of each node

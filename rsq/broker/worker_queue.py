@@ -47,7 +47,7 @@ EXPIRED = pack_failure(
 
 SKIPPED = pack_failure(State.REVOKED, 1, 0.0, "upstream")
 
-MEMBERS_PAGE = 200
+MEMBERS_PAGE = 100
 """Calls of flows that one script settles."""
 
 VALUES_PAGE = 1000
@@ -256,7 +256,7 @@ class WorkerQueue(Queue):
 
     def _commit_calls(self, consumer: str, verdicts: Iterable[Verdict], of_flows: bool = False) -> list[ScriptCall]:
         batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
-        reports: dict[tuple[Script, int, bool, str], list[rows.Reported]] = defaultdict(list)
+        reports: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         pages: dict[tuple[Script, int, bool, str], list[rows.Added]] = defaultdict(list)
         calls: list[ScriptCall] = []
         for verdict in verdicts:
@@ -264,10 +264,10 @@ class WorkerQueue(Queue):
             if type(verdict) is Completed:
                 kind = (scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter)
                 if of_flows:
-                    row = len(batches[kind]) // len(rows.Completed._fields)
-                    reports[kind].append(_report(verdict, row))
                     if verdict.counter == "succeeded" and hasattr(delivery, "added"):
-                        pages[kind].append(self._page(delivery, row))
+                        pages[kind].append(self._page(delivery, len(batches[kind]) // len(rows.Completed._fields)))
+                    # A `rows.Reported`, as below.
+                    reports[kind] += (*delivery.meta["flow"][:2], *report_of(verdict))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
                 batches[kind] += (
                     delivery.entry_id,
@@ -288,7 +288,7 @@ class WorkerQueue(Queue):
             elif type(verdict) is Buried:
                 kind = (scripts.BURY, delivery.priority, delivery.taken, "")
                 if of_flows:
-                    reports[kind].append(_report(verdict, len(batches[kind]) // len(rows.Buried._fields)))
+                    reports[kind] += (*delivery.meta["flow"][:2], *report_of(verdict))
                 batches[kind] += rows.Buried(
                     delivery.entry_id,
                     delivery.id,
@@ -308,14 +308,15 @@ class WorkerQueue(Queue):
         for kind, arguments in batches.items():
             script, priority, taken, counter = kind
             told, added = reports.get(kind, ()), pages.get(kind, ())
+            number = len(told) // len(rows.Reported._fields)
             head: tuple[Argument, ...] = (consumer, str(priority))
             if script is scripts.BURY:
-                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, len(told))
+                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, number)
             elif script is scripts.COMPLETE:
-                head += ("1" if taken else "0", counter, str(len(told)), str(len(added)))
+                head += ("1" if taken else "0", counter, str(number), str(len(added)))
             elif script is scripts.RETRY:
                 head += (int(taken), counter)
-            calls.append((script, self.keys.prefix, (*head, *arguments, *chain(*told), *chain(*added))))
+            calls.append((script, self.keys.prefix, (*head, *arguments, *told, *chain(*added))))
         return calls
 
     def _replace_calls(self, consumer: str, verdict: Replaced) -> list[ScriptCall]:
@@ -338,8 +339,3 @@ class WorkerQueue(Queue):
 
 def _value_names(numbers: Iterable[int]) -> list[str]:
     return [f"{number}v" for number in numbers]
-
-
-def _report(verdict: Completed | Buried, row: int) -> rows.Reported:
-    flow_id, number = verdict.delivery.meta["flow"][:2]
-    return rows.Reported(row, flow_id, number, *report_of(verdict))

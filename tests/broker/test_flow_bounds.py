@@ -10,6 +10,7 @@ import pytest
 from rsq.broker import scripts
 from rsq.broker.client import Client
 from rsq.broker.flow_pages import Pages
+from rsq.broker.worker_queue import MEMBERS_PAGE
 from rsq.calls.plan import Node, Plan
 from rsq.errors import BrokerError, BrokerUnavailable, FlowGone, MessageTooLarge, QueueFull, QueuePaused, SettingsError
 from rsq.settings import Settings
@@ -81,14 +82,37 @@ def test_the_error_of_a_long_chain_is_kept_once(flowing: Flowing) -> None:
     assert flowing.flows.outcome("f", 1000) == flowing.flows.outcome("f", 0)
 
 
-def test_two_hundred_outcomes_at_once(flowing: Flowing) -> None:
-    """Of flows of their own: the dearest commit that there is."""
-    for number in range(200):
-        flowing.start(chain(f"a{number}", f"b{number}"), f"f{number}")
+def test_many_errbacks_are_released_a_few_at_a_time(flowing: Flowing) -> None:
+    """Two hundred of each node, and each of them once, whoever is sent again."""
+    first, others = [(n, f"b{n}") for n in range(2, 202)], [(n, "") for n in range(102, 302)]
+    flowing.start(
+        [
+            Node(call("a"), errbacks=first, sink=True),
+            Node(call("b"), errbacks=others, sink=True),
+            *(Node(call(f"e{n}"), errback=True) for n in range(2, 302)),
+        ]
+    )
+    flowing.fetch()
+    flowing.end(flowing.dead("a"), flowing.dead("b"))
     came = flowing.fetch()
     assert len(came) == 200
-    assert commands(flowing, lambda: flowing.end(*(flowing.ok(task_id) for task_id in came))) < 200 * 60
-    assert len(flowing.fetch()) == 200
+    flowing.end(*(flowing.ok(task_id) for task_id in came))
+    assert flowing.go_on() > 0
+    came += flowing.fetch()
+    assert sorted(came) == sorted(f"e{n}" for n in range(2, 302))
+    assert flowing.held["e2"].meta["flow"] == ["f", 2, "0 b2 q tests.task"]
+    assert flowing.held["e301"].meta["flow"] == ["f", 301]
+
+
+def test_as_many_outcomes_at_once_as_there_can_be(flowing: Flowing) -> None:
+    """Of flows of their own: the dearest commit that there is."""
+    number_of = MEMBERS_PAGE
+    for number in range(number_of):
+        flowing.start(chain(f"a{number}", f"b{number}"), f"f{number}")
+    came = flowing.fetch()
+    assert len(came) == number_of
+    assert commands(flowing, lambda: flowing.end(*(flowing.ok(task_id) for task_id in came))) < number_of * 12
+    assert len(flowing.fetch()) == number_of
 
 
 def test_a_waiting_call_takes_little(flowing: Flowing) -> None:
@@ -242,7 +266,7 @@ class TestStarting:
         "node",
         [
             Node(call("a"), policy="never"),
-            Node(call("a"), errbacks=[(1, "a")] * 11),
+            Node(call("a"), errbacks=[(1, "a")] * 201),
             Node(call("a"), outs=[*range(1, 4000, 2)]),
         ],
     )

@@ -12,8 +12,29 @@ local function visit(item, node)
   end
 end
 
+local function spent()
+  nodes_left = nodes_left - 1
+  return nodes_left < 0 or bytes_left <= 0
+end
+
+-- The errbacks of a node that has failed. An immutable one is told nothing.
+local function tell_errbacks(item)
+  local f, node, _, errbacks = item.flow, item.node, more_of(item.node)
+  local queue, _, task = names_of(node)
+  local about = { string.format('%.0f', node.n), '', string.sub(queue, #P + 2), task }
+  while item.at < #errbacks do
+    if spent() then return false end
+    about[2] = errbacks[item.at + 2]
+    local told = about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' '))
+    release(f, node_of(f, errbacks[item.at + 1] + node.base), '', told)
+    item.at = item.at + 2
+  end
+  return true
+end
+
 -- Carries on where it stopped. False where the budget is used up.
 local function step(item)
+  if item.how == 'tell' then return tell_errbacks(item) end
   local f, passed, last = item.flow, 0, -1
   local runs, base = item.runs, item.base
   if not runs then runs, base = outs_of(item.node), item.node.base end
@@ -21,8 +42,7 @@ local function step(item)
     local from, length = part, 1
     if part < 0 then from, length = last + 1, -part end
     for n = from + math.max(0, item.at - passed), from + length - 1 do
-      if nodes_left <= 0 or bytes_left <= 0 then return false end
-      nodes_left = nodes_left - 1
+      if spent() then return false end
       local node = f.nodes[n + base] or node_ahead(f, n + base, from + length - n)
       if item.how == 'close' then
         close(f, node)
@@ -87,7 +107,7 @@ end
 -- Where something was left, `how` and what else tells how far it came.
 function self.resume(id, n, how, at, parent, origin, packed, base)
   local f = self.flow(id)
-  if not f or f.broken or not is_live(f) and how ~= 'close' then return end
+  if not f or f.broken or f.state == 'succeeded' or not is_live(f) and how ~= 'close' and how ~= 'tell' then return end
   local item = { flow = f, how = how, at = at, parent = parent, origin = origin, base = base or 0 }
   guarded(f, find_item, item, n, packed or '')
   if not f.broken then work[#work + 1] = item end

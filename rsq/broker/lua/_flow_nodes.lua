@@ -6,7 +6,7 @@ local sends, told, hastened, stale = {}, {}, {}, {}
 local claimed, some_revoked, ready_for = {}, {}, {}
 
 -- how  what becomes of those behind it: 'ok', 'late' (after it was bad), 'bad', or 'blamed' (they are bad already, but for
---      another one that is not to blame any more)
+--      another one that is not to blame any more). Of an item it may be 'roots', 'close' and 'tell' as well.
 local function follow(f, node, how, parent, origin)
   if node.outs == 0 and not node.more then return end
   work[#work + 1] = { flow = f, node = node, how = how, at = 0, parent = parent, origin = origin or node.n }
@@ -67,18 +67,9 @@ local function doom(f, node, origin, parent)
   follow(f, node, how, parent, origin)
 end
 
-local release
-
-local function tell_errbacks(f, node)
-  if not node.more then return end
-  local _, errbacks = more_of(node)
-  local queue, _, task = names_of(node)
-  for i = 1, #errbacks, 2 do
-    nodes_left = nodes_left - 1
-    local about = { string.format('%.0f', node.n), errbacks[i + 1], string.sub(queue, #P + 2), task }
-    local what = about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' '))
-    release(f, node_of(f, errbacks[i] + node.base), '', what)
-  end
+-- Its errbacks are to hear of it.
+local function call_errbacks(f, node)
+  if node.more then work[#work + 1] = { flow = f, node = node, how = 'tell', at = 0, parent = '', origin = node.n } end
 end
 
 -- It has ended.
@@ -99,7 +90,7 @@ local function settle_node(f, node, ok, value, id, loud, unheard)
     tell(f, queue, id, string.sub(value, 2), true)
   end
   if not ok then
-    if loud then tell_errbacks(f, node) end
+    if loud then call_errbacks(f, node) end
     if node.fails >= 0 and is_live(f) then doom(f, node_of(f, node.fails + node.base), node.n, id) end
   end
   follow(f, node, ok and (was == BAD and 'late' or 'ok') or was == BAD and 'blamed' or 'bad', id)
@@ -128,7 +119,7 @@ end
 -- parent  id of the call that ended last, '' = none
 -- about   packed, what an errback is told
 -- Gives true where it takes by reference what it was released for.
-release = function(f, node, parent, about)
+local function release(f, node, parent, about)
   if node.kind == JOIN then
     if node.state == OK then return end
     local late = move(f, node, OK) == BAD
@@ -191,7 +182,7 @@ local function close(f, node)
     node.row, node.value = string.sub(node.row, 1, at - 1), FAILED .. f.result
     if loud and node.more then
       keep(node)
-      tell_errbacks(f, node)
+      call_errbacks(f, node)
     end
     hand_up(f, node, false, FAILED .. f.result, id, loud)
   elseif redis.call('ZSCORE', queue .. ':delayed', id) then

@@ -7,9 +7,9 @@ local function members_in(first, last, number, consumer, stream, taken)
   local members, reports = {}, last - number * REPORTED.WIDTH
   -- What it has begun before may be under way yet.
   local pending = taken and {} or pending_of(consumer, stream, 2 * number + 10)
-  for i = reports + 1, last, REPORTED.WIDTH do
-    local row, value = first + tonumber(ARGV[i + REPORTED.ROW]) * WIDTH, ARGV[i + REPORTED.VALUE]
-    local id = ARGV[row + ID]
+  for k = 0, number - 1 do
+    local i, row = reports + 1 + k * REPORTED.WIDTH, first + k * WIDTH
+    local id, value = ARGV[row + ID], ARGV[i + REPORTED.VALUE]
     if pending[ARGV[row + ENTRY_ID]] or is_ours(consumer, stream, ARGV[row + ENTRY_ID], id, taken) then
       if value == '' then value = string.sub(ARGV[row + RESULT], tonumber(ARGV[i + REPORTED.SKIP]) + 1) end
       members[id] = { ARGV[i + REPORTED.FLOW], tonumber(ARGV[i + REPORTED.NODE]), value }

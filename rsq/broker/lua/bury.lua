@@ -1,4 +1,4 @@
--- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000; of flows, at most 200
+-- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000; of flows, at most 100
 -- KEYS  T
 -- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, number of reports, then
 --       rows, then the reports

@@ -1,4 +1,4 @@
--- complete: running or taken -> done, for a batch of entries of one stream, at most 1,000; of flows, at most 200
+-- complete: running or taken -> done, for a batch of entries of one stream, at most 1,000; of flows, at most 100
 -- KEYS  T
 -- ARGV  consumer, priority, taken ('1' = all of these were acknowledged early: their tokens are the fence, not the lease),
 --       way in which they ended, number of reports, number of pages that calls add to their batches, then rows, then the

@@ -19,7 +19,7 @@ LARGE_BYTES = (30_000, 70_000, 150_000)
 STEPS = (2, 3, 4, 6)
 MEMBERS = (1, 2, 3, 5, 8)
 DEEPEST = 2
-MOST_ERRBACKS = 10
+MOST_ERRBACKS = 200
 """Of one call; those of what follows a group are also those of its members."""
 
 MANY = 250
