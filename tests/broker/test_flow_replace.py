@@ -11,7 +11,7 @@ from rsq.calls.placement import Placement
 from rsq.calls.plan import Node, Plan
 from rsq.errors import BrokerRefused
 from tests.broker.conftest import Rig
-from tests.broker.flowing import Flowing, call, chain, chord, flowing
+from tests.broker.flowing import Flowing, call, chain, chord, flowing, group
 
 __all__ = ["flowing"]
 
@@ -117,6 +117,21 @@ def test_cancelling_goes_down(flowing: Flowing) -> None:
     (x,) = flowing.rig.get("alice")
     assert x.revoked
     assert flowing.rig.queue.revocations(flowing.rig.link, [x]) == [(True, True)]
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_batch_that_stands_for_it_is_cancelled(flowing: Flowing, above: bool) -> None:
+    """What stands for the call is a callback of the batch, which nobody releases any more."""
+    flowing.start(chain("a", "b"))
+    flowing.fetch()
+    nodes = [Node(call("a"), errback=True, sink=True), *group(["x"])]
+    plan = Plan("new", nodes, callbacks={"complete": 0})
+    flowing.rig.commit("alice", Replaced(flowing.held["a"], plan, 0))
+    assert flowing.flows.cancel("f" if above else "new")
+    assert flowing.result("a") == ("REVOKED", "cancelled")
+    assert flowing.result("b") == ("REVOKED", "cancelled")
+    assert flowing.state() == ("cancelled" if above else "failed")
+    assert flowing.counts("new")[1] == 0, "a callback is no call"
 
 
 def test_without_a_lease_nothing_is_replaced(flowing: Flowing) -> None:

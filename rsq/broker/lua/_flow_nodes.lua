@@ -34,11 +34,15 @@ local function tell(f, queue, id, result, kept)
   told[#told + 1] = { f, queue, id, result, kept }
 end
 
+-- It stands for a call of another flow.
+local function stands_above(f, node)
+  if f.above then know_fixed(f) end
+  return f.above and node.n == f.tail
+end
+
 -- What happens to the call that stands for one of another flow happens to that one, too.
 local function hand_up(f, node, ok, value, id, loud)
-  if not f.above then return end
-  know_fixed(f)
-  if node.n == f.tail then self.report(f.up, f.up_node, ok, value, id, loud) end
+  if stands_above(f, node) then self.report(f.up, f.up_node, ok, value, id, loud) end
 end
 
 -- It is bad for one that is not bad any more.
@@ -171,13 +175,14 @@ end
 local function close(f, node)
   local within = redis.call('HGET', f.key, node.n .. 's')
   if within then self.stop(within, f.state, f.result, f.terminate == 1) end
-  if node.kind == ERRBACK or node.state ~= OPEN then return end
+  if node.state ~= OPEN or node.kind == ERRBACK and not stands_above(f, node) then return end
   if node.kind == JOIN then return move(f, node, BAD) end
   local queue, id, _, _, at = names_of(node)
   local loud = f.state == 'expired'
   expect('string', queue .. ':result:' .. id)
   bytes_left = bytes_left - #f.result
   if at <= #node.row or loud then
+    if node.kind == ERRBACK and at <= #node.row then f.open = f.open + 1 end
     move(f, node, BAD)
     node.row, node.value = string.sub(node.row, 1, at - 1), FAILED .. f.result
     if loud and node.more then
