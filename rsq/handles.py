@@ -65,6 +65,27 @@ class HandleData:
         """Know what `_leads_to` gave, once all are there."""
 
 
+class Linked(HandleData):
+    """One that stands in a canvas, behind its `parent`, and before its `links`; both stand last in its row."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        parent: Any
+        links: Sequence[Any]
+
+    def _leads_to(self) -> Iterable[HandleData | None]:
+        return [self.parent, *self.links]
+
+    def _leads(self, number_of: Numbers) -> list[Any]:
+        return [number_of(self.parent), [number_of(link) for link in self.links]]
+
+    def _lead(self, row: Sequence[Any], handle_of: Handles) -> None:
+        *_, parent, links = row
+        self.parent = handle_of(parent)
+        self.links = [handle_of(link) for link in links]  # type: ignore[misc]  # the slots are its subclasses'
+
+
 def result_from_tuple(table: Sequence[Any], app: Home | None = None) -> Any:
     """The handle of which this is the `as_tuple`, as a handle of this app.
 

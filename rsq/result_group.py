@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rsq import codec
 from rsq.calls.checks import positive
 from rsq.calls.message import check_id
-from rsq.handles import HandleData, Handles, Numbers
+from rsq.handles import Handles, Linked, Numbers
 from rsq.home import Home, home, reading_for
 from rsq.result import AsyncResult
 from rsq.result_set import ResultSet
@@ -26,7 +26,7 @@ SAVED_S = 86_400.0
 """How long a handle is kept that is saved: as long as results are, where nothing else is said."""
 
 
-class GroupResult(ResultSet[T]):
+class GroupResult(Linked, ResultSet[T]):
     """What starting a group gives: the handles of its members, and an id.
 
     A group in it lies flat in its results; a chain that ends with a group stands in them as a GroupResult.
@@ -91,19 +91,9 @@ class GroupResult(ResultSet[T]):
         """`delete` for coroutines."""
         await self._aside(self.delete)
 
-    def _leads_to(self) -> Iterable[HandleData | None]:
-        return [self.parent, *self.links]
-
     def _row(self, number_of: Numbers) -> list[Any]:
-        links = [number_of(link) for link in self.links]
-        return [
-            self.id,
-            [number_of(each) for each in self.results],
-            self.flow,
-            self.whole,
-            number_of(self.parent),
-            links,
-        ]
+        results = [number_of(each) for each in self.results]
+        return [self.id, results, self.flow, self.whole, *self._leads(number_of)]
 
     @classmethod
     def _of_row(cls, app: Home, row: Sequence[Any], handle_of: Handles) -> Self:
@@ -111,10 +101,6 @@ class GroupResult(ResultSet[T]):
         made = cls(app.client, check_id(group_id), [handle_of(each) for each in results])
         made.flow, made.whole = check_id(flow) if flow else "", bool(whole)
         return made
-
-    def _lead(self, row: Sequence[Any], handle_of: Handles) -> None:
-        *_, parent, links = row
-        self.parent, self.links = handle_of(parent), [handle_of(link) for link in links]
 
     @property
     def children(self) -> Sequence[AsyncResult[Any]]:  # type: ignore[override]

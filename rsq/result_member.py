@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsq.broker.deadline import Deadline
 from rsq.calls.message import check_id
-from rsq.handles import HandleData, Handles, Numbers, checked_place
+from rsq.handles import Handles, Linked, Numbers, checked_place
 from rsq.home import Home
 from rsq.result import AsyncResult
 
@@ -22,7 +22,7 @@ LOOK_S = 1.0
 """What never ran, since something before it failed, has no result of its own: the flow is asked for it so often."""
 
 
-class MemberResult(AsyncResult[T]):
+class MemberResult(Linked, AsyncResult[T]):
     """The handle of one call of a flow.
 
     links   the handles of what `link` has follow it
@@ -50,13 +50,9 @@ class MemberResult(AsyncResult[T]):
         """The handles of what follows it: by `link`, and then as the next step of its chain."""
         return self.links if self.next is None else [*self.links, self.next]
 
-    def _leads_to(self) -> Iterable[HandleData | None]:
-        return [self.parent, *self.links]
-
     def _row(self, number_of: Numbers) -> list[Any]:
-        links = [number_of(link) for link in self.links]
         place = [self.flow, self.number, self.last, self.whole]
-        return [self.id, self.queue, self._ignored, *place, number_of(self.parent), links]
+        return [self.id, self.queue, self._ignored, *place, *self._leads(number_of)]
 
     @classmethod
     def _of_row(cls, app: Home, row: Sequence[Any], handle_of: Handles) -> Self:
@@ -64,10 +60,6 @@ class MemberResult(AsyncResult[T]):
         made = cls(app.client, *checked_place(task_id, queue), bool(ignored))
         made.flow, made.number, made.last, made.whole = check_id(flow), int(number), bool(last), bool(whole)
         return made
-
-    def _lead(self, row: Sequence[Any], handle_of: Handles) -> None:
-        *_, parent, links = row
-        self.parent, self.links = handle_of(parent), [handle_of(link) for link in links]
 
     def revoke(self, terminate: bool = False) -> None:
         """Have the call not run; the handle of a whole canvas cancels it, with all that has not ended.

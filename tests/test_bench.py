@@ -160,8 +160,8 @@ def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_page_has_the_tables_that_are_written() -> None:
     page = docs.PAGE.read_text()
-    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "flows", "growth"]
-    assert page.count("<!-- end -->") == 5
+    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "flows", "cluster", "growth"]
+    assert page.count("<!-- end -->") == 6
     assert docs.PICTURE.is_file()
     assert (docs.PICTURE.parent / docs.MEMORY).is_file()
 

@@ -17,6 +17,7 @@ from rsq.flow.filling import NewBatch
 from rsq.home import project
 from rsq.signals import after_publish, before_publish, task_postrun
 from tests.helpers import wait_until
+from tests.modes import MODES, running
 
 app = App("batches", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -99,15 +100,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "find", lambda: app)
 
 
-@pytest.fixture(params=["eager", "worker"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "eager":
-        with app.testing.eager(propagate=False):
-            yield "eager"
-    else:
-        with app.testing.worker(url=request.getfixturevalue("url")) as worker:
-            yield "worker"
-            worker.wait_idle(timeout=60)
+    with running(app, request) as mode:
+        yield mode
 
 
 def telling(**more: Any) -> NewBatch:

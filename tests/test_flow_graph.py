@@ -13,6 +13,7 @@ from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.errors import SettingsError
 from rsq.home import project
 from tests.helpers import wait_until
+from tests.modes import MODES, running
 
 app = App("graphs", task_defaults={"max_retries": 0})
 other = App("others")
@@ -77,15 +78,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "find", lambda: app)
 
 
-@pytest.fixture(params=["eager", "worker"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "eager":
-        with app.testing.eager(propagate=False):
-            yield "eager"
-    else:
-        with app.testing.worker(url=request.getfixturevalue("url")) as worker:
-            yield "worker"
-            worker.wait_idle(timeout=60)
+    with running(app, request) as mode:
+        yield mode
 
 
 def fill(*sizes: int) -> None:

@@ -209,15 +209,13 @@ class Client:
         """End a flow, with what of it is delayed. False: it had ended, or is gone."""
         if not self.flows.cancel(flow_id, terminate):
             return False
-        first = 0
-        while nodes := self.flows.nodes(flow_id, first, REVOKE_STEP):
+        for nodes in self.flows.pages(flow_id):
             by_queue: dict[str, list[str]] = {}
             for node in nodes:
                 if node.state == "released":
                     by_queue.setdefault(node.queue, []).append(node.id)
             for queue, ids in by_queue.items():
                 self.revoke(ids, queue, terminate)
-            first += REVOKE_STEP
         return True
 
     async def arevoke(self, ids: Sequence[str], queue: str | None, terminate: bool) -> dict[str, str]:

@@ -31,8 +31,8 @@ from rsq.states import State
 RELEASED_AT_ONCE = 200
 """Nodes that one script releases, as in _flow.lua."""
 
-LISTED_PAGE = 500
-"""Ids of flows that are read at once."""
+LISTED_PAGE = NODES_PAGE = 500
+"""Ids of flows, and nodes of one, that are read at once."""
 
 CANCELLED = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
 
@@ -149,6 +149,13 @@ class Flows:
         """`outcomes` for coroutines."""
         found: list[bytes | None] = await self._afollow(self._outcomes(flow_id, numbers))
         return found
+
+    def pages(self, flow_id: str) -> Iterator[list[NodeState]]:
+        """All its nodes, NODES_PAGE at a time; see `nodes`."""
+        first = 0
+        while page := self.nodes(flow_id, first, NODES_PAGE):
+            yield page
+            first += NODES_PAGE
 
     def nodes(self, flow_id: str, first: int, count: int) -> list[NodeState]:
         """Some nodes of a flow that has not succeeded yet, in their order."""

@@ -1,9 +1,8 @@
 """The Lua scripts: one file for each transition, read once, called by SHA.
 
 A file may name shared pieces in lines ``-- include: _name``, which are put in its place (in a function, too, where only
-some calls need them), and the kind of its rows in a
-line ``-- rows: <kind>``, see `rsq.broker.rows`. A script is addressed by the SHA of its text, so an old and a new
-release of rsq work side by side on one server.
+some calls need them), and the kind of its rows in a line ``-- rows: <kind>``, see `rsq.broker.rows`. A script is
+addressed by the SHA of its text, so an old and a new release of rsq work side by side on one server.
 
 In a cluster what is published goes by sharded channels, which cost the other nodes nothing: there a script that
 publishes has a text of its own.

@@ -96,9 +96,7 @@ class Stamper:
             self._put(part, stamps)
         elif kind == "group":
             stamps = self._more(stamps, visitor.on_group_start(part, **stamps))
-            self._callbacks(part, stamps)
-            for member in part.own_tasks():
-                self.stamp(member, stamps)
+            self._members(part, stamps)
             visitor.on_group_end(part, **stamps)
         else:
             if kind == "chain":
@@ -114,13 +112,16 @@ class Stamper:
             if step.kind == "group" and number + 1 < len(steps):
                 chord = SignatureData._kinds["chord"](steps[number:])
                 inner = self._more(stamps, visitor.on_chord_header_start(chord, **stamps))
-                self._callbacks(step, inner)
-                for member in step.own_tasks():
-                    self.stamp(member, inner)
+                self._members(step, inner)
                 visitor.on_chord_header_end(chord, **inner)
                 stamps = self._more(stamps, visitor.on_chord_body(chord, **stamps))
             else:
                 self.stamp(step, stamps)
+
+    def _members(self, group: Any, stamps: dict[str, Any]) -> None:
+        self._callbacks(group, stamps)
+        for member in group.own_tasks():
+            self.stamp(member, stamps)
 
     def _callbacks(self, part: Any, stamps: dict[str, Any]) -> None:
         part.links = tuple(link.clone() for link in part.links)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 
 import click
 
-from rsq.broker.client import Client
 from rsq.broker.flows import Flow, NodeState
 from rsq.calls.message import check_id
 from rsq.calls.plan import numbers_in
 from rsq.cli.common import Context, json_option, local_time, pass_context, plural, shortened
 from rsq.cli.out import EXIT_NO, document, fail, say, table
-
-PAGE = 500
 
 
 @click.group()
@@ -68,7 +65,7 @@ def show(context: Context, flow_id: str, limit: int, as_json: bool) -> None:
     found = client.flows.look(check_id(flow_id))
     if found is None:
         fail(f"no flow {flow_id}: it has ended long ago, or never began; see rsq flow list", code=EXIT_NO)
-    nodes = list(islice(_nodes(client, flow_id, found.size), limit))
+    nodes = list(islice(chain.from_iterable(client.flows.pages(flow_id)), limit))
     if as_json:
         document({**asdict(found), "nodes": [{**asdict(node), "outs": list(numbers_in(node.outs))} for node in nodes]})
         return
@@ -124,11 +121,6 @@ def _numbers(found: Flow) -> tuple[str, int, int, int]:
 
 def _what(found: Flow) -> str:
     return shortened(found.description, 50) or "-"
-
-
-def _nodes(client: Client, flow_id: str, size: int) -> Iterator[NodeState]:
-    for first in range(0, size, PAGE):
-        yield from client.flows.nodes(flow_id, first, PAGE)
 
 
 def _tree(nodes: Sequence[NodeState]) -> Iterable[tuple[str, NodeState]]:

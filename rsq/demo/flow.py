@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
-import subprocess
 import time
 import warnings
 from collections import Counter
@@ -24,10 +22,9 @@ from rsq.broker.client import Client
 from rsq.broker.status import counts
 from rsq.canvas.make import group
 from rsq.canvas.signature import Signature
-from rsq.demo.run import KILL_AT
 from rsq.demo.stage import Advance, Stage, library_files, place_of_run
 from rsq.demo.tasks import count_file, summed
-from rsq.demo.workers import CHILDREN, LOOK_EVERY_S, WORKERS, check, children_of, end_of, is_replaced, run_workers
+from rsq.demo.workers import CHILDREN, WORKERS, end_of, follow, is_replaced, run_workers
 
 ALONE = "(modules)"
 """Stands for the modules that belong to no package."""
@@ -86,7 +83,7 @@ def run_flow(overrides: Mapping[str, Any], stage: Stage) -> FlowReport:
         started = time.monotonic()
         result = canvas_of(packages).delay()
         with stage.progress("as a flow      ", calls) as advance:
-            victim = _follow(client, result.id, workers, calls, advance, log)
+            victim = follow(lambda: _ended(client, result.id), calls, workers, advance, log)
         value = result.get(timeout=0)
         flow_s = time.monotonic() - started
         crashes = int(is_replaced(victim, workers[0]))
@@ -153,27 +150,7 @@ def _count_directly(packages: Mapping[str, Sequence[str]], advance: Advance) -> 
     return summed(sums)
 
 
-def _follow(
-    client: Client,
-    flow_id: str,
-    workers: Sequence[subprocess.Popen[bytes]],
-    calls: int,
-    advance: Advance,
-    log: Path,
-) -> int:
-    """Until the flow has ended; kills one child on the way and gives its pid."""
-    victim = done = 0
-    changed = time.monotonic()
-    while True:
-        flow = client.flows.look(flow_id)
-        assert flow is not None, "it is kept for as long as its result"
-        if (now_done := flow.ok + flow.bad) > done:
-            done, changed = now_done, time.monotonic()
-        advance(done, f"kill -9 {victim}" if victim else "")
-        if flow.state not in ("starting", "started"):
-            return victim
-        if not victim and done >= KILL_AT * calls and (children := children_of(workers[0].pid)):
-            victim = children[0]
-            os.kill(victim, signal.SIGKILL)
-        check(workers, changed, log)
-        time.sleep(LOOK_EVERY_S)
+def _ended(client: Client, flow_id: str) -> tuple[int, bool]:
+    flow = client.flows.look(flow_id)
+    assert flow is not None, "it is kept for as long as its result"
+    return flow.ok + flow.bad, flow.state not in ("starting", "started")

@@ -5,10 +5,7 @@ It prints nothing: what there is to see goes to a `Stage`, what came out is the 
 
 from __future__ import annotations
 
-import os
 import platform
-import signal
-import subprocess
 import time
 import warnings
 from collections import Counter
@@ -23,12 +20,9 @@ from rsq.broker.dead_letters import dead_letters
 from rsq.broker.status import counts
 from rsq.demo.stage import Advance, Stage, library_files, place_of_run
 from rsq.demo.tasks import index_file
-from rsq.demo.workers import CHILDREN, LOOK_EVERY_S, WORKERS, check, children_of, end_of, is_replaced, run_workers
+from rsq.demo.workers import CHILDREN, WORKERS, end_of, follow, is_replaced, run_workers
 from rsq.result import AsyncResult
 from rsq.states import State
-
-KILL_AT = 0.4
-"""Share of the files that have an outcome when one child is killed."""
 
 SUMMED = ("lines", "functions", "classes", "imports")
 
@@ -100,7 +94,7 @@ def run(overrides: Mapping[str, Any], stage: Stage) -> Report:
         results = index_file.map_async(calls)
         duplicates = sum(again.duplicate for again in index_file.map_async(calls))
         with stage.progress("through the queue", len(files)) as advance:
-            victim = _follow(client, workers, len(files), advance, log)
+            victim = follow(lambda: _settled(client, len(files)), len(files), workers, advance, log)
         queue_s = time.monotonic() - started
         crashes = int(is_replaced(victim, workers[0]))
         queued = {path: _outcome_of(result) for path, result in zip(files, results, strict=True)}
@@ -196,21 +190,10 @@ def _outcome_of(result: AsyncResult[dict[str, int]]) -> Outcome:
     return record.value if record.state is State.SUCCESS else str(record.state)
 
 
-def _follow(client: Client, workers: Sequence[subprocess.Popen[bytes]], files: int, advance: Advance, log: Path) -> int:
-    """Until every file has its outcome; kills one child on the way and gives its pid."""
-    victim = done = 0
-    changed = time.monotonic()
-    while done < files:
-        counters = _counters(client)
-        if (now_done := counters["succeeded"] + counters["dead"]) > done:
-            done, changed = now_done, time.monotonic()
-        if not victim and done >= KILL_AT * files and (children := children_of(workers[0].pid)):
-            victim = children[0]
-            os.kill(victim, signal.SIGKILL)
-        advance(done, f"kill -9 {victim}" if victim else "")
-        check(workers, changed, log)
-        time.sleep(LOOK_EVERY_S)
-    return victim
+def _settled(client: Client, files: int) -> tuple[int, bool]:
+    counters = _counters(client)
+    settled = counters["succeeded"] + counters["dead"]
+    return settled, settled >= files
 
 
 def _counters(client: Client) -> Counter[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +19,45 @@ WORKERS = 2
 CHILDREN = 2
 """Of each worker."""
 
+KILL_AT = 0.4
+"""Share of the work that is done when one child is killed."""
+
 LOOK_EVERY_S = 0.05
 SILENCE_S = 30.0
 """With no news for this long, something hangs."""
 
 STOP_S = 10.0
 LOG_LINES = 20
+
+
+def follow(
+    look: Callable[[], tuple[int, bool]],
+    most: int,
+    workers: Sequence[subprocess.Popen[bytes]],
+    advance: Callable[[int, str], None],
+    log: Path,
+) -> int:
+    """Until all is done; kills one child of the first worker on the way and gives its pid.
+
+    look     how much is done, and whether that is all
+    most     how much there is to do
+    advance  is told how much is done, with a note
+    Raises   WorkerLost
+    """
+    victim = done = 0
+    changed = time.monotonic()
+    while True:
+        now_done, ended = look()
+        if now_done > done:
+            done, changed = now_done, time.monotonic()
+        if not victim and done >= KILL_AT * most and (children := children_of(workers[0].pid)):
+            victim = children[0]
+            os.kill(victim, signal.SIGKILL)
+        advance(done, f"kill -9 {victim}" if victim else "")
+        if ended:
+            return victim
+        check(workers, changed, log)
+        time.sleep(LOOK_EVERY_S)
 
 
 @contextmanager

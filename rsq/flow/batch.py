@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from rsq.broker.flow_pages import PAGE_NODES
-from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.message import Delivery, new_id
 from rsq.calls.plan import Node
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature
 from rsq.errors import SettingsError
 from rsq.flow.handle import FlowHandle
-from rsq.flow.page import Filling, messages_of
+from rsq.flow.page import Filling
+from rsq.flow.telling import queues_of, told_after, told_before
 from rsq.result import AsyncResult
-from rsq.signals import after_publish, before_publish
 
 R = TypeVar("R")
 
@@ -93,17 +92,5 @@ class Batch(FlowHandle):
             )
         fresh = added[len(getattr(delivery, "added", [])) :]
         told_before(fresh, self.id)
-        self._app.client.flows.introduce(self.id, {message.queue for message in messages_of(fresh)} - {delivery.queue})
+        self._app.client.flows.introduce(self.id, queues_of(fresh) - {delivery.queue})
         delivery.added = added
-
-
-def told_before(nodes: Sequence[Node], flow_id: str) -> None:
-    if before_publish.handlers:
-        for message in messages_of(nodes):
-            tell_before(message, flow_id)
-
-
-def told_after(nodes: Sequence[Node], flow_id: str) -> None:
-    if after_publish.handlers:
-        for message in messages_of(nodes):
-            tell_after(message, message.id, False, flow_id)

@@ -14,7 +14,8 @@ from rsq.calls.request import current
 from rsq.canvas.signature import Signature
 from rsq.errors import FlowGone, Replace
 from rsq.flow.callbacks import Callbacks, new_batch_id
-from rsq.flow.page import Filling, messages_of
+from rsq.flow.page import Filling
+from rsq.flow.telling import queues_of
 from rsq.task import Task
 
 BATCH, SUMMARY = "rsq.batch", "rsq.summary"
@@ -42,8 +43,9 @@ def run_batch(
     delivery = current.get()
     assert delivery is not None, "it is called by workers"
     made = Callbacks(self.app)
-    first = [made.node(callbacks[name]) for name in ("success", "death") if name in callbacks]
-    numbers = {name: number for number, name in enumerate(name for name in ("success", "death") if name in callbacks)}
+    names = [name for name in ("success", "death") if name in callbacks]
+    first = [made.node(callbacks[name]) for name in names]
+    numbers = {name: number for number, name in enumerate(names)}
     numbers["complete"] = tail = len(first)
     meta = {name: delivery.meta[name] for name in KEPT if name in delivery.meta}
     body = codec.encode_call((), {}, None)
@@ -55,7 +57,7 @@ def run_batch(
     filling.close()
     for page in filling.full:
         nodes += page.nodes(len(nodes))
-    self.app.client.flows.introduce(delivery.id, {message.queue for message in messages_of(nodes)} - {delivery.queue})
+    self.app.client.flows.introduce(delivery.id, queues_of(nodes) - {delivery.queue})
     expires_ms = self.app.client.settings.flow_expires_ms
     raise Replace(Plan(new_batch_id(), nodes, description, expires_ms=expires_ms, callbacks=numbers))
 

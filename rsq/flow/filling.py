@@ -15,10 +15,11 @@ from rsq.calls.message import new_id
 from rsq.calls.plan import Node, Plan
 from rsq.canvas.signature import Signature, check_signature
 from rsq.errors import BatchClosed, BrokerError, SettingsError
-from rsq.flow.batch import Batch, told_after, told_before
+from rsq.flow.batch import Batch
 from rsq.flow.batch_step import batch_step
 from rsq.flow.callbacks import Callbacks, checked, new_batch_id
 from rsq.flow.page import Filling
+from rsq.flow.telling import told_after, told_before
 from rsq.result import AsyncResult
 
 if TYPE_CHECKING:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from rsq.app import BaseApp
-from rsq.calls.announce import tell_after, tell_before
-from rsq.calls.message import Delivery, Message, check_id
+from rsq.calls.message import Delivery, check_id
 from rsq.calls.plan import Plan
 from rsq.canvas.signature import Canvas, Signature
 from rsq.flow.planner import Planned, Planner
 from rsq.flow.run import FlowRun
 from rsq.flow.stand_in import stand_in
+from rsq.flow.telling import queues_of, told_after, told_before
 from rsq.result import AsyncResult
-from rsq.signals import after_publish, before_publish
 from rsq.task import Task
 
 
@@ -77,11 +76,8 @@ class Flows:
     def stand_in(self, signature: Signature[Any], delivery: Delivery) -> Plan:
         """The flow that takes the place of a call that runs; its queues are known when this returns."""
         plan = stand_in(self._app, signature, delivery)
-        messages = list(_messages(plan))
-        if before_publish.handlers:
-            for message in messages:
-                tell_before(message, plan.id)
-        self._app.client.flows.introduce(plan.id, {message.queue for message in messages} - {delivery.queue})
+        told_before(plan.nodes, plan.id)
+        self._app.client.flows.introduce(plan.id, queues_of(plan.nodes) - {delivery.queue})
         return plan
 
     def _task(self, signature: Signature[Any]) -> Task[..., Any]:
@@ -89,15 +85,13 @@ class Flows:
 
     def _prepared(self, signature: Signature[Any]) -> Planned:
         planned = Planner(self._app).plan(signature)
-        if planned.plan is not None and before_publish.handlers:
-            for message in _messages(planned.plan):
-                tell_before(message, planned.plan.id)
+        if planned.plan is not None:
+            told_before(planned.plan.nodes, planned.plan.id)
         return planned
 
     def _told(self, planned: Planned) -> AsyncResult[Any]:
-        if planned.plan is not None and after_publish.handlers:
-            for message in _messages(planned.plan):
-                tell_after(message, message.id, False, planned.plan.id)
+        if planned.plan is not None:
+            told_after(planned.plan.nodes, planned.plan.id)
         return planned.result
 
 
@@ -108,7 +102,3 @@ def is_plain(signature: Signature[Any]) -> bool:
 
 def _options(signature: Signature[Any]) -> dict[str, Any]:
     return signature.options if signature.id is None else {**signature.options, "task_id": signature.id}
-
-
-def _messages(plan: Plan) -> Iterable[Message]:
-    return (node.call.message for node in plan.nodes if node.call is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
 from typing import Any, TypeAlias
 
 from rsq.app import BaseApp
@@ -10,9 +11,9 @@ from rsq.calls.message import LONGEST_ID, new_id
 from rsq.calls.plan import FAIL, POLICIES, Plan
 from rsq.canvas.signature import Canvas, Group, Signature, check_signature
 from rsq.errors import SettingsError
-from rsq.flow.batch import told_after, told_before
 from rsq.flow.planner import Planner, before_it
 from rsq.flow.run import FlowRun, task_id_of
+from rsq.flow.telling import told_after, told_before
 from rsq.result import AsyncResult
 
 Some: TypeAlias = "GraphNode | str | Sequence[GraphNode | str]"
@@ -87,7 +88,7 @@ class Graph:
         earlier, later = self._node(first), self._node(then)
         way = _way(earlier, later)
         if way:
-            names = " -> ".join(node.name for node in (*reversed(way), later))
+            names = " -> ".join(node.name for node in (*way, later))
             raise SettingsError(f"{later.name} cannot wait for {earlier.name}, which waits for it: {names}")
         later._waits[earlier] = None
 
@@ -95,14 +96,14 @@ class Graph:
         """Start it, all or nothing. Each start is a flow of its own. Raises what starting a canvas raises."""
         plan, run = self._prepared()
         self._app.client.flows.start(plan)
-        told_after(list(plan.nodes), plan.id)
+        told_after(plan.nodes, plan.id)
         return run
 
     async def astart(self) -> FlowRun:
         """`start` for coroutines."""
         plan, run = self._prepared()
         await self._app.client.flows.astart(plan)
-        told_after(list(plan.nodes), plan.id)
+        told_after(plan.nodes, plan.id)
         return run
 
     # -- how it is put together
@@ -111,7 +112,7 @@ class Graph:
         if not self._nodes:
             raise SettingsError(f"flow {self.name!r} has no nodes: flow.add(task.s(...))")
         plan, run = _GraphPlanner(self._app).plan_of(self)
-        told_before(list(plan.nodes), plan.id)
+        told_before(plan.nodes, plan.id)
         return plan, run
 
     def _free_name(self, signature: Signature[Any], name: str | None) -> str:
@@ -159,7 +160,8 @@ class _GraphPlanner(Planner):
         handles: dict[str, AsyncResult[Any]] = {}
         ends: list[str] = []
         awaited = {earlier for node in graph for earlier in node._waits}
-        for node in _sorted(graph):
+        # Each behind those that it waits for.
+        for node in TopologicalSorter({node: node._waits for node in graph}).static_order():
             numbers = dict.fromkeys(number for earlier in node._waits for number in afters[earlier].ends)
             takes = _numbered(node._takes, afters)
             first = len(self._drafts)
@@ -204,7 +206,7 @@ def _numbered(shape: Any, afters: Mapping[GraphNode, Any]) -> Any:
 
 
 def _way(start: GraphNode, end: GraphNode) -> list[GraphNode]:
-    """How `start` comes to wait for `end`, from one to the next; empty where it does not."""
+    """From `end` to `start`, which comes to wait for it, each behind one that it waits for; empty where it does not."""
     came: dict[GraphNode, GraphNode | None] = {start: None}
     open_ = [start]
     while open_:
@@ -213,26 +215,9 @@ def _way(start: GraphNode, end: GraphNode) -> list[GraphNode]:
             way = [node]
             while (earlier := came[way[-1]]) is not None:
                 way.append(earlier)
-            return list(reversed(way))
+            return way
         for other in node._waits:
             if other not in came:
                 came[other] = node
                 open_.append(other)
     return []
-
-
-def _sorted(graph: Graph) -> Iterator[GraphNode]:
-    """Its nodes, each behind those that it waits for."""
-    left = {node: len(node._waits) for node in graph}
-    behind: dict[GraphNode, list[GraphNode]] = {node: [] for node in graph}
-    for node in graph:
-        for earlier in node._waits:
-            behind[earlier].append(node)
-    ready = [node for node in reversed(list(graph)) if not left[node]]
-    while ready:
-        node = ready.pop()
-        yield node
-        for later in behind[node]:
-            left[later] -= 1
-            if not left[later]:
-                ready.append(later)

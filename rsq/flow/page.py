@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from rsq.broker.flow_pages import PAGE_NODES
-from rsq.calls.message import Message, new_id
+from rsq.calls.message import new_id
 from rsq.calls.plan import Node
 from rsq.canvas.signature import Group, Signature, check_signature
 from rsq.errors import SettingsError
@@ -87,8 +87,3 @@ def _unplaced(handle: AsyncResult[Any]) -> AsyncResult[Any]:
     if isinstance(handle, GroupResult):
         return GroupResult(handle._client, handle.id, [_unplaced(each) for each in handle])
     return AsyncResult(handle._client, handle.id, handle.queue, handle._ignored)
-
-
-def messages_of(nodes: Iterable[Node]) -> Iterator[Message]:
-    """The calls among them, as they are sent."""
-    return (node.call.message for node in nodes if node.call is not None)

@@ -12,8 +12,6 @@ from rsq.flow.handle import FlowHandle
 from rsq.result import AsyncResult
 from rsq.result_set import ResultSet
 
-NODES_PAGE = 500
-
 WORDS = {"waiting": "waiting", "released": "started", "ok": "succeeded", "bad": "failed"}
 
 
@@ -66,10 +64,7 @@ class FlowRun(FlowHandle):
 
     def calls(self) -> Iterator[NodeState]:
         """Its calls as they are on the server, a page at a time; none where it has succeeded."""
-        first = 0
-        while page := self._app.client.flows.nodes(self.id, first, NODES_PAGE):
-            yield from (node for node in page if node.id)
-            first += NODES_PAGE
+        return (node for page in self._app.client.flows.pages(self.id) for node in page if node.id)
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> dict[str, Any]:
         """Wait for the nodes for which no other waits, and give their values by name.

@@ -358,7 +358,7 @@ class _Run:
         if task_prerun.handlers:
             flow = Request(self.delivery).flow
             task_prerun.send(task, task_id=self.delivery.id, task=task, args=self.args, kwargs=self.kwargs, flow=flow)
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() if self.timed is None else self.timed.began
 
     def end(self) -> None:
         """It has ended by itself. Raises TimeLimitExceeded if it was told to end before."""

@@ -346,6 +346,8 @@ class Fetcher:
                     if deliveries:
                         log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
                     self._accept(queue, deliveries, wakes, consumer)
+                    # A line on which a page comes through is no server that is away, though the next one may be lost.
+                    self._pause_s = PAUSE_S[0]
         self._lost_replies = False
 
     def _take_new_name(self) -> None:

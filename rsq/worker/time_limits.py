@@ -61,6 +61,7 @@ class Limits:
 class Timed:
     """One attempt with a limit. On the board its deadline stands until the outcome is made, too.
 
+    began    since when the limit counts, and so the runtime (as `time.perf_counter`)
     next_at  when something is to be raised in its body (monotonic)
     error    what is raised in it, or was last; None = no limit has been reached
     """
@@ -73,7 +74,7 @@ class Timed:
         self._delivery = delivery
         self._hard_s = hard_s
         self._soft_s = soft_s
-        now = time.monotonic()
+        self.began, now = time.perf_counter(), time.monotonic()
         self._hard_at = math.inf if watch.kills else now + hard_s
         self.next_at = min(now + soft_s, self._hard_at)
         self.error: BaseException | None = None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,11 @@ def totals(app: App, queue: str | None = None) -> QueueCounts:
 def ended(app: App) -> dict[str, int]:
     """How often calls ended, by the way in which they did."""
     return {how: number for how, number in totals(app).counters.items() if how != "wakes"}
+
+
+def nobody_reads(redis: Any) -> bool:
+    """Whether no worker is blocked in a read. Between two reads none is for a moment, too."""
+    return all(redis.info("clients")["blocked_clients"] == 0 for _ in range(200))
 
 
 def settled(app: App, queue: str | None = None) -> bool:

@@ -16,7 +16,7 @@ from rsq.cli.main import main
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration import tasks
-from tests.integration.conftest import Journal, StartWorker, totals
+from tests.integration.conftest import Journal, StartWorker, nobody_reads, totals
 
 
 def run(url: str, *arguments: str) -> str:
@@ -59,11 +59,6 @@ def test_a_paused_queue_hands_out_nothing(
     assert sorted(str(handle.get(timeout=20)) for handle in waiting) == ["while 0", "while 1", "while 2"]
     assert late.get(timeout=20) == "delayed"
     assert not totals(app).paused
-
-
-def nobody_reads(redis: Any) -> bool:
-    """Whether no worker is blocked in a read. Between two reads none is for a moment, too."""
-    return all(redis.info("clients")["blocked_clients"] == 0 for _ in range(200))
 
 
 def test_a_pause_outlives_the_server(app: App, url: str, redis: Any) -> None:

@@ -17,7 +17,7 @@ from rsq import App, DuplicateCall, QueueFull, State, TaskRevoked, codec
 from rsq.broker.dead_letters import DeadLetter, dead_letters, redrive
 from tests.helpers import wait_until
 from tests.integration import rule_tasks
-from tests.integration.conftest import Journal, StartWorker, Worker, ended, kill, settled, totals
+from tests.integration.conftest import Journal, StartWorker, Worker, ended, kill, nobody_reads, settled, totals
 
 POOLS = ["prefork", "threads", "asyncio", "solo"]
 
@@ -239,6 +239,7 @@ def test_a_call_that_others_replaced_dies_and_is_sent_again_with_the_newest_argu
     assert list(codec.decode(letter.body)[0]) == [str(opened), "k", 3]
     # It has ended, so its key is free; and whoever has the key keeps the letter where it is.
     app.pause("default")
+    wait_until(lambda: nobody_reads(redis), 20, "the worker to notice")
     other = task.delay(str(opened), "k", 4)
     assert not other.duplicate
     with app.client.link() as link, pytest.raises(DuplicateCall, match=other.id):
@@ -248,6 +249,7 @@ def test_a_call_that_others_replaced_dies_and_is_sent_again_with_the_newest_argu
         other.get(timeout=20)
     # Sent again it has its key as before, and may be replaced until it starts.
     app.pause("default")
+    wait_until(lambda: nobody_reads(redis), 20, "the worker to notice")
     with app.client.link() as link:
         assert redrive(link, app.client.queue(None), letter)
     newer = task.delay(str(opened), "k", 5)

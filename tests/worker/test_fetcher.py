@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
@@ -23,7 +24,10 @@ from rsq.worker.inbox import Inbox
 from rsq.worker.leases import Leases
 from rsq.worker.prefetch import BYTES_AHEAD, Prefetch
 from rsq.worker.turns import Turns
+from tests.clusters import Cluster
 from tests.helpers import wait_until
+from tests.proxy import Proxy
+from tests.servers import Server
 
 MIB = 1024 * 1024
 
@@ -126,6 +130,29 @@ def desk(redis: Any, url: str) -> Iterator[Desk]:
     desk.fetcher.stop()
     desk.committer.close(10)
     desk.link.close()
+
+
+def test_a_line_that_loses_one_page_after_the_other_is_tried_again_at_once(
+    redis: Any, server: Server | Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was delivered and never seen comes page by page, and each that comes through counts."""
+    with Proxy(server) as proxy:
+        desk = Desk(redis, proxy.url)
+        desk.add(*[b""] * 60)
+        stream = desk.queue.keys.stream()
+        redis.xreadgroup(GROUP, desk.identity.consumer, {stream: ">"}, count=60)
+        proxy.plan("cut_reply", at=proxy.sha(scripts.FETCH))
+        for pages in range(2, 7):
+            proxy.plan(*["pass_request"] * pages, "cut_reply", at=b"XREADGROUP")
+        desk.committer.start()
+        desk.fetcher.start()
+        wait_until(lambda: len(desk.inbox) == 60, 20, "all of them to be there")
+        desk.fetcher.stop()
+        desk.committer.close(10)
+        desk.link.close()
+    waits = [message for message in caplog.messages if "trying again in" in message]
+    assert len(waits) == 6
+    assert all(message.endswith("trying again in 0.1 s") for message in waits), waits
 
 
 def test_nothing_is_read_past_ones_own_lease(desk: Desk) -> None:

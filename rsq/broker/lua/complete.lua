@@ -12,6 +12,15 @@ if not taken and not holds_lease(consumer) then return -1 end
 local FIRST, reports, pages = 7, tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, ids, entry_ids, untraced = now_ms(), {}, {}, {}
 
+-- What the rows up to this place say.
+local function note(last)
+  for i = FIRST, last, WIDTH do
+    local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
+    ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
+    if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then untraced[#untraced + 1] = id end
+  end
+end
+
 local function publish(row)
   if ARGV[row + RESULT] ~= '' then publish_result(ARGV[row + ID], ARGV[row + RESULT], ARGV[row + TTL_MS]) end
 end
@@ -27,11 +36,7 @@ end
 -- Most calls have no rules, and are part of no flow. The rest of this script is not even made for them: each function costs
 -- as much as a small command.
 if not taken and reports == 0 then
-  for i = FIRST, #ARGV, WIDTH do
-    local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
-    ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
-    if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then untraced[#untraced + 1] = id end
-  end
+  note(#ARGV)
   if nothing_known() then
     if #untraced > 0 then expect('stream', ENDED) end
     if settle_whole() then
@@ -41,7 +46,6 @@ if not taken and reports == 0 then
       return #ids
     end
   end
-  ids, entry_ids, untraced = {}, {}, {}
 end
 
 -- rows: Reported
@@ -64,13 +68,11 @@ for i = pages + 1, #ARGV, ADDED.WIDTH do
     member[4] = { ARGV[i + ADDED.KEY], head, nodes }
   end
 end
-for i = FIRST, last, WIDTH do
-  local entry_id, id = ARGV[i + ENTRY_ID], ARGV[i + ID]
-  ids[#ids + 1], entry_ids[#entry_ids + 1] = id, entry_id
-  if leaves_no_trace(entry_id, ARGV[i + RESULT], ARGV[i + TTL_MS], now) then traceless[id] = true end
-end
+if #ids == 0 then note(last) end
+if #untraced > 0 then expect('stream', ENDED) end
+for _, id in ipairs(untraced) do traceless[id] = true end
 look_up(ids, way, members)
-if next(traceless) then expect('stream', ENDED) end
+untraced = {}
 
 local whole = not taken and settle_whole()
 for i = FIRST, last, WIDTH do
