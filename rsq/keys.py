@@ -107,6 +107,10 @@ class QueueKeys:
         """What the call has told of its progress."""
         return f"{self.progress}:{task_id}"
 
+    def taken(self, consumer: str) -> str:
+        """The calls for which a consumer answers that it has acknowledged early."""
+        return f"{self.prefix}:taken:{consumer}"
+
     def dedupe(self, key: str) -> str:
         """Marker of a user's dedupe key; its value is the task id that won."""
         return f"{self.prefix}:dedupe:key:{key}"

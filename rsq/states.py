@@ -38,6 +38,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "arrived": ("", ""),
     "fetch": ("ready", "running"),
     "take": ("running", "taken"),
+    "disclaim": ("taken", "done"),
     "begin": ("running", "running"),
     "complete": ("running or taken", "done"),
     "drop_wakes": ("", ""),

@@ -214,6 +214,18 @@ class Cluster:
         self.ask(new, "CLUSTER", "FAILOVER")
         return self.await_other_master(tag, old)
 
+    @contextmanager
+    def behind(self, tag: str) -> Iterator[None]:
+        """What the master of a tag does in the block is unknown to its replica, which takes its place at the end."""
+        master = self.master(tag)
+        replica, denied = self.replica_of(master), ("-psync", "-sync", "-replconf")
+        self.ask(master, "ACL", "SETUSER", "default", *denied)
+        self.ask(master, "CLIENT", "KILL", "TYPE", "replica")
+        yield
+        self.ask(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
+        self.await_other_master(tag, master)
+        self.ask(master, "ACL", "SETUSER", "default", *(f"+{each[1:]}" for each in denied))
+
     def await_other_master(self, tag: str, old: Server) -> Server:
         """Wait until all running nodes hold another one for the master of this tag."""
         slot = slot_of(tag)

@@ -258,6 +258,7 @@ class Link:
         self.idle_since = 0.0
         self._channel: Channel | None = None
         self._identity: Identity | None = None
+        self._opened = 0
 
     def call(self, *command: Argument) -> Any:
         """Send one command and give its reply."""
@@ -364,6 +365,13 @@ class Link:
         """Whether the last call left a connection behind."""
         return self._channel is not None or any(link.connected for link in self._by_tag.values())
 
+    @property
+    def openings(self) -> int:
+        """How many connections it has made. The server behind a new one may lack what another has confirmed: it was
+        restarted, or takes the place of one that failed.
+        """
+        return self._opened + sum(link.openings for link in self._by_tag.values())
+
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
         for link in self._by_tag.values():
@@ -378,6 +386,7 @@ class Link:
                 self.endpoint.embedded.ensure()  # it may have to load its data first
             deadline = Deadline(self.timeout_s)
         self._channel, self._identity = self.endpoint.open(deadline, self._tag)
+        self._opened += 1
         return self._channel
 
     def _break(self) -> None:

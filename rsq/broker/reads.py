@@ -55,6 +55,34 @@ def _pending(link: Link, stream: str, consumer: str) -> Iterator[list[Any]]:
         page = max(1, min(2 * page, PAGE, PAGE_BYTES // max(1, largest)))
 
 
+def strays(
+    link: Link, queue: WorkerQueue, consumer: str, held: Collection[Delivery], priorities: Sequence[int]
+) -> tuple[bool, set[str]]:
+    """What is this consumer's by the word of the server, though it knows nothing of it.
+
+    held     what it knows of, as it was before this
+    Returns  (whether there are entries of that kind, the ids of such calls that were acknowledged early)
+    """
+    known: dict[int, set[bytes]] = {priority: set() for priority in priorities}
+    for delivery in held:
+        if delivery.queue == queue.name:
+            known.setdefault(delivery.priority, set()).add(delivery.entry_id)
+    # Of one more than are known one is not, if there is any.
+    looks = [
+        ("XPENDING", queue.keys.stream(priority), keys.GROUP, "-", "+", len(known[priority]) + 1, consumer)
+        for priority in priorities
+    ]
+    *pending, taken = link.pipeline([*looks, ("SMEMBERS", queue.keys.taken(consumer))])
+    entries = any(
+        row[0] not in known[priority]
+        for priority, rows in zip(priorities, pending, strict=True)
+        # A group that is gone has nothing.
+        for row in ([] if isinstance(rows, BrokerError) else rows)
+    )
+    mine = {delivery.id for delivery in held if delivery.queue == queue.name}
+    return entries, set() if isinstance(taken, BrokerError) else {id.decode() for id in taken} - mine
+
+
 REVOKED_WEIGHT = 14
 """More than there are other signs of a queue: so one number tells those apart from revocations."""
 

@@ -62,6 +62,7 @@ ENQUEUE = Script("enqueue")
 ARRIVED = Script("arrived")
 FETCH = Script("fetch")
 TAKE = Script("take")
+DISCLAIM = Script("disclaim")
 BEGIN = Script("begin")
 COMPLETE = Script("complete")
 DROP_WAKES = Script("drop_wakes")
@@ -94,6 +95,7 @@ ALL = (
     ARRIVED,
     FETCH,
     TAKE,
+    DISCLAIM,
     BEGIN,
     COMPLETE,
     DROP_WAKES,

@@ -32,7 +32,10 @@ LONGEST_BLOCK_MS = 1000
 """An idle worker looks at its queues again after this long, whatever happens. `_ready.lua` relies on it."""
 
 LOST = pack_failure(
-    State.FAILURE, 1, 0.0, encode_error(WorkerLost("the worker that ran this call was not heard of any more"))
+    State.FAILURE,
+    1,
+    0.0,
+    encode_error(WorkerLost("the worker that ran this call, or the server that had its outcome, is gone")),
 )
 """What the caller gets of a call that was acknowledged early and lost with its worker."""
 
@@ -223,6 +226,12 @@ class WorkerQueue(Queue):
         if reply == -1:
             raise self._lost(consumer)
         return bool(reply)
+
+    def disclaim_call(self, consumer: str, task_ids: Iterable[str]) -> ScriptCall:
+        """Calls that this consumer acknowledged early, and does not run: a failover lost what became of them. Answers
+        how many have ended by this.
+        """
+        return scripts.DISCLAIM, self.keys.prefix, (consumer, *task_ids)
 
     def begin(self, link: Link, consumer: str, delivery: Delivery, rules: Rules, revision: int = 0) -> Begin:
         """Ask whether a body may start that has rules or limits. Raises LeaseLost.

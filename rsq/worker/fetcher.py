@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rsq.broker.connection import Link
-from rsq.broker.reads import BlockingRead, adopting
+from rsq.broker.reads import BlockingRead
 from rsq.broker.replies import Fetched
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
@@ -27,6 +27,7 @@ from rsq.worker.inbox import Inbox
 from rsq.worker.outlook import SWEEP_S, Outlook
 from rsq.worker.prefetch import Prefetch
 from rsq.worker.revocations import Revocations
+from rsq.worker.strays import Strays
 from rsq.worker.turns import Turns
 
 log = logging.getLogger("rsq.worker")
@@ -40,7 +41,6 @@ PATIENCE_S = 0.1
 PLAIN_ROOM = 50
 """With less room a fetch costs little more than a plain read, and lets urgent messages overtake at once. Of large
 messages half a page is enough: a script copies each byte several times."""
-
 
 STAND_BY_S = 0.1
 """Pause between two looks whether a lease that ran out by this host's clock was renewed after all, or is lost."""
@@ -104,7 +104,7 @@ class Fetcher:
         self._settings = turns.queues[0].settings
         self._outlook = Outlook()
         self._read_on: BlockingRead | None = None
-        self._lost_replies = False
+        self._strays = Strays(link, turns.queues, self._held)
         self._lost_name = ""
         self._stop = threading.Event()
         self._pause_s = PAUSE_S[0]
@@ -160,8 +160,10 @@ class Fetcher:
         elif not self._identity.lease_holds():
             self._stand_by()
             return
-        if self._lost_replies:
+        if self._strays.expected():
             self._adopt()
+        else:
+            self._strays.look(self._identity.consumer, self._outlook.in_use, now)
         running = self._workload.running()
         self._revocations.listen(self._link, running, now)
         room = self._room(running, now)
@@ -313,14 +315,14 @@ class Fetcher:
         self._link.close()
         self._client_id = None
         self._begin_anew()
-        self._lost_replies = True
+        self._strays.lost_replies = True
         self._stop.wait(self._pause_s)
         self._pause_s = min(PAUSE_S[1], self._pause_s * 2)
 
     def _begin_anew(self) -> None:
         self._outlook = Outlook()
         self._read_on = None
-        self._lost_replies = False
+        self._strays.lost_replies = False
 
     def _stand_by(self) -> None:
         """By this host's clock the lease has run out. The server says whether it is lost; until it is renewed, or
@@ -330,25 +332,23 @@ class Fetcher:
             queue.fetch(self._link, self._identity.consumer, 0)
         self._wait(STAND_BY_S)
 
-    def _adopt(self) -> None:
-        """An entry whose delivery was lost on the wire would belong to this living consumer for ever."""
+    def _held(self) -> list[Delivery]:
         # In the order in which a delivery moves on, so that none is missed.
-        held = [*self._inbox.held(), *(delivery for delivery, _ in self._workload.running()), *self._committer.held()]
-        consumer = self._identity.consumer
+        return [*self._inbox.held(), *(delivery for delivery, _ in self._workload.running()), *self._committer.held()]
+
+    def _adopt(self) -> None:
+        """What is ours by the word of the server, though we know nothing of it."""
+        consumer, priorities = self._identity.consumer, dict[str, Sequence[int]]()
         for queue in self._queues:
             # Also makes the groups again where a flush or a failover took them.
             fetched = queue.fetch(self._link, consumer, 0)
             self._took(queue, fetched)
-            for priority in fetched.priorities:
-                # Two streams may use the same entry id.
-                known = {each.entry_id for each in held if (each.queue, each.priority) == (queue.name, priority)}
-                for deliveries, wakes in adopting(self._link, queue, consumer, known, priority):
-                    if deliveries:
-                        log.info("adopted %d messages of queue %s whose delivery was lost", len(deliveries), queue.name)
-                    self._accept(queue, deliveries, wakes, consumer)
-                    # A line on which a page comes through is no server that is away, though the next one may be lost.
-                    self._pause_s = PAUSE_S[0]
-        self._lost_replies = False
+            priorities[queue.name] = fetched.priorities
+        self._client_id = None
+        for queue, deliveries, wakes in self._strays.adopting(consumer, priorities):
+            self._accept(queue, deliveries, wakes, consumer)
+            # A line on which a page comes through is no server that is away, though the next one may be lost.
+            self._pause_s = PAUSE_S[0]
 
     def _take_new_name(self) -> None:
         """Fenced: nothing that was fetched under the old name is ours any more. Begin again under a new one."""

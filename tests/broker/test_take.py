@@ -171,3 +171,35 @@ def test_what_lost_its_lease_without_a_word_is_found(rig: Rig) -> None:
     rig.redis.delete(rig.keys.consumers)
     rig.reconcile()
     assert {*rig.snapshot()["missing"]} == {"alice"}
+
+
+# -- a living consumer knows nothing of what it has taken
+
+
+def disclaim(rig: Rig, consumer: str, *task_ids: str) -> int:
+    return int(rig.link.run_one(rig.queue.disclaim_call(consumer, task_ids)))
+
+
+def test_what_is_disclaimed_is_lost_and_its_caller_told(rig: Rig) -> None:
+    rig.hire("alice")
+    rig.add("a", "b")
+    first, second = rig.get("alice")
+    assert rig.take("alice", first)
+    assert rig.take("alice", second)
+    with rig.pushes("a") as pushed:
+        assert disclaim(rig, "alice", "a", "unknown") == 1
+    assert pushed == [("a", LOST)]
+    assert rig.snapshot()["taken:alice"] == {"b"}
+    assert rig.redis.hget(rig.keys.stats, "lost") == b"1"
+    assert disclaim(rig, "alice", "a") == 0
+    assert rig.commit("alice", completed(first)) == [0]
+    assert rig.commit("alice", completed(second)) == [1]
+
+
+def test_nobody_disclaims_what_another_answers_for(rig: Rig) -> None:
+    delivery = delivered(rig)
+    assert rig.take("alice", delivery)
+    rig.hire("bob")
+    before = rig.dumps()
+    assert disclaim(rig, "bob", "a") == 0
+    assert rig.dumps() == before

@@ -330,6 +330,23 @@ def test_a_send_to_a_master_that_hangs_reaches_its_successor(app: App, cluster: 
             os.kill(old.pid, signal.SIGCONT)
 
 
+def test_an_outcome_that_a_failover_loses_is_produced_again(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal, tmp_path: Path
+) -> None:
+    """No connection of the worker breaks: its next command is answered by the name of the new master."""
+    start_worker(concurrency=1)
+    gate = tmp_path / "gate"
+    runs = tasks.gate.apply_async((str(gate), "lost"))
+    wait_until(lambda: journal.count("began lost"), PATIENT_S, "it to begin")
+    with cluster.behind(TAG):
+        gate.touch()
+        key = app.client.queue("default").keys.result(runs.id)
+        with cluster.master(TAG).client() as client:
+            wait_until(lambda: client.exists(key), PATIENT_S, "its outcome to be confirmed")
+    assert runs.get(timeout=PATIENT_S) == "lost"
+    assert journal.count("ended lost") == 2
+
+
 def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:
     for _ in range(4):  # of random names, so that their slots lie on several nodes
         with app.testing.isolated(cluster.url):

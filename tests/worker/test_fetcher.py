@@ -12,10 +12,13 @@ from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
+from rsq.calls.outcome import Completed, unpack_result
 from rsq.clock import ServerClock
 from rsq.errors import LeaseLost
 from rsq.keys import GROUP
 from rsq.settings import Settings
+from rsq.states import State
+from rsq.worker import strays
 from rsq.worker.board import Board
 from rsq.worker.committer import Committer
 from rsq.worker.fetcher import Fetcher
@@ -153,6 +156,52 @@ def test_a_line_that_loses_one_page_after_the_other_is_tried_again_at_once(
     waits = [message for message in caplog.messages if "trying again in" in message]
     assert len(waits) == 6
     assert all(message.endswith("trying again in 0.1 s") for message in waits), waits
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for strays at each step."""
+    monkeypatch.setattr(strays, "LOOK_S", 0)
+
+
+def test_what_the_server_counts_as_ones_own_though_it_is_done_comes_again(redis: Any, always: None, desk: Desk) -> None:
+    """A failover to a replica that lacked the outcome, of which this connection has seen nothing."""
+    desk.add(b"")
+    stream = desk.queue.keys.stream()
+    desk.steps_until(desk.inbox.held, "the delivery")
+    delivery = desk.inbox.peek()
+    assert delivery is not None
+    before = redis.dump(stream)
+    desk.body.run()
+    desk.committer.put(Completed(delivery, "succeeded", b"", 0))
+    wait_until(lambda: not desk.pending(), what="the outcome to be written")
+    redis.restore(stream, 0, before, replace=True)
+    desk.steps_until(desk.inbox.held, "the same again")
+    desk.body.run()
+    assert desk.body.ran == ["x0", "x0"]
+    # Its outcome is not written yet, and that is no reason to run it once more.
+    desk.committer.put(Completed(delivery, "succeeded", b"", 0))
+    desk.steps_until(lambda: not desk.pending() and not desk.committer.held(), "the outcome to be written")
+    assert desk.body.ran == ["x0", "x0"]
+
+
+def test_what_was_acknowledged_early_and_is_done_by_ones_own_word_alone_is_told_as_lost(
+    redis: Any, always: None, desk: Desk
+) -> None:
+    desk.add(b"")
+    desk.steps_until(desk.inbox.held, "the delivery")
+    delivery = desk.inbox.peek()
+    assert delivery is not None
+    delivery.taken = desk.queue.take(desk.link, desk.identity.consumer, delivery)
+    key = desk.queue.keys.result(delivery.id)
+    for _ in range(3):
+        desk.inbox.hungry.set()  # so that a step without room does not wait
+        desk.fetcher.step()
+    assert not redis.exists(key)
+    desk.body.run()
+    desk.steps_until(lambda: redis.exists(key), "its caller to be told")
+    assert unpack_result(redis.get(key)).state is State.FAILURE
+    assert not redis.exists(desk.queue.keys.taken(desk.identity.consumer))
 
 
 def test_nothing_is_read_past_ones_own_lease(desk: Desk) -> None:

@@ -96,11 +96,11 @@ local function finish(ids, way, now)
   count(way, #ids)
 end
 
--- What a consumer acknowledged early is lost with it: nobody will run it again, so its caller hears of it. At most 500;
--- gives how many there were.
-local function end_taken(consumer, now)
+-- What a consumer acknowledged early is lost with it: nobody will run it again, so its caller hears of it. At most 500 of
+-- `some`, default: all; gives how many there were.
+local function end_taken(consumer, now, some)
   local ids, members = {}, {}
-  for i, id in ipairs(redis.call('SMEMBERS', taken_by(consumer))) do
+  for i, id in ipairs(some or redis.call('SMEMBERS', taken_by(consumer))) do
     if i <= 500 then ids[i] = id end
   end
   for _, id in ipairs(ids) do
