@@ -241,10 +241,11 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
                  the message yet
         """
         sent, named = args, kwargs
-        if isinstance(awaited, Mapping):
-            kwargs = {**kwargs, **awaited}
-        elif awaited:
-            args = (*awaited, *args)
+        if awaited:
+            if isinstance(awaited, Mapping):
+                kwargs = {**kwargs, **awaited}
+            else:
+                args = (*awaited, *args)
         if defaults.each is not None:
             self._check_each(defaults, args, kwargs)
         elif kwargs or not self.fits(len(args)):

@@ -62,6 +62,8 @@ class Channel:
                 sent = self.socket.send(data)
                 if sent == len(data) and on_late is None:
                     self._receive()
+                    if len(requests) == 1 and (only := gets()) is not False:
+                        return [only]
             except TimeoutError:
                 pass
         if sent < len(data):
