@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rsq import App
+from rsq import App, chain
 from rsq.broker import scripts
 from rsq.broker.partition_control import pin, placements
 from rsq.cli.main import main
@@ -337,3 +337,39 @@ def test_a_queue_that_a_worker_reads_is_not_pinned(app: App, start_worker: Start
         wait_until(lambda: link.call("ZCARD", consumers) == 2, LONG_S, "its children to have leases")
     with pytest.raises(SettingsError, match="a worker reads it"):
         pin(app.client, "c", 0)
+
+
+def pinned_elsewhere(app: App, queue: str) -> None:
+    """By another process than this one, which has known the queue in its old place."""
+    app.client.target(queue)
+    other = App("other", url=app.settings.url, partitions=3)
+    pin(other.client, queue, 2)
+    other.close()
+
+
+def test_a_flow_for_a_queue_that_lies_elsewhere_now_is_refused(app: App) -> None:
+    tasks.add.delay(1, 1)  # the default queue is used, in the first partition
+    pinned_elsewhere(app, "a")
+    with pytest.raises(SettingsError, match="calls for queue 'a' in partition 2, and flows lie with queue 'default'"):
+        chain(tasks.add.si(1, 1), tasks.add.si(1, 2).set(queue="a")).delay()
+    assert list(app.client.flows.ids()) == []
+
+
+def test_what_is_added_to_a_batch_for_a_queue_that_lies_elsewhere_now_is_refused(app: App) -> None:
+    tasks.add.delay(1, 1)
+    with app.batch() as block:
+        batch = app.batches[block.id]
+        batch.add(tasks.add.si(1, 1))
+        pinned_elsewhere(app, "a")
+        with pytest.raises(SettingsError, match="calls for queue 'a' in partition 2"):
+            batch.add(tasks.add.si(1, 2).set(queue="a"))
+        batch.add(tasks.add.si(1, 3))
+    found = app.client.flows.look(block.id)
+    assert found is not None and found.total == 2
+
+
+def test_a_queue_to_which_a_flow_will_send_is_not_pinned(app: App) -> None:
+    """Its calls come when others have ended."""
+    chain(tasks.add.si(1, 1), tasks.add.si(1, 2).set(queue="a")).delay()
+    with pytest.raises(SettingsError, match="queue a stays in partition 0: it holds calls, or has held some"):
+        pin(app.client, "a", 2)
