@@ -84,7 +84,7 @@ class Pages:
     def added(self) -> list[Argument]:
         """The arguments of `flow_add.lua`, for the nodes of this plan."""
         rows = [self._row(number, node) for number, node in enumerate(self._plan.nodes)]
-        return [pack(self._counts()), *rows]
+        return [pack({**self._counts(), "queues": pack([*self.queues])}), *rows]
 
     def _counts(self) -> dict[str, int | bytes]:
         roots = pack(in_runs(self._roots))

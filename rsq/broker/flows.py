@@ -17,7 +17,7 @@ from rsq.broker.exchange import Exchange, asking, pauses
 from rsq.broker.flow_pages import PAGE_NODES, Pages
 from rsq.broker.flow_rows import BAD, ERRBACK, JOIN, OK, STATES, read_counts, read_node
 from rsq.broker.partitions import Queues
-from rsq.broker.queue import Queue
+from rsq.broker.queue import MOVED, Queue
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
 from rsq.calls.inputs import FAILED, origin_of
@@ -240,7 +240,7 @@ class Flows:
         raise BrokerUnavailable(f"flow {plan.id} was not started: the server has lost its first pages; start it again")
 
     def _sending(self, plan: Plan) -> Exchange[bool]:
-        """False where pages of it were lost."""
+        """False where it has to be sent anew: pages of it were lost, or its queues lie elsewhere."""
         pages = Pages(plan, self._settings)
         for page in pages:
             call = self._script(scripts.FLOW, plan.id, *page)
@@ -257,6 +257,9 @@ class Flows:
                         f"queue {queue.decode()!r} is paused and refuses calls; nothing of the flow was started: start "
                         f"it again after rsq resume {queue.decode()}"
                     )
+                case [b"moved", queue]:
+                    yield from self._look_anew(plan.id, queue.decode())
+                    return False
                 case [b"missing"]:
                     return False
                 case [b"accepted"]:
@@ -269,16 +272,32 @@ class Flows:
             raise SettingsError(f"{len(nodes)} nodes are too many for one page of adds: {PAGE_NODES} at most")
         pages = Pages(Plan(flow_id, nodes), self._settings)
         call = self._script(scripts.FLOW_ADD, flow_id, key, *pages.added())
-        answer = yield from self._insist(call, (yield from self._introduction(flow_id, pages.queues)))
-        if answer == [b"closed"]:
-            raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
+        match (yield from self._insist(call, (yield from self._introduction(flow_id, pages.queues)))):
+            case [b"moved", queue]:
+                yield from self._look_anew(flow_id, queue.decode())
+            case [b"closed"]:
+                raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
 
     def _introducing(self, flow_id: str, queues: Collection[str]) -> Exchange[None]:
-        yield from asking((yield from self._introduction(flow_id, queues)), self._deadline())
+        found = yield from self._located(flow_id, queues)
+        looks = [packed("GET", queue.keys.paused) for queue in found]
+        replies = yield from asking([*introductions(found), *looks], self._deadline())
+        for queue, pause in zip(found, replies[-len(found) :], strict=True):
+            if pause == MOVED:
+                yield from self._look_anew(flow_id, queue.name)
+
+    def _look_anew(self, flow_id: str, name: str) -> Exchange[None]:
+        """A queue lies in another partition than this process remembers. Raises SettingsError as `_located`."""
+        yield from self._queues.finding([name, self._queue(None).name], self._deadline(), use=True)
+        yield from self._located(flow_id, [name])
 
     def _introduction(self, flow_id: str, names: Iterable[str]) -> Exchange[list[bytes]]:
-        """The packed commands that make these queues known. Raises SettingsError: a flow lies in one partition, that of
-        the default queue, so that its calls are found there by anybody.
+        """The packed commands that make these queues known, before calls go there. Raises as `_located`."""
+        return introductions((yield from self._located(flow_id, names)))
+
+    def _located(self, flow_id: str, names: Iterable[str]) -> Exchange[list[Queue]]:
+        """These queues. Raises SettingsError: a flow lies in one partition, that of the default queue, so that its
+        calls are found there by anybody.
         """
         home = self._queue(None)
         found = {name: queue for name in names if (queue := self._queues.get(name)) is not None}
@@ -290,7 +309,7 @@ class Flows:
                     f"flow {flow_id} has calls for queue {name!r} in partition {queue.partition}, and flows lie with "
                     f"queue {home.name!r}, in partition {home.partition}: send them to a queue there"
                 )
-        return [queue.introduce() for queue in found.values()]
+        return list(found.values())
 
     def _release(self, size: int) -> Exchange[None]:
         """Help the server on with what it has left. Workers do so, too."""
@@ -368,6 +387,11 @@ class Flows:
     def _ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         replies: list[Any] = self._follow(asking([packed(*command) for command in commands], self._deadline()))
         return replies
+
+
+def introductions(queues: Iterable[Queue]) -> list[bytes]:
+    """The packed commands that make queues known to which a flow is going to send, now or late."""
+    return [command for queue in queues for command in (queue.introduce(), queue.promise())]
 
 
 HEAD = ("head", "description", "created", "ended", "abandoned", "error")

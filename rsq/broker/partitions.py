@@ -16,7 +16,7 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, repeating
 from rsq.broker.queue import MOVED, Queue
 from rsq.broker.wire import packed
-from rsq.errors import BrokerError
+from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.settings import Settings
 
 MARK_S = 0.5
@@ -41,8 +41,16 @@ def spread_numbers(count: int, holder: Callable[[int], object]) -> list[int]:
 
 
 def partitions_of(link: Link, settings: Settings, names: Sequence[str]) -> dict[str, int]:
-    """The partition of each queue that a worker is going to read. Raises BrokerError."""
-    return link.follow(_assigning(names, settings, link.endpoint, Deadline(link.timeout_s)))
+    """The partition of each queue that a worker is going to read. Raises BrokerError.
+
+    With one partition it is as for producers where the one is away that knows: whoever registers is told of another.
+    """
+    try:
+        return link.follow(_assigning(names, settings, link.endpoint, Deadline(link.timeout_s)))
+    except BrokerUnavailable:
+        if settings.partitions > 1:
+            raise
+        return dict.fromkeys(names, keys.PARTITION)
 
 
 def stored_partitions(reply: Sequence[bytes]) -> dict[str, int]:

@@ -76,6 +76,10 @@ class Queue:
         """The packed command that makes the queue known to `rsq status` and to those who look for results."""
         return packed("SADD", keys.queues(self.settings.namespace), self.name)
 
+    def promise(self) -> bytes:
+        """The packed command by which it counts as used, before calls come: so it stays where it lies."""
+        return packed("HINCRBY", self.keys.stats, "wakes", 0)
+
     def replication(self, replicas: int, left_s: float) -> list[bytes]:
         """The packed commands after an enqueue that wait for replicas; the last one answers how many have it.
 

@@ -89,6 +89,7 @@ def run(place: ChildPlace) -> int:
     except SupervisorGone:
         return EXIT_ORPHANED
     partitions = lifeline.read()
+    app.client.queues.learn(partitions)
     queues = [WorkerQueue(name, settings, partitions[name]) for name in names if name in partitions]
     if len(queues) < len(names):
         log.warning("this worker began without the queues %s: restart it", ", ".join({*names} - partitions.keys()))

@@ -88,6 +88,7 @@ class SoloWorker:
         tasks = sorted(self._app.tasks)
         portrait = Portrait(self._app.name, names, tasks, "solo", 1, 1, settings.lease_ms)
         duty = self._duty = Duty(self._endpoint, names, settings, self.worker_id, portrait, self._selector, self._rung)
+        self._app.client.queues.learn(duty.partitions)
         self._board.divide(len(duty.rounds.lanes))
         self._identities = [Identity(self.worker_id, 0, 1, lane) for lane in self._board.lanes]
         self._crew = Crew(

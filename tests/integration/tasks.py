@@ -49,6 +49,11 @@ def note(word: object) -> object:
 
 
 @app.task
+def pass_on(word: str, queue: str) -> None:
+    note.apply_async((word,), queue=queue)
+
+
+@app.task
 def gate(path: str, word: str = "gate") -> str:
     """Runs until the file is there."""
     journal("began", word)

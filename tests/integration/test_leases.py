@@ -6,6 +6,9 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,104 @@ import pytest
 from rsq import App
 from rsq.broker.dead_letters import dead_letters
 from rsq.keys import GROUP
+from tests.clusters import HOME, AnyServer, Cluster
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
+from tests.sentinels import Service
+from tests.servers import Server, find_binary
 
 LEASE_S = 4
+
+not_on_62 = pytest.mark.skipif(
+    os.environ.get("RSQ_TEST_SERVER") == "redis62", reason="clusters are started with a setting that Redis 6.2 lacks"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server that goes away.
+
+    client  gives one of the server that serves now
+    lose    it is away for longer than any lease holds; returns when one serves again
+    """
+
+    url: str
+    client: Callable[[], Any]
+    lose: Callable[[], None]
+
+
+Outage = Callable[[MakeServer], AbstractContextManager[Place]]
+
+
+def freeze(server: Server) -> None:
+    server.freeze()
+
+
+def kill(server: Server) -> None:
+    server.kill()
+
+
+def gone(how: Callable[[Server], None]) -> Outage:
+    """A server alone, and the same comes again."""
+
+    @contextmanager
+    def outage(make: MakeServer) -> Iterator[Place]:
+        server = make(appendonly=True, config={"appendfsync": "always"})
+
+        def lose() -> None:
+            how(server)
+            time.sleep(LEASE_S + 1)
+            server.thaw() if server.running else server.start()
+
+        yield Place(server.url, server.client, lose)
+
+    return outage
+
+
+def replaced(
+    how: Callable[[Server], None], master: Server, replica: Server, await_other: Callable[[Server], Server]
+) -> None:
+    """Its replica takes over when no lease holds any more."""
+    with master.client() as client:
+        client.set(f"{{{HOME}}}:last", 1, ex=1)
+        wait_until(lambda: client.wait(1, 1000), 30, "the replica to have all of it")
+    replica.freeze()
+    how(master)
+    time.sleep(LEASE_S + 1)
+    replica.thaw()
+    await_other(master)
+    if master.running:
+        master.thaw()
+
+
+def failed_over_by_sentinels(how: Callable[[Server], None]) -> Outage:
+    @contextmanager
+    def outage(_: MakeServer) -> Iterator[Place]:
+        with Service(find_binary()) as service:
+            yield Place(
+                service.url,
+                lambda: service.master().client(),
+                lambda: replaced(how, service.master(), service.replica(), service.await_failover),
+            )
+
+    return outage
+
+
+def failed_over_in_a_cluster(how: Callable[[Server], None]) -> Outage:
+    @contextmanager
+    def outage(_: MakeServer) -> Iterator[Place]:
+        with Cluster(find_binary()) as cluster:
+
+            def lose() -> None:
+                master = cluster.master(HOME)
+                await_other = cluster.await_other_master
+                replaced(how, master, cluster.replica_of(master), lambda old: await_other(HOME, old))
+
+            yield Place(cluster.url, cluster.client, lose)
+
+    return outage
 
 
 def leases(redis: Any, app: App) -> dict[str, tuple[float, float]]:
@@ -30,63 +125,75 @@ def leases(redis: Any, app: App) -> dict[str, tuple[float, float]]:
     return {name.decode(): ((score - now_ms) / 1000, score % 1) for name, score in scores}
 
 
-@pytest.mark.parametrize("away", ["frozen", "killed"])
+@pytest.mark.parametrize(
+    "outage",
+    [
+        pytest.param(gone(freeze), id="frozen"),
+        pytest.param(gone(kill), id="killed"),
+        pytest.param(failed_over_by_sentinels(kill), id="sentinel"),
+        pytest.param(failed_over_in_a_cluster(kill), id="cluster", marks=not_on_62),
+        pytest.param(failed_over_in_a_cluster(freeze), id="frozen-in-a-cluster", marks=not_on_62),
+    ],
+)
 def test_nothing_runs_twice_because_the_server_was_away(
-    own_server: MakeServer, start_worker: StartWorker, app: App, journal: Journal, tmp_path: Path, away: str
+    own_server: MakeServer, start_worker: StartWorker, journal: Journal, tmp_path: Path, outage: Outage
 ) -> None:
-    server = own_server(appendonly=True, config={"appendfsync": "always"})
-    app.configure(url=server.url)
-    workers = [start_worker(concurrency=2, lease=LEASE_S, worker_url=server.url) for _ in range(3)]
-    handles = [tasks.gate.delay(str(tmp_path / "open")) for _ in range(6)]
-    wait_until(lambda: journal.count("began gate") == 6, 30, "all of them to begin")
-    # Longer than any lease holds.
-    if away == "frozen":
-        server.freeze()
-        time.sleep(LEASE_S + 1)
-        server.thaw()
+    with outage(own_server) as place, tasks.app.configured(url=place.url, broker_timeout_s=60):
+        app = tasks.app
+        workers = [start_worker(concurrency=2, lease=LEASE_S, worker_url=place.url) for _ in range(3)]
+        handles = [tasks.gate.delay(str(tmp_path / "open")) for _ in range(6)]
+        wait_until(lambda: journal.count("began gate") == 6, 30, "all of them to begin")
+        place.lose()
+        with place.client() as redis:
+
+            def all_renewed() -> bool:
+                found = leases(redis, app)
+                return len(found) == 6 and all(left > LEASE_S / 2 and not graces for left, graces in found.values())
+
+            wait_until(all_renewed, 30, "all six to have renewed their leases")
+        (tmp_path / "open").touch()
+        assert [handle.get(timeout=60) for handle in handles] == ["gate"] * 6
+        wait_until(lambda: settled(app), 20, "all to be settled")
+        assert totals(app).counters["succeeded"] == 6
+        assert journal.count("began gate") == 6
+        assert not any("lost the lease" in worker.log() for worker in workers)
+
+
+@pytest.fixture(params=["plain", pytest.param("cluster", marks=not_on_62)])
+def whole(request: pytest.FixtureRequest) -> Iterator[AnyServer]:
+    """A server that stays: that of the session, and a cluster."""
+    if request.param == "plain":
+        yield request.getfixturevalue("server")
     else:
-        server.kill()
-        time.sleep(LEASE_S + 1)
-        server.restart()
-    with server.client() as redis:
-
-        def all_renewed() -> bool:
-            found = leases(redis, app)
-            return len(found) == 6 and all(left > LEASE_S / 2 and not graces for left, graces in found.values())
-
-        wait_until(all_renewed, 30, "all six to have renewed their leases")
-    (tmp_path / "open").touch()
-    assert [handle.get(timeout=60) for handle in handles] == ["gate"] * 6
-    wait_until(lambda: settled(app), 20, "all to be settled")
-    assert totals(app).counters["succeeded"] == 6
-    assert journal.count("began gate") == 6
-    assert not any("lost the lease" in worker.log() for worker in workers)
-    app.close()
+        with Cluster(find_binary(), config={"cluster-node-timeout": "120000"}) as cluster:
+            yield cluster
 
 
 def test_a_dead_worker_beside_a_living_one_has_no_grace(
-    app: App, start_worker: StartWorker, journal: Journal, tmp_path: Path, redis: Any
+    whole: AnyServer, start_worker: StartWorker, journal: Journal, tmp_path: Path
 ) -> None:
-    dead = start_worker(concurrency=1, lease=LEASE_S)
-    handle = tasks.gate.delay(str(tmp_path / "open"))
-    wait_until(lambda: journal.count("began gate") == 1, what="it to begin")
-    alive = start_worker(concurrency=1, lease=LEASE_S)
-    (name,) = (name for name in leases(redis, app) if f"-{dead.pid}-" in name)
-    dead.kill()
-    ends = redis.zscore(app.client.queue(None).keys.consumers, name)
-    seen = {ends}
+    with tasks.app.configured(url=whole.url), whole.client() as redis:
+        consumers = tasks.app.client.queue(None).keys.consumers
+        dead = start_worker(concurrency=1, lease=LEASE_S, worker_url=whole.url)
+        handle = tasks.gate.delay(str(tmp_path / "open"))
+        wait_until(lambda: journal.count("began gate") == 1, 30, "it to begin")
+        alive = start_worker(concurrency=1, lease=LEASE_S, worker_url=whole.url)
+        (name,) = (name for name in leases(redis, tasks.app) if f"-{dead.pid}-" in name)
+        dead.kill()
+        ends = redis.zscore(consumers, name)
+        seen = {ends}
 
-    def is_taken_over() -> bool:
-        score = redis.zscore(app.client.queue(None).keys.consumers, name)
-        if score is not None:
-            seen.add(score)
-        return journal.count("began gate") == 2
+        def is_taken_over() -> bool:
+            score = redis.zscore(consumers, name)
+            if score is not None:
+                seen.add(score)
+            return journal.count("began gate") == 2
 
-    wait_until(is_taken_over, 30, "the other one to take over")
-    assert seen == {ends}, "its lease ended when it was to end"
-    (tmp_path / "open").touch()
-    assert handle.get(timeout=20) == "gate"
-    assert alive.stop() == 0
+        wait_until(is_taken_over, 30, "the other one to take over")
+        assert seen == {ends}, "its lease ended when it was to end"
+        (tmp_path / "open").touch()
+        assert handle.get(timeout=20) == "gate"
+        assert alive.stop() == 0
 
 
 def test_calls_do_not_wait_behind_a_child_that_reads_without_a_lease(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rsq import App
+from rsq import App, chain
 from rsq.broker import scripts
 from rsq.broker.partition_control import pin, placements
 from rsq.cli.main import main
@@ -21,7 +21,7 @@ from tests.clusters import Cluster
 from tests.conftest import MakeServer, keys_without_ttl
 from tests.helpers import patience, wait_until
 from tests.integration import tasks
-from tests.integration.conftest import Journal, StartWorker
+from tests.integration.conftest import Journal, StartWorker, kill
 from tests.servers import Server, find_binary
 
 pytestmark = pytest.mark.skipif(
@@ -223,6 +223,40 @@ def test_a_worker_begins_while_a_master_hangs_and_reads_it_when_that_is_back(
 
 
 @on_cluster
+def test_a_child_begins_while_the_master_of_the_fleet_hangs(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal
+) -> None:
+    """And its calls send to the queues that it reads."""
+    queue = QUEUES[with_neither(cluster, "rsq")]
+    worker = start_worker("-Q", "a,b,c", concurrency=1, **THREE)
+    words = send(queue, 1)
+    wait_until(lambda: all_ran(journal, words), LONG_S, "it to run")
+    (first,) = worker.children()
+    with hanging(cluster, "rsq"):
+        kill(first)
+        words.append("passed-on")
+        tasks.pass_on.apply_async((words[-1], queue), queue=queue)
+        wait_until(lambda: all_ran(journal, words), LONG_S, "another child to run it")
+    assert first not in worker.children()
+
+
+@on_cluster
+def test_a_worker_of_one_partition_begins_while_the_master_of_the_fleet_hangs(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal
+) -> None:
+    if cluster.master("rsq") is cluster.master("rsq:0"):
+        with cluster.moving("rsq:0", cluster.other_master(cluster.master("rsq"))):
+            pass
+    with app.configured(partitions=1):
+        words = send("a", 5)
+        with hanging(cluster, "rsq"):
+            worker = start_worker("-Q", "a")
+            wait_until(lambda: all_ran(journal, words), LONG_S, "what is there to be read")
+        wait_until(lambda: app.control.workers(), LONG_S, "the worker to be listed")
+        assert worker.stop() == 0
+
+
+@on_cluster
 def test_leases_elsewhere_outlast_a_master_that_hangs(
     app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal, tmp_path: Path
 ) -> None:
@@ -337,3 +371,40 @@ def test_a_queue_that_a_worker_reads_is_not_pinned(app: App, start_worker: Start
         wait_until(lambda: link.call("ZCARD", consumers) == 2, LONG_S, "its children to have leases")
     with pytest.raises(SettingsError, match="a worker reads it"):
         pin(app.client, "c", 0)
+
+
+def pinned_elsewhere(app: App, queue: str) -> None:
+    """By another process than this one, which has known the queue in its old place."""
+    app.client.target(queue)
+    other = App("other", url=app.settings.url, partitions=3)
+    pin(other.client, queue, 2)
+    other.close()
+
+
+def test_a_flow_for_a_queue_that_lies_elsewhere_now_is_refused(app: App) -> None:
+    tasks.add.delay(1, 1)  # the default queue is used, in the first partition
+    pinned_elsewhere(app, "a")
+    with pytest.raises(SettingsError, match="calls for queue 'a' in partition 2, and flows lie with queue 'default'"):
+        chain(tasks.add.si(1, 1), tasks.add.si(1, 2).set(queue="a")).delay()
+    assert list(app.client.flows.ids()) == []
+
+
+def test_what_is_added_to_a_batch_for_a_queue_that_lies_elsewhere_now_is_refused(app: App) -> None:
+    tasks.add.delay(1, 1)
+    with app.batch() as block:
+        batch = app.batches[block.id]
+        batch.add(tasks.add.si(1, 1))
+        pinned_elsewhere(app, "a")
+        with pytest.raises(SettingsError, match="calls for queue 'a' in partition 2"):
+            batch.add(tasks.add.si(1, 2).set(queue="a"))
+        batch.add(tasks.add.si(1, 3))
+    found = app.client.flows.look(block.id)
+    assert found is not None
+    assert found.total == 2
+
+
+def test_a_queue_to_which_a_flow_will_send_is_not_pinned(app: App) -> None:
+    """Its calls come when others have ended."""
+    chain(tasks.add.si(1, 1), tasks.add.si(1, 2).set(queue="a")).delay()
+    with pytest.raises(SettingsError, match="queue a stays in partition 0: it holds calls, or has held some"):
+        pin(app.client, "a", 2)

@@ -5,7 +5,8 @@
 --       name, most messages, how many calls go there at once, for each), description, unsealed (1 = a batch that grows),
 --       and fixed (what never changes, see docs/protocol.md)
 -- out   'stored' | 'accepted', as also to a repeated call | 'full', queue, messages held | 'paused', queue (it refuses
---       calls) | 'missing' (earlier pages are gone: send all of them again); with the last three nothing is left of it
+--       calls) | 'moved', queue (it lies in another partition) | 'missing' (earlier pages are gone: send all of them
+--       again); with the last four nothing is left of it
 -- work  the rows given; what a start releases, see _flow
 -- rows: Stored
 -- include: _common
@@ -31,8 +32,9 @@ local answer = page.lacks(head) and { 'missing' }
 local queues = cmsgpack.unpack(head.queues)
 for i = 1, #queues, 3 do
   local queue = P .. ':' .. queues[i]
-  local held = full(queues[i + 1], queues[i + 2], queue)
-  if not answer and pause_of(queue) == 'refuse' then answer = { 'paused', queues[i] } end
+  local held, pause = full(queues[i + 1], queues[i + 2], queue), pause_of(queue)
+  if not answer and pause == 'moved' then answer = { 'moved', queues[i] } end
+  if not answer and pause == 'refuse' then answer = { 'paused', queues[i] } end
   if not answer and held then answer = { 'full', queues[i], held } end
 end
 if answer then
