@@ -23,8 +23,9 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.faults import CLOSED, SILENT, TURNED_AWAY, Refusal
 from rsq.broker.forks import renew_in_child
 
-TICK_S = 1.0
-"""Timeout that sockets have. It is only changed where less than that is left: setting it is a call to the system."""
+TICK_S = 1.5
+"""Timeout that sockets have. It is only changed where less than that is left: setting it is a call to the system. More
+than an idle worker's read takes, which the server ends up to 0.1 s late."""
 
 AT_ONCE = 65536
 
