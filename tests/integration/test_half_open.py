@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rsq import App, BrokerUnavailable
-from tests.helpers import wait_until
+from tests.helpers import patience, wait_until
 from tests.integration import tasks
 from tests.integration.conftest import Journal, StartWorker, ended, settled
 from tests.proxy import Proxy
@@ -38,11 +38,11 @@ def via_proxy(app: App, proxy: Proxy) -> Iterator[App]:
 def test_an_idle_worker_notices(app: App, start_worker: StartWorker, proxy: Proxy) -> None:
     worker = start_worker(concurrency=2, worker_url=proxy.url)
     for turn in range(2):
-        assert tasks.add.delay(turn, 1).get(timeout=20) == turn + 1
+        assert tasks.add.delay(turn, 1).get(timeout=patience(20)) == turn + 1
         proxy.swallow()
         # They are delivered into the void, or to a child that has noticed.
         handles = tasks.add.map_async([(number, 0) for number in range(50)])
-        assert [handle.get(timeout=NOTICED_S) for handle in handles] == list(range(50))
+        assert [handle.get(timeout=patience(NOTICED_S)) for handle in handles] == list(range(50))
     wait_until(lambda: settled(app), 20, "all to be settled")
     assert ended(app) == {"succeeded": 102}
     assert worker.stop() == 0
@@ -56,7 +56,7 @@ def test_a_busy_worker_notices(
     wait_until(lambda: journal.count("began gate") == 1, what="the body to begin")
     proxy.swallow()
     (tmp_path / "open").touch()
-    assert handle.get(timeout=NOTICED_S) == "gate"
+    assert handle.get(timeout=patience(NOTICED_S)) == "gate"
     assert journal.count("began gate") == 1
     wait_until(lambda: settled(app), 20, "it to be settled")
     assert ended(app) == {"succeeded": 1}
@@ -86,7 +86,7 @@ def waits(redis: Any, proxy: Proxy, gate: Path, wait: Callable[[], None]) -> Non
     wait_until(in_vain, what="the subscription")
     proxy.swallow()
     gate.touch()
-    waiter.join(2 * NOTICED_S)
+    waiter.join(patience(2 * NOTICED_S))
     assert not waiter.is_alive()
 
 
