@@ -1,6 +1,7 @@
 -- flow_add: a page of nodes is added to a batch, once
 -- KEYS  T
--- ARGV  flow id, key (names the page), head (packed map: calls, open and roots as in `flow`, of these nodes alone), then the
+-- ARGV  flow id, key (names the page), head (packed map: calls, open and roots as in `flow`, of these nodes alone; of a member
+--       of a chord that adds to it also beside: packed, what waits for that one, and so for which of these nodes), then the
 --       row of each node; they number themselves from 0
 -- out   'added', also to a repeated call | 'closed' (it is sealed, has ended, or is gone): nothing was written
 -- work  the nodes given, 1,000 at most; what that releases, see _flow
