@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 _MSGPACK = "needless, values travel as msgpack; leave it out"
 _CANVAS = "write rsq.chain, rsq.group, rsq.chord, or a | b"
-_INSIDE = "not there in this version; have the task start what is to follow"
 _QUEUE = "write queue=..."
 _HOOKS = "there are no hooks on tasks; connect a handler to a signal, see rsq.signals"
 _MODULES = "import the modules with tasks in the module that -A names"
@@ -156,7 +155,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "subtask": "write signature(...)",
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
-        "add_to_chord": _INSIDE,
         "OperationalError": "catch rsq.BrokerError",
         "send_event": "there are none; tell by self.progress(...)",
         "on_failure": _HOOKS,

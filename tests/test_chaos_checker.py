@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rsq.broker.flows import Flow
+from rsq.broker.flow_looks import Flow
 from tests.chaos.checker import check
 from tests.chaos.chronicle import history_of, tick_serial
 from tests.chaos.driver import Report

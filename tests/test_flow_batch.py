@@ -320,7 +320,9 @@ class TestBadInput:
     def test_too_many_from_inside(self, mode: str) -> None:
         with telling() as batch:
             handle = batch.add(adds_too_many.s())
-        with pytest.raises(SettingsError, match="adds 1,001 calls to its batch, and one call adds 1,000 at most"):
+        with pytest.raises(
+            SettingsError, match="adds 1,001 calls to its batch or chord, and one call adds 1,000 at most"
+        ):
             handle.get(timeout=60)
         assert batch.wait(timeout=60).total == 1
 

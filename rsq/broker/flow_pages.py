@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rsq.broker.flow_rows import Fixed, fixed_of, pack, row_of
 from rsq.broker.wire import Argument
@@ -43,6 +43,8 @@ class Pages:
         self._calls = self._errbacks = 0
         self._roots: list[int] = []
         self._sinks: list[int] = []
+        self._beside: list[int] = []
+        self._waiting: Sequence[int] = ()
 
     def __iter__(self) -> Iterator[list[Argument]]:
         rows: list[Argument] = []
@@ -84,7 +86,8 @@ class Pages:
     def added(self) -> list[Argument]:
         """The arguments of `flow_add.lua`, for the nodes of this plan."""
         rows = [self._row(number, node) for number, node in enumerate(self._plan.nodes)]
-        return [pack({**self._counts(), "queues": pack([*self.queues])}), *rows]
+        beside = {"beside": pack((self._waiting, self._beside))} if self._beside else {}
+        return [pack({**self._counts(), **beside, "queues": pack([*self.queues])}), *rows]
 
     def _counts(self) -> dict[str, int | bytes]:
         roots = pack(in_runs(self._roots))
@@ -101,6 +104,9 @@ class Pages:
         self.size += 1
         if node.sink:
             self._sinks.append(number)
+        if node.beside:
+            self._beside.append(number)
+            self._waiting = node.beside
         if node.errback:
             self._errbacks += 1
         elif not node.waits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgpack import Packer, unpackb  # type: ignore[import-untyped, unused-ignore]
 
@@ -19,6 +19,9 @@ OPEN, OK, BAD, AGAIN = range(4)
 """How it stands with a node. AGAIN: it is bad, and runs again."""
 
 STATES = ("starting", "started", "failed", "succeeded", "cancelled", "expired")
+
+STANDS_ABOVE = 2
+"""Of the flags of a flow: one of its nodes stands for a call of another flow."""
 
 _COUNTS = Struct(">BBIIiIIiiBdd")
 _FIXED = Struct(">ddddiiiiI")
@@ -72,8 +75,23 @@ def fixed_of(fixed: Fixed, above: str) -> bytes:
     return _FIXED.pack(*fixed) + above.encode()
 
 
+def above_of(head: bytes) -> tuple[int, str, int] | None:
+    """Of a `head`: which node of its flow stands for a call of another one; that flow, and the number of the call."""
+    if not read_counts(head).flags & STANDS_ABOVE:
+        return None
+    fixed = Fixed._make(_FIXED.unpack_from(head, _COUNTS.size))
+    return fixed.tail, head[_COUNTS.size + _FIXED.size :].decode("utf-8", "replace"), fixed.above_node
+
+
 class Stored(NamedTuple):
-    """A node, as it is read. `waiting`: it has not been released yet."""
+    """A node, as it is read.
+
+    outs      runs of the nodes that wait for it, numbered as in the flow; at their end those `beside`, see `Node`
+    base      what is said in it otherwise counts from there
+    errbacks  number and id that is told, alternately
+    waiting   it has not been released yet
+    takes     packed, as long as it waits
+    """
 
     state: int
     kind: int
@@ -84,6 +102,10 @@ class Stored(NamedTuple):
     task: str
     name: str
     waiting: bool
+    base: int
+    errbacks: Sequence[Any]
+    takes: bytes
+    beside: Sequence[int]
 
 
 def read_node(row: bytes) -> Stored:
@@ -95,10 +117,18 @@ def read_node(row: bytes) -> Stored:
         parts.append(row[at - size : at])
     queue, task_id, task = (part.decode("utf-8", "replace") for part in parts[:3])
     outs, name = [first, *([1 - length] if length > 1 else [])] if length else [], ""
+    errbacks: list[Any] = []
+    beside: list[int] = []
     if parts[3]:
-        others, _, name = unpackb(parts[3], unicode_errors="replace")
-        outs = outs or others
-    return Stored(state, kind, waits, shifted(outs, base), queue, task_id, task, name, at < len(row))
+        others, errbacks, name, *last = unpackb(parts[3], unicode_errors="replace")
+        outs, beside = outs or others, last[0] if last else []
+    takes = b""
+    if waiting := at < len(row):
+        length = _CALL.unpack_from(row, at)[2]
+        takes = row[at + _CALL.size : at + _CALL.size + length]
+    names = (queue, task_id, task, name)
+    outs = [*shifted(outs, base), *beside]
+    return Stored(state, kind, waits, outs, *names, waiting, base, errbacks, takes, beside)
 
 
 def row_of(node: Node) -> bytes:
@@ -109,8 +139,9 @@ def row_of(node: Node) -> bytes:
     elif len(outs) == 2 and outs[1] < 0:
         first, length = outs[0], 1 - outs[1]
     more = b""
-    if node.errbacks or node.name or (outs and not length):
-        more = pack(([] if length else list(outs), [part for pair in node.errbacks for part in pair], node.name))
+    if node.errbacks or node.name or node.beside or (outs and not length):
+        named = ([] if length else list(outs), [part for pair in node.errbacks for part in pair], node.name)
+        more = pack((*named, list(node.beside)) if node.beside else named)
     edges = _EDGES.pack(
         OPEN,
         JOIN if node.call is None else ERRBACK if node.errback else CALL,

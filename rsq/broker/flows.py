@@ -6,7 +6,6 @@ Starting is written once for threads and coroutines, as a talk (see `rsq.broker.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rsq import keys
@@ -14,8 +13,9 @@ from rsq.broker import scripts
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
+from rsq.broker.flow_looks import HEAD, Flow, NodeState, state_of, unpack_head
 from rsq.broker.flow_pages import PAGE_NODES, Pages
-from rsq.broker.flow_rows import BAD, ERRBACK, JOIN, OK, STATES, read_counts, read_node
+from rsq.broker.flow_rows import STATES, Stored, above_of, read_counts, read_node
 from rsq.broker.partitions import Queues
 from rsq.broker.queue import MOVED, Queue
 from rsq.broker.wire import Argument, packed
@@ -35,53 +35,6 @@ LISTED_PAGE = NODES_PAGE = 500
 """Ids of flows, and nodes of one, that are read at once."""
 
 CANCELLED = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A flow as a whole, from one read.
-
-    state    starting, started, succeeded, failed (a dead letter that is redriven carries it on), cancelled or expired
-    size     nodes
-    total    calls, but for errbacks; `ok` of them have succeeded, `bad` have ended in another way, or never can run
-    open     nodes that have not ended
-    failed   number of the first node that failed, or None
-    sealed   False = it is a batch, and still open
-    abandoned  it is a batch, and was sealed since nobody kept it open
-    created_ms, ended_ms  ms since the epoch; 0 = not yet
-    """
-
-    id: str
-    state: str
-    size: int
-    total: int
-    ok: int
-    bad: int
-    open: int
-    failed: int | None
-    description: str
-    created_ms: int
-    ended_ms: int
-    sealed: bool
-    abandoned: bool
-
-
-@dataclass(frozen=True)
-class NodeState:
-    """One node. `state` is waiting, released (to be run, or running), ok or bad; of a join `id` and `task` are ''.
-
-    errback  it runs where another one has failed, or is a callback of a batch
-    """
-
-    number: int
-    id: str
-    queue: str
-    task: str
-    name: str
-    state: str
-    outs: Sequence[int]
-    waits: int
-    errback: bool = False
 
 
 class Flows:
@@ -159,24 +112,20 @@ class Flows:
 
     def nodes(self, flow_id: str, first: int, count: int) -> list[NodeState]:
         """Some nodes of a flow that has not succeeded yet, in their order."""
-        numbers = range(first, first + count)
+        rows = self.rows(flow_id, range(first, first + count))
+        return [state_of(number, row) for number, row in rows.items()]
+
+    def rows(self, flow_id: str, numbers: Sequence[int]) -> dict[int, Stored]:
+        """Some nodes of a flow, as they are stored; those that there are."""
         if not numbers:
-            return []
-        (rows,) = self._ask(("HMGET", self._keys(flow_id).flow, *numbers))
-        found = []
-        for number, row in zip(numbers, rows, strict=True):
-            if row is None:
-                continue
-            node = read_node(row)
-            if node.state == OK:
-                state = "ok"
-            elif node.state >= BAD:
-                state = "bad"
-            else:
-                state = "waiting" if node.waiting or node.kind == JOIN else "released"
-            names = (node.id, node.queue, node.task, node.name)
-            found.append(NodeState(number, *names, state, node.outs, node.waits, node.kind == ERRBACK))
-        return found
+            return {}
+        (found,) = self._ask(("HMGET", self._keys(flow_id).flow, *numbers))
+        return {n: read_node(row) for n, row in zip(numbers, found, strict=True) if row is not None}
+
+    def above(self, flow_id: str) -> tuple[int, str, int] | None:
+        """Which node stands for a call of another flow; that flow, and the number of that call. None: no node does."""
+        (head,) = self._ask(("HGET", self._keys(flow_id).flow, "head"))
+        return None if head is None else above_of(head)
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:
         """End a flow: what waits in it never starts, nor what is on its way. False: it had ended, or is gone.
@@ -392,29 +341,3 @@ class Flows:
 def introductions(queues: Iterable[Queue]) -> list[bytes]:
     """The packed commands that make queues known to which a flow is going to send, now or late."""
     return [command for queue in queues for command in (queue.introduce(), queue.promise())]
-
-
-HEAD = ("head", "description", "created", "ended", "abandoned", "error")
-
-
-def unpack_head(flow_id: str, values: Sequence[bytes | None]) -> Flow | None:
-    """A flow from the fields `HEAD` of it; None where it is gone, or has not started yet."""
-    head, description, created, ended, abandoned, error = values
-    if head is None:
-        return None
-    counts = read_counts(head)
-    return Flow(
-        flow_id,
-        "failed" if error else STATES[counts.state],
-        counts.size,
-        counts.calls,
-        counts.ok,
-        counts.bad,
-        counts.open,
-        None if counts.failed < 0 else counts.failed,
-        (description or b"").decode("utf-8", "replace"),
-        int(created or 0),
-        int(ended or 0),
-        not counts.unsealed,
-        bool(abandoned),
-    )

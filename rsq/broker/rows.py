@@ -78,15 +78,17 @@ class Reported(NamedTuple):
 
 
 class Added(NamedTuple):
-    """A call of these, which is part of a batch and has succeeded, adds to that: once it is committed, and only then.
+    """A call of these, which is part of a flow and has succeeded, adds to that: once it is committed, and only then.
 
     row    which of them, from 0
+    flow   to which it adds: its own, or the one in which that stands for a call
     key    names the page
     head   of the nodes, as in `flow_add`
     nodes  packed array: the row of each node
     """
 
     row: int
+    flow: str
     key: str
     head: bytes
     nodes: bytes

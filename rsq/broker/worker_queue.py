@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from struct import iter_unpack
 from typing import TYPE_CHECKING
 
 from rsq import codec, keys
@@ -16,7 +17,7 @@ from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
-from rsq.calls.inputs import FAILED, origin_of, wanted_by
+from rsq.calls.inputs import FAILED, added_to, origin_of, wanted_by
 from rsq.calls.message import NO_META, Delivery, changed_meta
 from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
 from rsq.calls.plan import Plan
@@ -55,6 +56,9 @@ MEMBERS_PAGE = 100
 
 VALUES_PAGE = 1000
 """Values of a flow in one read."""
+
+LIST_PAGE = 1000
+"""Numbers in one field of a list that has grown, as in _flow_stored.lua."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,8 @@ class WorkerQueue(Queue):
         """
         flow_id = delivery.meta["flow"][0]
         key = keys.FlowKeys(self.keys.prefix, flow_id).flow
-        numbers, values, size = sorted({*wanted_by(delivery)}), dict[int, bytes](), 0
+        added = self._added_numbers(link, key, *added_to(delivery))
+        numbers, values, size = sorted({*wanted_by(delivery), *added}), dict[int, bytes](), 0
         for first in range(0, len(numbers), VALUES_PAGE):
             some = numbers[first : first + VALUES_PAGE]
             for number, packed in zip(some, link.call("HMGET", key, *_value_names(some)), strict=True):
@@ -213,6 +218,11 @@ class WorkerQueue(Queue):
             found = dict(zip(others, link.call("HMGET", key, *_value_names(others)), strict=True))
             values |= {number: found[other] or FAILED + SKIPPED for number, other in origins.items()}
         return values
+
+    def _added_numbers(self, link: Link, key: str, owner: int = 0, count: int = 0) -> Iterator[int]:
+        names = [f"{owner}m{page}" for page in range(-(-count // LIST_PAGE))]
+        for packed in link.call("HMGET", key, *names) if names else ():
+            yield from (number for (number,) in iter_unpack(">I", packed or b""))
 
     def go_on_call(self) -> ScriptCall:
         """Carry on what is left of flows; answers how much still is."""
@@ -274,7 +284,7 @@ class WorkerQueue(Queue):
                 kind = (scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter)
                 if of_flows:
                     if verdict.counter == "succeeded" and hasattr(delivery, "added"):
-                        pages[kind].append(self._page(delivery, len(batches[kind]) // len(rows.Completed._fields)))
+                        pages[kind] += self._pages(delivery, len(batches[kind]) // len(rows.Completed._fields))
                     # A `rows.Reported`, as below.
                     reports[kind] += (*delivery.meta["flow"][:2], *report_of(verdict))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
@@ -336,11 +346,11 @@ class WorkerQueue(Queue):
         entry = (consumer, delivery.priority, int(delivery.taken), delivery.entry_id, delivery.id)
         return [*calls, (scripts.REPLACE, self.keys.prefix, (*entry, plan.id, *last))]
 
-    def _page(self, delivery: Delivery, row: int) -> rows.Added:
-        flow_id, number = delivery.meta["flow"][:2]
-        head, *nodes = Pages(Plan(flow_id, delivery.added), self.settings).added()
-        assert isinstance(head, bytes)
-        return rows.Added(row, f"of {number}", head, pack(nodes))
+    def _pages(self, delivery: Delivery, row: int) -> Iterator[rows.Added]:
+        for flow_id, added in delivery.added.items():
+            head, *nodes = Pages(Plan(flow_id, added), self.settings).added()
+            assert isinstance(head, bytes)
+            yield rows.Added(row, flow_id, f"of {delivery.id}", head, pack(nodes))
 
     def _lost(self, consumer: str) -> LeaseLost:
         return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")

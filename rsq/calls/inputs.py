@@ -6,7 +6,7 @@ and the queue and the name of the task that failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsq import codec
@@ -35,6 +35,13 @@ def wanted_by(delivery: Delivery) -> Iterator[int]:
         yield from (number + base for number in numbers_of(takes))
 
 
+def added_to(delivery: Delivery) -> Sequence[int]:
+    """To the list that it takes others were added: to which node's list that is, and how many. Empty: none."""
+    place = delivery.meta["flow"]
+    added: Sequence[int] = place[4] if len(place) > 4 else ()
+    return added
+
+
 def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
     """Its arguments, unpacked anew, with the values that it takes among them. Raises DecodeError.
 
@@ -45,7 +52,10 @@ def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
     if takes is None or isinstance(takes, str):
         return args, kwargs
     base = _base_of(delivery)
-    return bind(args, kwargs, takes, {number - base: value_of(packed) for number, packed in delivery.inputs.items()})
+    values = {number - base: value_of(packed) for number, packed in delivery.inputs.items()}
+    if added_to(delivery):  # those have the numbers that came later
+        takes = [*takes, *sorted(values.keys() - {*numbers_of(takes)})]
+    return bind(args, kwargs, takes, values)
 
 
 def _base_of(delivery: Delivery) -> int:

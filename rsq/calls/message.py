@@ -97,8 +97,8 @@ class Message:
               result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
-              where it takes values by reference, which ones, and the number that theirs count from), replaced (how
-              often a call has taken the place of another, in a row)
+              where it takes values by reference, which ones, the number that theirs count from, and what was added to
+              these), replaced (how often a call has taken the place of another, in a row)
     """
 
     id: str
@@ -135,11 +135,21 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
     if "flow" in meta:
         place = meta["flow"]
-        if [type(part) for part in place[:2]] != [str, int] or len(place) > 4 or not 0 <= place[1] < MOST_NODES:
+        if (
+            [type(part) for part in place[:2]] != [str, int]
+            or not 0 <= place[1] < MOST_NODES
+            or not _are_counts(place[4:])
+        ):
             raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
+
+
+def _are_counts(parts: list[Any]) -> bool:
+    """Whether this is nothing, or the number of a node and one of nodes."""
+    kinds = [type(count) for part in parts for count in (part if isinstance(part, list) else [None])]
+    return not parts or (kinds == [int, int] and len(parts) == 1 and 0 <= max(parts[0]) <= MOST_NODES)
 
 
 def changed_meta(raw: bytes, old: Mapping[str, Any], new: Mapping[str, Any]) -> bytes:
@@ -190,7 +200,7 @@ class Delivery:
     inputs      packed values that it takes by reference, by the number of the node; set once they were read, see
                 `rsq.calls.inputs`
     app         whose task it runs, once it runs
-    added       nodes that its body adds to its batch, once it has any: they go with its outcome
+    added       nodes that its body adds to flows, by their ids, once it has any: they go with its outcome
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
@@ -231,7 +241,7 @@ class Delivery:
     )
 
     inputs: Mapping[int, bytes]
-    added: list[Any]
+    added: dict[str, list[Any]]
     app: Any
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:

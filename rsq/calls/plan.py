@@ -57,12 +57,14 @@ class Node:
     policy    FAIL, SKIP or CONTINUE, where one that it waits for does not succeed
     errbacks  (node, task id) for each errback that is released when this one dies, or is lost: once, whichever node
               releases it first. It is told that the call with this id has failed, with the error of this node; with ''
-              it is told nothing
+              it is told nothing. Of a node with `beside`, ~number is one of the flow to which it is added
     errback   it is one: in no `outs`, and 0 `waits`
     fails     the sink that can never run once this one has failed: it hears of that first. None = no single one
     sink      its result belongs to the flow: nobody waits for it, and where it can never run it ends, with the error of
               the one that failed, before all others
     name      of a node of a graph, or ''
+    beside    it is added by a call that runs, to a list of which that one is a member: numbers, in the flow, of the
+              nodes that wait for that one and take the list; they wait for this one, too, and take its value at the end
     """
 
     call: Call | None
@@ -75,6 +77,7 @@ class Node:
     fails: int | None = None
     sink: bool = False
     name: str = ""
+    beside: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from rsq.calls.request import current
 from rsq.canvas.signature import Signature, check_signature
 from rsq.errors import Replace, SettingsError
 from rsq.home import Home
+from rsq.result import AsyncResult
 
 
 class Inside:
@@ -29,10 +30,22 @@ class Inside:
         delivery = _running("self.replace")
         if hasattr(delivery, "added"):
             raise SettingsError(
-                f"{delivery.task}[{delivery.id}] has added calls to its batch, which go with its success, and cannot "
-                "replace itself then: have it add a call that does so"
+                f"{delivery.task}[{delivery.id}] has added calls to its batch or chord, which go with its success, and "
+                "cannot replace itself then: have it add a call that does so"
             )
         raise Replace(self.app.flows.stand_in(check_signature(sig, "self.replace"), delivery))
+
+    def add_to_chord(self, sig: Signature[Any]) -> AsyncResult[Any]:
+        """Add a member to the chord of which the running call is one: a call, or a whole canvas. Gives its handle.
+
+        The body waits for it, too, and gets its value at the end of the list. It goes with the success of this call: a
+        run that fails adds nothing. A thousand calls at most.
+
+        Raises  SettingsError: this call is in the header of no chord; FlowGone; what starting it would raise
+        """
+        delivery = _running("self.add_to_chord")
+        handle: AsyncResult[Any] = self.app.flows.add_beside(check_signature(sig, "self.add_to_chord"), delivery)
+        return handle
 
 
 def _running(what: str) -> Delivery:

@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 import click
 
-from rsq.broker.flows import Flow, NodeState
+from rsq.broker.flow_looks import Flow, NodeState
 from rsq.calls.message import check_id
 from rsq.calls.plan import numbers_in
 from rsq.cli.common import Context, json_option, local_time, pass_context, plural, shortened

@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
-from rsq.broker.flow_pages import PAGE_NODES
 from rsq.calls.message import Delivery, new_id
 from rsq.calls.plan import Node
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature
-from rsq.errors import SettingsError
 from rsq.flow.handle import FlowHandle
-from rsq.flow.page import Filling
-from rsq.flow.telling import queues_of, told_after, told_before
+from rsq.flow.page import Filling, add_inside
+from rsq.flow.telling import told_after, told_before
 from rsq.result import AsyncResult
 
 R = TypeVar("R")
@@ -45,7 +43,8 @@ class Batch(FlowHandle):
         filling, handles = self._filled(signatures)
         delivery = self._member()
         if delivery is not None:
-            self._add_inside(delivery, filling)
+            filling.close()
+            add_inside(self._app, delivery, self.id, filling.full)
         else:
             for nodes in self._pages(filling):
                 self._app.client.flows.add(self.id, new_id(), nodes)
@@ -57,7 +56,8 @@ class Batch(FlowHandle):
         filling, handles = self._filled(signatures)
         delivery = self._member()
         if delivery is not None:
-            self._add_inside(delivery, filling)
+            filling.close()
+            add_inside(self._app, delivery, self.id, filling.full)
         else:
             for nodes in self._pages(filling):
                 await self._app.client.flows.aadd(self.id, new_id(), nodes)
@@ -79,18 +79,3 @@ class Batch(FlowHandle):
         """The call that runs, where it is a member of this batch."""
         delivery = current.get()
         return delivery if delivery is not None and delivery.meta.get("flow", ("",))[0] == self.id else None
-
-    def _add_inside(self, delivery: Delivery, filling: Filling) -> None:
-        filling.close()
-        added: list[Node] = getattr(delivery, "added", [])
-        for page in filling.full:
-            added = [*added, *page.nodes(len(added))]
-        if len(added) > PAGE_NODES:
-            raise SettingsError(
-                f"{delivery.task}[{delivery.id}] adds {len(added):,} calls to its batch, and one call adds "
-                f"{PAGE_NODES:,} at most: add calls of a task that adds the rest"
-            )
-        fresh = added[len(getattr(delivery, "added", [])) :]
-        told_before(fresh, self.id)
-        self._app.client.flows.introduce(self.id, queues_of(fresh) - {delivery.queue})
-        delivery.added = added

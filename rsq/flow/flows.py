@@ -9,6 +9,7 @@ from rsq.app import BaseApp
 from rsq.calls.message import Delivery, check_id
 from rsq.calls.plan import Plan
 from rsq.canvas.signature import Canvas, Signature
+from rsq.flow.beside import add_beside
 from rsq.flow.planner import Planned, Planner
 from rsq.flow.run import FlowRun
 from rsq.flow.stand_in import stand_in
@@ -79,6 +80,10 @@ class Flows:
         told_before(plan.nodes, plan.id)
         self._app.client.flows.introduce(plan.id, queues_of(plan.nodes) - {delivery.queue})
         return plan
+
+    def add_beside(self, signature: Signature[Any], delivery: Delivery) -> AsyncResult[Any]:
+        """Have a call that runs add this to the chord of which it is a member; see `Task.add_to_chord`."""
+        return add_beside(self._app, signature, delivery)
 
     def _task(self, signature: Signature[Any]) -> Task[..., Any]:
         return self._app.task_by_name(signature.task)

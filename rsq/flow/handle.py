@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any, ClassVar
 
 from rsq.app import BaseApp
-from rsq.broker.flows import Flow
+from rsq.broker.flow_looks import Flow
 from rsq.errors import FlowGone
 from rsq.flow.progress import FlowProgress, looks
 

@@ -17,7 +17,8 @@ from rsq.calls.plan import FAIL, Call, Node, in_runs
 class Draft:
     """A node that may yet get edges; `outs`, `takes` and `errbacks` name drafts by their places.
 
-    takes  the shape of what it takes, without runs
+    takes   the shape of what it takes, without runs
+    beside  as of a `Node`; with it errbacks may be numbered as there, too
     """
 
     call: Call | None
@@ -29,6 +30,7 @@ class Draft:
     sink: bool = False
     policy: str = FAIL
     name: str = ""
+    beside: Sequence[int] = ()
 
 
 def numbered(drafts: Sequence[Draft], base: int = 0) -> tuple[list[Node], list[int]]:
@@ -58,11 +60,12 @@ def numbered(drafts: Sequence[Draft], base: int = 0) -> tuple[list[Node], list[i
             draft.waits,
             shapes[id(draft.takes)],
             draft.policy,
-            errbacks=[(numbers[errback], told) for errback, told in draft.errbacks],
+            errbacks=[(errback if errback < 0 else numbers[errback], told) for errback, told in draft.errbacks],
             errback=draft.errback,
             fails=None if fallen is None else numbers[fallen],
             sink=draft.sink,
             name=draft.name,
+            beside=draft.beside,
         )
         nodes.append(node)
     return nodes, numbers

@@ -1,4 +1,4 @@
-"""A page of calls that are added to a flow: of a batch by who fills it, or by one of its members."""
+"""A page of calls that are added to a flow: to a batch by who fills it, or by a call that runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from rsq.broker.flow_pages import PAGE_NODES
-from rsq.calls.message import new_id
+from rsq.calls.message import Delivery, new_id
 from rsq.calls.plan import Node
 from rsq.canvas.signature import Group, Signature, check_signature
 from rsq.errors import SettingsError
 from rsq.flow.numbering import numbered
 from rsq.flow.planner import Planner, nothing_before
+from rsq.flow.telling import queues_of, told_before
 from rsq.result import AsyncResult
 from rsq.result_group import GroupResult
 
@@ -45,7 +46,7 @@ class Page(Planner):
             return None
         for place in after.ends:
             self._drafts[place].sink = True
-        return _unplaced(after.handle)
+        return unplaced(after.handle)
 
     def nodes(self, base: int = 0) -> list[Node]:
         """As `Plan` has them; their edges count from `base`."""
@@ -82,8 +83,26 @@ class Filling:
         return handle
 
 
-def _unplaced(handle: AsyncResult[Any]) -> AsyncResult[Any]:
+def add_inside(app: Any, delivery: Delivery, flow_id: str, pages: Iterable[Page]) -> None:
+    """Have what a call that runs adds to a flow go with its success. Raises SettingsError."""
+    added: dict[str, list[Node]] = getattr(delivery, "added", {})
+    known = added.get(flow_id, [])
+    nodes = [*known]
+    for page in pages:
+        nodes += page.nodes(len(nodes))
+    if len(nodes) > PAGE_NODES:
+        raise SettingsError(
+            f"{delivery.task}[{delivery.id}] adds {len(nodes):,} calls to its batch or chord, and one call adds "
+            f"{PAGE_NODES:,} at most: add calls of a task that adds the rest"
+        )
+    fresh = nodes[len(known) :]
+    told_before(fresh, flow_id)
+    app.client.flows.introduce(flow_id, queues_of(fresh) - {delivery.queue})
+    delivery.added = {**added, flow_id: nodes}
+
+
+def unplaced(handle: AsyncResult[Any]) -> AsyncResult[Any]:
     """The same without its number, which nobody knows before it was added."""
     if isinstance(handle, GroupResult):
-        return GroupResult(handle._client, handle.id, [_unplaced(each) for each in handle])
+        return GroupResult(handle._client, handle.id, [unplaced(each) for each in handle])
     return AsyncResult(handle._client, handle.id, handle.queue, handle._ignored)

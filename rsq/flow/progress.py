@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rsq.broker.deadline import Deadline
-from rsq.broker.flows import Flow
+from rsq.broker.flow_looks import Flow
 from rsq.errors import ResultTimeout
 
 LOOK_S = (0.02, 0.5)

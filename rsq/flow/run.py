@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsq.app import BaseApp
-from rsq.broker.flows import NodeState
+from rsq.broker.flow_looks import NodeState
 from rsq.errors import FlowGone
 from rsq.flow.handle import FlowHandle
 from rsq.result import AsyncResult

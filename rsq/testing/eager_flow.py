@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rsq.broker.answers import Accepted
-from rsq.broker.flows import Flow, NodeState
+from rsq.broker.flow_looks import Flow, NodeState
+from rsq.broker.flow_rows import Stored, read_node, row_of
 from rsq.calls.inputs import FAILED
 from rsq.calls.message import Message
 from rsq.calls.outcome import (
@@ -35,14 +37,23 @@ class Runner(Protocol):
 
 
 class EagerFlow:
-    """One flow, from its start to its end. A loop: a chain of any length needs no more of Python's stack."""
+    """One flow, from its start to its end. A loop: a chain of any length needs no more of Python's stack.
 
-    def __init__(self, runner: Runner, plan: Plan) -> None:
+    flows  all of them, by their ids
+    above  it stands for a call: by which node; of which flow, and its number there
+    """
+
+    def __init__(
+        self, runner: Runner, plan: Plan, flows: Mapping[str, EagerFlow], above: tuple[int, str, int] | None = None
+    ) -> None:
         self._runner = runner
+        self._flows = flows
+        self.above = above
         self.plan = plan
         self._nodes: list[Node] = []
         self._bases: list[int] = []
         self._waits: list[int] = []
+        self._lists: defaultdict[int, list[int]] = defaultdict(list)
         self._values: dict[int, bytes] = {}
         self._over: set[int] = set()
         self._ok: set[int] = set()
@@ -59,12 +70,19 @@ class EagerFlow:
 
     def add(self, nodes: Iterable[Node]) -> None:
         """More nodes, which count their edges from 0; those that wait for nothing are to be run."""
-        base = len(self._nodes)
+        base, nodes = len(self._nodes), [*nodes]
+        waiting = {target for node in nodes for target in node.beside}
+        if not all(self._waits[target] and target not in self._ok for target in waiting):
+            return
         self._nodes += nodes
         self._bases += [base] * (len(self._nodes) - base)
         self._waits += [node.waits for node in self._nodes[base:]]
         self._total += sum(map(_counts, self._nodes[base:]))
         for number, node in enumerate(self._nodes[base:], base):
+            for target in node.beside:
+                self._waits[target] += 1
+                for taker in [target] if self._nodes[target].call is not None else self._outs(target):
+                    self._lists[taker].append(number)
             if not node.waits and not node.errback:
                 self._release(number, "")
 
@@ -126,6 +144,15 @@ class EagerFlow:
             found.append(NodeState(number, *texts, node.name, state, outs, node.waits, node.errback))
         return found
 
+    def row(self, number: int) -> Stored:
+        """One of its nodes, as a server would have it."""
+        node, base = self._nodes[number], self._bases[number]
+        told = [part for pair in node.errbacks for part in pair]
+        row = read_node(row_of(replace(node, outs=(), errbacks=(), beside=())))
+        waiting = number not in self._ok and bool(self._waits[number])
+        outs, takes = [*self._outs(number)], row.takes if isinstance(node.takes, list) else b""
+        return row._replace(outs=outs, waiting=waiting, base=base, errbacks=told, takes=takes, beside=node.beside)
+
     def stand_in(self, replaced: Replaced) -> Completed | Buried:
         """Run it in the place of a call; gives what becomes of that one."""
         self._tail = replaced.tail
@@ -174,7 +201,10 @@ class EagerFlow:
         skip, value = report_of(verdict)
         if isinstance(verdict, Completed) and verdict.counter in ("succeeded", "ignored"):
             if verdict.counter == "succeeded":
-                self.add(getattr(verdict.delivery, "added", ()))
+                added: dict[str, list[Node]] = getattr(verdict.delivery, "added", {})
+                while added:  # once, where it stands for another call, too
+                    flow_id, nodes = added.popitem()
+                    self._flows[flow_id].add(nodes)
             self._succeed(number, verdict.result[skip:] if skip else value, message.id)
             return
         if isinstance(verdict, Buried) and self._buried is None:
@@ -189,6 +219,9 @@ class EagerFlow:
         base = self._bases[number]
         place = [self.plan.id, number, *([] if takes is None else [takes] if isinstance(takes, str) else [takes, base])]
         wanted = [int(takes.split(" ", 1)[0])] if isinstance(takes, str) else [n + base for n in numbers_of(takes)]
+        if added := self._lists.get(number):
+            place.append([number, len(added)])
+            wanted += added
         meta = {"flow": place, **message.meta, **({"parent": parent} if parent else {})}
         bound = Message(message.id, message.task, message.body, message.queue, message.priority, meta)
         return bound, {each: self._values[each] for each in wanted}
@@ -202,7 +235,8 @@ class EagerFlow:
             self._arrive(out, parent)
 
     def _outs(self, number: int) -> Iterator[int]:
-        return numbers_in(shifted(self._nodes[number].outs, self._bases[number]))
+        node = self._nodes[number]
+        return numbers_in([*shifted(node.outs, self._bases[number]), *node.beside])
 
     def _arrive(self, number: int, parent: str) -> None:
         self._waits[number] -= 1
@@ -213,7 +247,7 @@ class EagerFlow:
         """Release the errbacks that have not been yet."""
         self._values[number] = FAILED + result
         for place, told in self._nodes[number].errbacks:
-            errback = place + self._bases[number]
+            errback = ~place if place < 0 else place + self._bases[number]
             if errback not in self._over:
                 self._over.add(errback)
                 about = f"{number} {told} {message.queue} {message.task}" if told else None

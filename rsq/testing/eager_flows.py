@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from rsq.broker.flows import CANCELLED, Flow, Flows, NodeState
+from rsq.broker.flow_looks import Flow, NodeState
+from rsq.broker.flow_rows import Stored
+from rsq.broker.flows import CANCELLED, Flows
 from rsq.calls.outcome import Buried, Completed, Replaced
 from rsq.calls.plan import Node, Plan
 from rsq.errors import BatchClosed
@@ -27,14 +29,16 @@ class MemoryFlows(Flows):
 
     def start(self, plan: Plan) -> None:
         if plan.id not in self._flows:
-            self._run(self._flows.setdefault(plan.id, EagerFlow(self.runner, plan)))
+            self._run(self._flows.setdefault(plan.id, EagerFlow(self.runner, plan, self._flows)))
 
     async def astart(self, plan: Plan) -> None:
         self.start(plan)
 
     def stand_in(self, replaced: Replaced) -> Completed | Buried:
         """Run the flow that takes the place of a call; gives what becomes of that one."""
-        flow = self._flows[replaced.plan.id] = EagerFlow(self.runner, replaced.plan)
+        place = replaced.delivery.meta.get("flow")
+        above = None if place is None else (replaced.tail, *place[:2])
+        flow = self._flows[replaced.plan.id] = EagerFlow(self.runner, replaced.plan, self._flows, above)
         return flow.stand_in(replaced)
 
     def add(self, flow_id: str, key: str, nodes: Sequence[Node]) -> None:
@@ -72,6 +76,12 @@ class MemoryFlows(Flows):
     def nodes(self, flow_id: str, first: int, count: int) -> list[NodeState]:
         flow = self._flows.get(flow_id)
         return [] if flow is None else flow.states(first, count)
+
+    def rows(self, flow_id: str, numbers: Sequence[int]) -> dict[int, Stored]:
+        return {number: self._flows[flow_id].row(number) for number in numbers}
+
+    def above(self, flow_id: str) -> tuple[int, str, int] | None:
+        return self._flows[flow_id].above
 
     def outcome(self, flow_id: str, number: int) -> bytes | None:
         return None

@@ -228,7 +228,7 @@ class TestFromInside:
         flowing.flows.add("f", "1", group(["a"]))
         flowing.flows.seal("f")
         flowing.fetch()
-        flowing.held["a"].added = [*chain("b", "c"), *group(["d"])]
+        flowing.held["a"].added = {"f": [*chain("b", "c"), *group(["d"])]}
         verdict = flowing.ok("a")
         for _ in range(2):
             flowing.end(verdict)
@@ -243,7 +243,7 @@ class TestFromInside:
         opened(flowing)
         flowing.flows.add("f", "1", group(["a"]))
         flowing.fetch()
-        flowing.held["a"].added = group(["b"])
+        flowing.held["a"].added = {"f": group(["b"])}
         flowing.end(flowing.dead("a"))
         assert flowing.fetch() == ["on_death"]
 
@@ -253,7 +253,7 @@ class TestFromInside:
         flowing.flows.seal("f")
         flowing.fetch()
         for task_id in "ac":
-            flowing.held[task_id].added = group([f"{task_id}{n}" for n in range(300)])
+            flowing.held[task_id].added = {"f": group([f"{task_id}{n}" for n in range(300)])}
         ended(flowing, "a", "b", "c")
         flowing.go_on()
         while more := flowing.fetch():

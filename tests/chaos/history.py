@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rsq.broker.flows import Flow
+from rsq.broker.flow_looks import Flow
 from tests.chaos.kinds import BREAKS
 
 EVERYBODY = -1

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from rsq.broker.flows import HEAD, unpack_head
+from rsq.broker.flow_looks import HEAD, unpack_head
 from rsq.broker.queue import Queue
 from rsq.calls.message import WAKE
 from rsq.calls.outcome import Result, unpack_result

@@ -21,8 +21,8 @@ local function note_delayed(members, id, result)
 end
 
 -- What follows from the end of these calls in their flows.
--- members  task id -> { flow id, number, value where it went well, else packed result, what it adds to its flow: { key,
---          head, rows } as in _flow_said, or nil }, of those that are ours to end
+-- members  task id -> { flow id, number, value where it went well, else packed result, what it adds to flows: of each
+--          page { flow id, key, head, rows } as in _flow_said, or nil }, of those that are ours to end
 local function tell_flows(ids, way, members)
   told = flows(now_ms())
   told.check()
@@ -31,7 +31,7 @@ local function tell_flows(ids, way, members)
     local member = members[id]
     if member then
       local value, added = WELL[way] and member[3] or FAILED .. member[3], member[4]
-      if added then told.add(member[1], added[1], added[2], added[3], true, id) end
+      for _, page in ipairs(added or {}) do told.add(page[1], page[2], page[3], page[4], true, id) end
       told.report(member[1], member[2], WELL[way], value, id, LOUD[way], way == 'purged')
       members[id] = nil
     end

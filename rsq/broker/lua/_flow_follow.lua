@@ -8,7 +8,7 @@ local function visit(item, node)
     if node.policy ~= CONTINUE and from.state >= BAD then doom(f, node, item.origin, item.parent) end
   elseif item.how ~= 'late' or node.policy ~= CONTINUE then
     if from and count_down(f, node) > 0 then return true end
-    return release(f, node, item.parent) or node.kind == JOIN
+    return release(f, node, item.parent, nil, from) or node.kind == JOIN
   end
 end
 
@@ -26,7 +26,8 @@ local function tell_errbacks(item)
     if spent() then return false end
     about[2] = errbacks[item.at + 2]
     local told = about[2] == '' and '' or cmsgpack.pack(table.concat(about, ' '))
-    release(f, node_of(f, errbacks[item.at + 1] + node.base), '', told)
+    local n = errbacks[item.at + 1]
+    release(f, node_of(f, n < 0 and -1 - n or n + node.base), '', told)
     item.at = item.at + 2
   end
   return true
@@ -37,7 +38,7 @@ local function step(item)
   if item.how == 'tell' then return tell_errbacks(item) end
   local f, passed, last = item.flow, 0, -1
   local runs, base = item.runs, item.base
-  if not runs then runs, base = outs_of(item.node), item.node.base end
+  if not runs then runs, base = outs_of(item.node), 0 end
   for _, part in ipairs(runs) do
     local from, length = part, 1
     if part < 0 then from, length = last + 1, -part end

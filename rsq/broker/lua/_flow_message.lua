@@ -33,13 +33,16 @@ end
 
 -- meta        as it was sent
 -- takes       packed, what it takes by reference ('' = nothing), counted from `base`
+-- added       whose list that is and how many were added to it, or nil
 -- parent      the call that released it ('' = none)
 -- expires_ms  after which it is not started (-1 = no bound)
-local function meta_of(f, n, meta, takes, base, parent, expires_ms)
+local function meta_of(f, n, meta, takes, base, added, parent, expires_ms)
   f.packed_id = f.packed_id or cmsgpack.pack(f.id)
   local number, entries = 1, nil
   if takes == '' then
     entries = '\164flow\146' .. f.packed_id .. cmsgpack.pack(n)
+  elseif added then
+    entries = '\164flow\149' .. f.packed_id .. cmsgpack.pack(n) .. takes .. cmsgpack.pack(base, added)
   elseif base == 0 then
     entries = '\164flow\147' .. f.packed_id .. cmsgpack.pack(n) .. takes
   else

@@ -122,8 +122,9 @@ end
 -- Nothing is waited for any more.
 -- parent  id of the call that ended last, '' = none
 -- about   packed, what an errback is told
+-- from    the node that ended last
 -- Gives true where it takes by reference what it was released for.
-local function release(f, node, parent, about)
+local function release(f, node, parent, about, from)
   if node.kind == JOIN then
     if node.state == OK then return end
     local late = move(f, node, OK) == BAD
@@ -166,7 +167,7 @@ local function release(f, node, parent, about)
       keep(source)
     end
   end
-  meta = meta_of(f, node.n, meta, takes, base, parent, expires_ms)
+  meta = meta_of(f, node.n, meta, takes, base, not about and added_to(f, node, takes, from), parent, expires_ms)
   sends[#sends + 1] = { f, due, priority, id, task, body, meta, queue, key, key_ttl_ms, ends }
   return takes ~= ''
 end

@@ -90,6 +90,21 @@ function self.start(id, head, rows)
   work[#work + 1] = item
 end
 
+-- Whether what waits for the one beside which nodes are added waits for these, too: `beside` holds what that is, and which
+-- nodes. Not where it has been released.
+local function wait_beside(f, beside, base)
+  local targets, numbers = {}, beside[2]
+  for i, n in ipairs(beside[1]) do
+    local node = node_of(f, n)
+    local _, _, _, _, at = names_of(node)
+    if node.state == OK or node.kind == CALL and at > #node.row then return false end
+    targets[i] = node
+  end
+  for i, n in ipairs(numbers) do numbers[i] = n + base end
+  for _, node in ipairs(targets) do wait_for(f, node, numbers) end
+  return true
+end
+
 -- More nodes, which count their edges from 0. True where they stand, also since an earlier time; false where the flow
 -- has ended, or is sealed and the one that adds is none of its members that run.
 -- key    names them: they are added once
@@ -102,6 +117,7 @@ function self.add(id, key, head, rows, inside, parent)
   if f.pages[key] or redis.call('HEXISTS', f.key, '+' .. key) == 1 then return true end
   if f.unsealed == 0 and not inside then return false end
   local base = f.size
+  if head.beside and not guarded(f, wait_beside, f, cmsgpack.unpack(head.beside), base) then return false end
   f.pages[key] = true
   also(f, '+' .. key, base)
   if base == 0 then f.touched = 0 end

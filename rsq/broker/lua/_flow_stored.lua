@@ -3,10 +3,11 @@
 -- What the field `head` of a flow holds, and behind that what never changes; see docs/protocol.md.
 local COUNTS, FIXED = '>BBI4I4i4I4I4i4i4Bdd', '>ddddi4i4i4i4I4'
 -- What the field of a node holds: its edges, its names, and as long as it waits its call.
-local EDGES, BASE_AT, NAMES, NAMES_AT, CALL_OF = '>BBBBBI4i4I4I4I4', 14, '>I2c0I2c0I2c0I2c0', 26, '>Bi4I4c0I4c0I4c0'
+local EDGES, WAITS_AT, BASE_AT, NAMES_AT = '>BBBBBI4i4I4I4I4', 6, 14, 26
+local NAMES, CALL_OF = '>I2c0I2c0I2c0I2c0', '>Bi4I4c0I4c0I4c0'
 local STATES = { 'started', 'failed', 'succeeded', 'cancelled', 'expired' }
--- Nodes that are read ahead at once, while they are small.
-local AHEAD = 16
+-- Nodes that are read ahead at once, while they are small; and numbers in one field of a list that has grown.
+local AHEAD, LIST_PAGE = 16, 1000
 -- Flows by their ids, false = there is none; in the order in which they came up; and the nodes of each that are sure to
 -- be asked for.
 local known, order, awaited = {}, {}, {}
@@ -43,7 +44,9 @@ local function read_flow(id)
     id = id, key = key, nodes = {}, state = STATES[state], before = STATES[state], size = size, calls = calls, open = open,
     ok = ok, bad = bad, sunk = sunk, failed = failed, unsealed = unsealed, touched = touched, far = far, far_before = far,
     -- It is a batch with callbacks; and one that stands for a call of another flow.
-    calls_back = flags % 2 == 1, above = flags >= 2, fixed = string.sub(head, at),
+    calls_back = flags % 2 == 1, above = flags % 4 >= 2, fixed = string.sub(head, at),
+    -- Something in it was added beside a member.
+    lists = flags >= 4,
   }
   for i, n in ipairs(numbers) do
     if found[i + 1] and not f.nodes[n] then take_in(f, n, found[i + 1]) end
@@ -100,17 +103,24 @@ local function names_of(node)
   return P .. ':' .. queue, id, task, more, at
 end
 
--- What is seldom said of a node: runs of those that wait for it, and its errbacks.
+-- What is seldom said of a node: runs of those that wait for it, its errbacks, and beside whom it was added: what waits for
+-- that one, and so for it.
 local function more_of(node)
   local _, _, _, packed = names_of(node)
   local more = cmsgpack.unpack(packed)
-  return more[1], more[2]
+  return more[1], more[2], more[4] or {}
 end
 
--- Runs of the nodes that wait for it.
+-- Runs of the nodes that wait for it, counted from 0.
 local function outs_of(node)
-  if node.outs > 0 then return { node.out, node.outs > 1 and 1 - node.outs or nil } end
-  return node.more and more_of(node) or {}
+  local base, runs, _, beside = node.base, nil, nil, nil
+  if node.more then runs, _, beside = more_of(node) end
+  if node.outs > 0 then runs = { node.out, node.outs > 1 and 1 - node.outs or nil } end
+  for i, part in ipairs(runs) do
+    if part >= 0 then runs[i] = part + base end
+  end
+  for _, n in ipairs(beside or {}) do runs[#runs + 1] = n end
+  return runs
 end
 
 -- One less to wait for. Gives how many are left.
@@ -119,6 +129,29 @@ local function count_down(f, node)
   node.left = (node.left or tonumber(redis.call('HGET', f.key, node.n .. 'n') or node.waits)) - 1
   node.changed = true
   return node.left
+end
+
+-- It waits for these as well, and takes their values at the end of its list.
+local function wait_for(f, node, numbers)
+  node.listed = node.listed or tonumber(redis.call('HGET', f.key, node.n .. 'm') or 0)
+  node.lists = node.lists or {}
+  for _, n in ipairs(numbers) do
+    local name = node.n .. 'm' .. math.floor(node.listed / LIST_PAGE)
+    node.lists[name] = (node.lists[name] or redis.call('HGET', f.key, name) or '') .. struct.pack('>I4', n)
+    node.listed = node.listed + 1
+  end
+  local left = node.left or tonumber(redis.call('HGET', f.key, node.n .. 'n') or node.waits)
+  node.left, node.waits, node.changed, f.lists = left + #numbers, node.waits + #numbers, true, true
+  node.row = string.sub(node.row, 1, WAITS_AT - 1) .. struct.pack('>I4', node.waits) .. string.sub(node.row, WAITS_AT + 4)
+end
+
+-- How many were added to what a node takes as a list, with whose list that is; nil where there are none.
+local function added_to(f, node, takes, from)
+  local kind = string.byte(takes) or 0
+  if not f.lists or kind < 0x90 or kind > 0x9f and kind ~= 0xdc and kind ~= 0xdd then return end
+  local owner = from and from.kind == JOIN and from or node
+  owner.listed = owner.listed or tonumber(redis.call('HGET', f.key, owner.n .. 'm') or 0)
+  return owner.listed > 0 and { owner.n, owner.listed } or nil
 end
 
 -- What it gave is needed later.

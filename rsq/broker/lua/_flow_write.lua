@@ -10,6 +10,8 @@ local function list_nodes(f, fields)
       fields[i + 1], fields[i + 2], i = n, string.char(node.state) .. string.sub(node.row, 2), i + 2
       if node.left then fields[i + 1], fields[i + 2], i = n .. 'n', node.left, i + 2 end
       if node.kept and node.value then fields[i + 1], fields[i + 2], i = n .. 'v', node.value, i + 2 end
+      for name, numbers in pairs(node.lists or {}) do fields[i + 1], fields[i + 2], i = name, numbers, i + 2 end
+      if node.lists then fields[i + 1], fields[i + 2], i = n .. 'm', node.listed, i + 2 end
     end
   end
   for n, row in pairs(f.rows or {}) do
@@ -55,8 +57,8 @@ local function write_flow(f)
   local later = f.far > math.max(f.far_before or 0, now)
   local prolongs = f.state == 'started' and (f.before ~= 'started' or later or now - f.touched >= PROLONG_MS)
   if prolongs then f.touched = now end
-  local head = struct.pack(COUNTS, CODES[f.state], (f.calls_back and 1 or 0) + (f.above and 2 or 0), f.size, f.calls,
-    f.open, f.ok, f.bad, f.sunk, f.failed, f.unsealed, f.touched, f.far) .. f.fixed
+  local head = struct.pack(COUNTS, CODES[f.state], (f.calls_back and 1 or 0) + (f.above and 2 or 0) +
+    (f.lists and 4 or 0), f.size, f.calls, f.open, f.ok, f.bad, f.sunk, f.failed, f.unsealed, f.touched, f.far) .. f.fixed
   local changes = f.state ~= f.before
   if f.fields then set_fields(f.key, f.fields, #f.fields) end
   if f.state ~= 'succeeded' then

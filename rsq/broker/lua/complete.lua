@@ -1,7 +1,7 @@
 -- complete: running or taken -> done, for a batch of entries of one stream, at most 1,000; of flows, at most 100
 -- KEYS  T
 -- ARGV  consumer, priority, taken ('1' = all of these were acknowledged early: their tokens are the fence, not the lease),
---       way in which they ended, number of reports, number of pages that calls add to their batches, then rows, then the
+--       way in which they ended, number of reports, number of pages that calls add to flows, then rows, then the
 --       reports, then the pages
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Completed
@@ -65,7 +65,8 @@ for i = pages + 1, #ARGV, ADDED.WIDTH do
   local member = members[ARGV[FIRST + tonumber(ARGV[i + ADDED.ROW]) * WIDTH + ID]]
   if member then
     local head, nodes = cmsgpack.unpack(ARGV[i + ADDED.HEAD]), cmsgpack.unpack(ARGV[i + ADDED.NODES])
-    member[4] = { ARGV[i + ADDED.KEY], head, nodes }
+    member[4] = member[4] or {}
+    member[4][#member[4] + 1] = { ARGV[i + ADDED.FLOW], ARGV[i + ADDED.KEY], head, nodes }
   end
 end
 if #ids == 0 then note(last) end

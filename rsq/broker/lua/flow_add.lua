@@ -1,7 +1,8 @@
 -- flow_add: a page of nodes is added to a batch, once
 -- KEYS  T
 -- ARGV  flow id, key (names the page), head (packed map: calls, open and roots as in `flow`, of these nodes alone, and the
---       names of their queues), then the row of each node; they number themselves from 0
+--       names of their queues; of a member of a chord that adds to it also beside: packed, what waits for that one, and so
+--       for which of these nodes), then the row of each node; they number themselves from 0
 -- out   'added', also to a repeated call | 'closed' (it is sealed, has ended, or is gone) | 'moved', queue (it lies in
 --       another partition); with the last two nothing was written
 -- work  the nodes given, 1,000 at most; what that releases, see _flow
