@@ -71,7 +71,9 @@ class DrawnBatch(Drawing):
             self.errbacks[serial] = (calls, None)
         else:
             self.needs[serial] = []
-            ended = [(one, "returned") for one in calls if one not in self.answers]
+            # What stands for a call is waited for, but not what only follows that.
+            own = {*self.counted, *(one for ends in self.answers.values() for one in ends)} - self.answers.keys()
+            ended = [(one, "returned") for one in calls if one in own]
             self.behind[serial] = ended if name == "success" else self._surely_ended(calls)
         return tasks.callback.si(serial=serial).set(task_id=self.ids[serial])
 
