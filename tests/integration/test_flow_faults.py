@@ -311,6 +311,7 @@ def test_who_cancels_is_killed_meanwhile(
     app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
 ) -> None:
     """By the script alone: all of it goes on, or nothing does."""
+    assert not app.flows["nobody"].cancel()  # the server knows the script then
     result = chain(tasks.note.s("first"), tasks.note_after.s("second"), tasks.note_after.s("last")).delay()
     proxy.plan(fault, at=proxy.sha(scripts.FLOW_CANCEL))
     killed = subprocess.Popen(
