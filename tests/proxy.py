@@ -92,6 +92,10 @@ class Proxy:
         """Let these strike from now on, in this order, each at the next request that contains `at`, or at its reply."""
         self._faults.extend((fault, at) for fault in faults)
 
+    def heal(self) -> None:
+        """What was planned and has not struck never does."""
+        self._faults.clear()
+
     def at_random(self, rate: float, seed: int) -> None:
         """From now on a fault of any kind but stalling strikes with this probability at each chunk; 0 = no more."""
         self._rng, self._rate = random.Random(seed), rate

@@ -348,3 +348,35 @@ def test_mistakes_are_told_where_they_are_made(make: Callable[[], object], text:
 def test_arguments_that_do_not_fit_are_told_at_the_start(make: Callable[[], object], error: Any, text: str) -> None:
     with app.testing.eager(), pytest.raises(error, match=text):
         make()
+
+
+def added(x: int, y: int) -> int:
+    return x + y
+
+
+class TestOfTwoApps:
+    def test_a_part_is_sent_as_its_own_app_says(self, url: str) -> None:
+        here, there = App("here", url=url), App("there", url=url)
+        here_add, there_add = here.task(name="here.add")(added), there.task(name="there.add", queue="mail")(added)
+        handle = (here_add.s(1, 2) | there_add.s(3) | here_add.s(4)).delay()
+        calls = [(node.task, node.queue) for node in here.flows[handle.id].calls()]
+        assert calls == [("here.add", "default"), ("there.add", "mail"), ("here.add", "default")]
+
+    @pytest.mark.parametrize("more", [{"url": "redis://nowhere"}, {"namespace": "elsewhere"}], ids=str)
+    def test_one_of_another_server_is_refused(self, url: str, more: dict[str, Any]) -> None:
+        here, there = App("here", url=url), App("there", **{"url": url, **more})
+        first, other = here.task(name="first")(added), there.task(name="other")(added)
+        graph, linked = here.flow(), first.s(1, 2)
+        graph.add(other.s(1, 2))
+        linked.link(other.s(3))
+        for start in (
+            (first.s(1, 2) | other.s(3)).delay,
+            group(first.s(1, 2), other.s(3, 4)).delay,
+            first.s(1, 2).on_error(other.s(3)).delay,
+            linked.delay,
+            graph.start,
+        ):
+            with pytest.raises(SettingsError, match="other belongs to app 'there', and the canvas to app 'here'"):
+                start()
+        with pytest.raises(SettingsError, match="other belongs to app 'there'"), here.batch() as batch:
+            batch.add(other.s(1, 2))

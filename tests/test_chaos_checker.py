@@ -1046,7 +1046,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Any) -> None:
 def flow(story: Story) -> Story:
     """A chain of 20 and 21, then a chord of these two in 22, which dies at first; 23 hears of that."""
     errbacks = [(23, ([22], "e22"))]
-    story.add("flow", 1.0, id="e22", needs=[(20, []), (21, [20]), (22, [20, 21])], errbacks=errbacks)
+    drawn(story, "e22", [(20, []), (21, [20]), (22, [20, 21])], errbacks)
     story.run(20, "e20", 5.0, kind="step", entry="2-20", given=[])
     story.run(21, "e21", 5.2, kind="bulk_step", entry="2-21", given=[20])
     story.accept(22, "e22", "breaks")
@@ -1060,6 +1060,11 @@ def flow(story: Story) -> Story:
     story.run(23, "e23", 5.6, kind="errback", entry="2-23", about="e22")
     story.state.flows["e22"] = head(ok=3)
     return story
+
+
+def drawn(story: Story, flow_id: str, needs: list[Any], errbacks: Any = (), **more: Any) -> None:
+    others = {"behind": [], "answers": [], "counted": [serial for serial, _ in needs]}
+    story.add("flow", 1.0, id=flow_id, needs=needs, errbacks=errbacks, **{**others, **more})
 
 
 def head(**more: Any) -> Flow:
@@ -1132,7 +1137,7 @@ def test_what_a_flow_leaves_behind_is_a_leak(flow: Story) -> None:
 
 
 def test_parts_of_a_flow_that_was_cancelled_need_not_run(story: Story) -> None:
-    story.add("flow", 1.0, id="e21", needs=[(20, []), (21, [20])], errbacks=[])
+    drawn(story, "e21", [(20, []), (21, [20])])
     story.run(20, "e20", 5.0, kind="step", entry="2-20", given=[])
     story.accept(21, "e21", "step")
     story.add("cancelled", 5.05, until=5.06, id="e21", terminate=False, answer="marked")
@@ -1140,3 +1145,111 @@ def test_parts_of_a_flow_that_was_cancelled_need_not_run(story: Story) -> None:
     assert story.found() == []
     story.start(21, "e21", 20.0, kind="step", given=[20])
     assert story.found() == ["revoked"]
+
+
+@pytest.fixture
+def replaced(story: Story) -> Story:
+    """20 gives its place to 21 and 22, which has its id, and 23 comes behind it."""
+    needs = [(20, []), (21, []), (22, [21]), (23, [22])]
+    drawn(story, "e23", needs, behind=[(21, [(20, "replaced")])], answers=[(20, [22])], counted=[20, 23])
+    story.accept(20, "e20", "replaces")
+    story.start(20, "e20", 5.0, kind="replaces", entry="2-20", given=[])
+    story.finish("e20", 5.1, how="replaced")
+    story.run(21, "e21", 5.2, kind="step", entry="2-21", given=[])
+    story.run(22, "e20", 5.4, kind="step", entry="2-22", given=[21])
+    story.run(23, "e23", 5.6, kind="step", entry="2-23", given=[22])
+    story.state.flows["e23"] = head(id="e23", total=2, ok=2)
+    return story
+
+
+def test_a_call_that_gave_its_place_away_is_clean(replaced: Story) -> None:
+    assert replaced.found() == []
+
+
+def test_what_takes_a_place_before_the_call_has_ended_is_early(replaced: Story) -> None:
+    change(replaced, "finished", "e20", at=5.25)
+    assert "early" in replaced.found()
+
+
+def test_what_takes_a_place_that_was_not_given_away_is_early(replaced: Story) -> None:
+    change(replaced, "finished", "e20", how="raised")
+    assert "early" in replaced.found()
+
+
+@pytest.mark.parametrize("value", [20, [21, 22], [22, 21]])
+def test_a_call_that_gave_another_value_than_what_stood_for_it_is_wrong(replaced: Story, value: Any) -> None:
+    replaced.state.results["e20"] = Outcome("SUCCESS", value, "w2.0")
+    assert replaced.found() == ["wrong"]
+
+
+def test_values_that_were_gathered_for_a_replaced_call(story: Story) -> None:
+    """A group stands for 20: nobody's journal tells of what gathers it."""
+    needs: list[Any] = [(20, []), (21, []), (22, [])]
+    behind = [(21, [(20, "replaced")]), (22, [(20, "replaced")])]
+    drawn(story, "e20", needs, behind=behind, answers=[(20, [21, 22])], counted=[20])
+    story.accept(20, "e20", "replaces")
+    story.start(20, "e20", 5.0, kind="replaces", entry="2-20", given=[])
+    story.finish("e20", 5.1, how="replaced")
+    story.run(21, "e21", 5.2, kind="step", entry="2-21", given=[])
+    story.run(22, "e22", 5.4, kind="step", entry="2-22", given=[])
+    story.succeed("e20", [21, 22], "")
+    story.state.flows["e20"] = head(id="e20", total=1, ok=1)
+    assert story.found() == []
+    story.state.results["e20"] = Outcome("SUCCESS", [21], "")
+    assert story.found() == ["wrong"]
+
+
+@pytest.fixture
+def batch(story: Story) -> Story:
+    """20 adds 21, which dies at first; 22 hears of the end, 23 of the success, 24 of the death."""
+    behind = [
+        (21, [(20, "returned")]),
+        (22, [(20, "ended"), (21, "ended")]),
+        (23, [(20, "returned"), (21, "returned")]),
+    ]
+    needs: list[Any] = [(20, []), (21, []), (22, []), (23, [])]
+    drawn(story, "b1", needs, [(24, ([20, 21], None))], behind=behind, counted=[20, 21])
+    story.run(20, "e20", 5.0, kind="adds", entry="2-20", given=[])
+    story.accept(21, "e21", "breaks")
+    for at, entry, how in ((5.2, "2-21", "raised"), (6.0, "3-21", "returned")):
+        story.start(21, "e21", at, kind="breaks", entry=entry, given=[])
+        story.finish("e21", at + 0.1, how=how)
+    story.state.published["e21"] = ["FAILURE", "SUCCESS"]
+    story.state.results["e21"] = Outcome("SUCCESS", 21, "w2.0")
+    story.count("succeeded")
+    story.count("dead")
+    story.run(22, "e22", 5.4, kind="callback", entry="2-22", given=[])
+    story.run(24, "e24", 5.6, kind="callback", entry="2-24", given=[])
+    story.run(23, "e23", 6.2, kind="callback", entry="2-23", given=[])
+    story.state.flows["b1"] = head(id="b1", total=2, ok=2)
+    return story
+
+
+def test_a_batch_whose_member_adds_one_that_dies_and_is_sent_again_is_clean(batch: Story) -> None:
+    assert batch.found() == []
+
+
+@pytest.mark.parametrize("callback", ["e22", "e23", "e24"])
+def test_a_callback_that_ran_before_its_time_is_early(batch: Story, callback: str) -> None:
+    change(batch, "started", callback, at=5.15)
+    change(batch, "finished", callback, at=5.18)
+    assert batch.found() == ["early"]
+
+
+def test_a_member_that_ran_before_the_one_that_adds_it_had_ended_is_early(batch: Story) -> None:
+    change(batch, "finished", "e20", at=5.25)
+    assert batch.found() == ["early"]
+
+
+@pytest.mark.parametrize("callback", ["e22", "e23", "e24"])
+def test_a_callback_that_never_ran_is_lost(batch: Story, callback: str) -> None:
+    batch.records = [each for each in batch.records if each.get("id") != callback or each["what"] == "accepted"]
+    del batch.state.results[callback], batch.state.published[callback]
+    batch.count("succeeded", -1)
+    assert batch.found() == ["lost"]
+
+
+@pytest.mark.parametrize("total", [1, 3])
+def test_a_batch_to_which_other_calls_were_added_is_unfinished(batch: Story, total: int) -> None:
+    batch.state.flows["b1"] = head(id="b1", total=total, ok=total)
+    assert batch.found() == ["unfinished"]

@@ -11,6 +11,8 @@ import pytest
 from rsq import App, Failed, FlowGone, Task, TaskRevoked, chain, chord, group
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.errors import SettingsError
+from rsq.flow.graph import Graph
+from rsq.flow.run import FlowRun
 from rsq.home import project
 from tests.helpers import wait_until
 from tests.modes import MODES, running
@@ -137,6 +139,24 @@ def test_each_start_is_its_own(mode: str) -> None:
     flow.add(who.s())
     runs = [flow.start() for _ in range(2)]
     assert [run.get(timeout=60)["who"] for run in runs] == [run.id for run in runs]
+
+
+def test_a_start_that_is_repeated(mode: str) -> None:
+    """Under an id of one's own it is the same flow, also where another process says it."""
+    flow = app.flow()
+    flow.add(note.s("once"), name="only")
+    runs = [flow.start("nightly-1"), flow.start("nightly-1"), asyncio.run(started(flow, "nightly-1"))]
+    assert {run["only"].get(timeout=60) for run in runs} == {"noted"}
+    assert runs[0].wait(timeout=60).total == 1
+    assert noted == [["once"]]
+    assert flow.start()["only"].get(timeout=60) == "noted"
+    assert len(noted) == 2
+
+
+async def started(flow: Graph, flow_id: str) -> FlowRun:
+    run = await flow.astart(flow_id)
+    await app.aclose()
+    return run
 
 
 def test_coroutines(mode: str) -> None:

@@ -51,8 +51,8 @@ class NewBatch(Batch):
     # -- the block
 
     def __enter__(self) -> Self:
-        plan = self._begun()
-        self._app.client.flows.start(plan)
+        self._app.client.flows.start(self._plan())
+        self._filling = Filling(self._app)
         threading.Thread(target=self._keep, name="rsq-batch", daemon=True).start()
         return self
 
@@ -68,8 +68,8 @@ class NewBatch(Batch):
         self._app.client.flows.seal(self.id)
 
     async def __aenter__(self) -> Self:
-        plan = self._begun()
-        await self._app.client.flows.astart(plan)
+        await self._app.client.flows.astart(self._plan())
+        self._filling = Filling(self._app)
         self._keeper = asyncio.create_task(self._akeep(), name="rsq-batch")
         return self
 
@@ -98,14 +98,13 @@ class NewBatch(Batch):
 
     # -- to fill it
 
-    def _begun(self) -> Plan:
+    def _plan(self) -> Plan:
         if self._filling is not None:
             raise SettingsError("a batch is filled by one block: make another one by app.batch()")
         planner = Callbacks(self._app)
         nodes = [planner.node(self._callbacks[name]) for name in self._callbacks]
         numbers = {name: number for number, name in enumerate(self._callbacks)}
         told_before(nodes, self.id)
-        self._filling = Filling(self._app)
         expires_ms = self._app.client.settings.flow_expires_ms
         return Plan(self.id, nodes, self._text, expires_ms=expires_ms, grows=True, lease_ms=LEASE_MS, callbacks=numbers)
 

@@ -7,7 +7,7 @@ from graphlib import TopologicalSorter
 from typing import Any, TypeAlias
 
 from rsq.app import BaseApp
-from rsq.calls.message import LONGEST_ID, new_id
+from rsq.calls.message import LONGEST_ID, check_id, new_id
 from rsq.calls.plan import FAIL, POLICIES, Plan
 from rsq.canvas.signature import Canvas, Group, Signature, check_signature
 from rsq.errors import SettingsError
@@ -92,26 +92,30 @@ class Graph:
             raise SettingsError(f"{later.name} cannot wait for {earlier.name}, which waits for it: {names}")
         later._waits[earlier] = None
 
-    def start(self) -> FlowRun:
-        """Start it, all or nothing. Each start is a flow of its own. Raises what starting a canvas raises."""
-        plan, run = self._prepared()
+    def start(self, flow_id: str | None = None) -> FlowRun:
+        """Start it, all or nothing. Raises what starting a canvas raises.
+
+        flow_id  default: a new one, so that each start is a flow of its own. What was started under an id is not
+                 started again under it, so a start whose answer was lost can be repeated
+        """
+        plan, run = self._prepared(flow_id)
         self._app.client.flows.start(plan)
         told_after(plan.nodes, plan.id)
         return run
 
-    async def astart(self) -> FlowRun:
+    async def astart(self, flow_id: str | None = None) -> FlowRun:
         """`start` for coroutines."""
-        plan, run = self._prepared()
+        plan, run = self._prepared(flow_id)
         await self._app.client.flows.astart(plan)
         told_after(plan.nodes, plan.id)
         return run
 
     # -- how it is put together
 
-    def _prepared(self) -> tuple[Plan, FlowRun]:
+    def _prepared(self, flow_id: str | None) -> tuple[Plan, FlowRun]:
         if not self._nodes:
             raise SettingsError(f"flow {self.name!r} has no nodes: flow.add(task.s(...))")
-        plan, run = _GraphPlanner(self._app).plan_of(self)
+        plan, run = _GraphPlanner(self._app).plan_of(self, new_id() if flow_id is None else check_id(flow_id))
         told_before(plan.nodes, plan.id)
         return plan, run
 
@@ -154,8 +158,7 @@ class Graph:
 
 
 class _GraphPlanner(Planner):
-    def plan_of(self, graph: Graph) -> tuple[Plan, FlowRun]:
-        flow_id = new_id()
+    def plan_of(self, graph: Graph, flow_id: str) -> tuple[Plan, FlowRun]:
         afters: dict[GraphNode, Any] = {}
         handles: dict[str, AsyncResult[Any]] = {}
         ends: list[str] = []

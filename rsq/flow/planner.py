@@ -240,7 +240,7 @@ class Planner:
     def _handle(
         self, signature: Signature[Any], message: Message, number: int, parent: AsyncResult[Any] | None
     ) -> MemberResult[Any]:
-        options = self._app.task_by_name(signature.task).options
+        options = self._task_of(signature).options
         ignored = message.meta.get("ignore_result", options.ignore_result)
         self._result_ttl_ms = max(
             self._result_ttl_ms, int(message.meta.get("result_expires", options.result_expires) * 1000)
@@ -252,9 +252,21 @@ class Planner:
 
     # -- the calls
 
+    def _task_of(self, signature: Signature[Any]) -> Task[..., Any]:
+        """Its task as its own app knows it, with the options there. Raises SettingsError where that is elsewhere."""
+        owner: Any = signature.app or self._app
+        its, own = owner.client.settings, self._app.client.settings
+        if (its.url, its.namespace) != (own.url, own.namespace):
+            raise SettingsError(
+                f"{signature.task} belongs to app {owner.name!r}, and the canvas to app {self._app.name!r}, which has "
+                "another server or namespace: start it by itself, in a task of this canvas"
+            )
+        task: Task[..., Any] = owner.task_by_name(signature.task)
+        return task
+
     def _made(self, signature: Signature[Any], takes: Any, waits: bool, errback: bool = False) -> Call:
         """The call of a signature. Its arguments are checked as far as they are known."""
-        task: Task[..., Any] = self._app.task_by_name(signature.task)
+        task = self._task_of(signature)
         options = task.call_options(signature.options)
         if options.debounce is not None or options.on_duplicate == "replace":
             raise SettingsError(

@@ -73,7 +73,10 @@ def history_of(records: Iterable[Record]) -> History:
             )
         elif what == "flow":
             errbacks = {serial: Errback(frozenset(of), told) for serial, (of, told) in record["errbacks"]}
-            history.flows[record["id"]] = StartedFlow(record["id"], dict(record["needs"]), errbacks)
+            behind = {serial: [(one, how) for one, how in ends] for serial, ends in record["behind"]}
+            answers, counted = dict(record["answers"]), len(record["counted"])
+            needs = dict(record["needs"])
+            history.flows[record["id"]] = StartedFlow(record["id"], needs, errbacks, behind, answers, counted)
         elif what == "cancelled":
             _add_cancelled(history, record, at)
         elif what == "ticked":

@@ -224,6 +224,7 @@ class Chaos:
             "waits without an answer": sum(not wait.heard for wait in history.waits),
             "flows": len(history.flows),
             "their calls": sum(len(flow.needs) for flow in history.flows.values()),
+            "replaced": sum(run.how == "replaced" for run in runs),
             "flows cancelled": sum(flow.cancelled for flow in history.flows.values()),
             "dead, and sent again": sum(run.kind in BREAKS and run.how == "raised" for run in runs),
             "poisoned": sum(fault.kind == "crash" for fault in history.faults),

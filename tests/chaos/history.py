@@ -132,24 +132,30 @@ class Ticked:
 
 @dataclass
 class Errback:
-    """Hears, once, of whichever of these calls (serial numbers) dies first; it is told this id."""
+    """Hears, once, of whichever of these calls (serial numbers) dies first; it is told this id, or nothing."""
 
     of: frozenset[int]
-    told: str
+    told: str | None
 
 
 @dataclass
 class StartedFlow:
-    """A canvas that was started, or maybe started, as the flow `id`.
+    """A canvas, graph or batch that was started, or maybe started, as the flow `id`.
 
     needs      serial number of each call but errbacks -> those whose values it gets, in their order
     errbacks   serial number -> what it hears of
-    cancelled  somebody has asked for it to be cancelled
+    behind     serial number -> calls whose end it waits for beside these, and how each is to end (`ended`: in any way)
+    answers    serial number of one that is replaced -> those whose values are its value
+    counted    how many are calls of this very flow, and not of one that stands for a call
+    cancelled  somebody has asked for it to be cancelled, or its calls to be revoked
     """
 
     id: str
     needs: dict[int, list[int]]
     errbacks: dict[int, Errback]
+    behind: dict[int, list[tuple[int, str]]]
+    answers: dict[int, list[int]]
+    counted: int
     cancelled: bool = False
 
 
@@ -213,6 +219,11 @@ class History:
     @cached_property
     def _flow_by_id(self) -> dict[str, StartedFlow]:
         return {self.calls[serial].id or "": flow for serial, flow in self.flow_of.items()}
+
+    def value_of(self, serial: int) -> list[int]:
+        """What a call gives: its number, or those of what stood for it, in their order."""
+        flow = self.flow_of.get(serial)
+        return flow.answers.get(serial, [serial]) if flow else [serial]
 
     def redriven(self, task_id: str) -> bool:
         """Whether it may have died, or been answered so with its flow, and was sent again."""

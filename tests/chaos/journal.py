@@ -11,14 +11,15 @@ One JSON object a line, each written by one write to a file opened with O_APPEND
                `deliveries` and `crashes` as the server had counted them, and `leases`, the consumers that were
                registered there at that moment (None: it did not answer); in a flow also `given`, the serial numbers of
                those whose values it got, and of an errback `about`, the id that it was told
-    finished   the body that this `pid` had started came to its end, `how`: returned, raised, or stopped as its
-               lease was lost
+    finished   the body that this `pid` had started came to its end, `how`: returned, raised, replaced (it gave
+               its place to a canvas), or stopped as its lease was lost
     revoked    somebody asked from `at` to `until` to revoke `id`, with `terminate` or without; the `answer` (None: the
                server did not give one)
-    flow       a canvas is about to be started as flow `id`: `needs`, serial number -> those whose values it gets, in
-               their order; `errbacks`, serial number -> the calls that it hears of and the id that it is told; both as
-               pairs. Those of its calls that break are healed and sent again later
-    cancelled  somebody asked from `at` to `until` to cancel the flow `id` (`answer` as of `revoked`)
+    flow       a canvas, graph or batch is about to be started as flow `id`: `needs`, `behind`, `errbacks`, `answers`
+               and `counted` as `tests.chaos.senders.drawing` has them, maps as pairs. Those of its calls that break are
+               healed and sent again later
+    cancelled  somebody asked from `at` to `until` to cancel the flow `id`, or to revoke what has its stamp (`answer` as
+               of `revoked`)
     ticked     the slots of the schedule `kind` from `since` to `until` (ms) were due while beats ran; `now_ms`: the
                server's clock at this moment
     waited     a caller waited from `at` to `until` for the result of `id`, ready to wait for `timeout`, and was told

@@ -19,7 +19,9 @@ POISON = frozenset({"poison"})
 BREAKS = frozenset({"breaks"})
 """Parts of flows that die for good, until they are healed and sent again."""
 
-OF_FLOWS = frozenset({"step", "bulk_step", "hidden_step", "errback"}) | BREAKS
+OF_FLOWS = (
+    frozenset({"step", "bulk_step", "hidden_step", "errback", "replaces", "adds", "named_step", "callback"}) | BREAKS
+)
 
 KEEPS_RESULT = (
     frozenset({"plain", "bulk", "big", "recovers", "once", "once_again", "limited"})

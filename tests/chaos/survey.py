@@ -16,6 +16,7 @@ from rsq.calls.outcome import Result, unpack_result
 from rsq.keys import GROUP, PRIORITIES, FlowKeys
 from rsq.states import FINAL, State
 from tests.chaos.history import Leftovers, Outcome, ServerState
+from tests.chaos.tasks import given_serials
 from tests.cluster_client import slot_of
 from tests.clusters import AnyServer, Cluster
 from tests.conftest import dangling_ids, keys_without_ttl
@@ -142,6 +143,8 @@ def _outcome(result: Result) -> Outcome:
     if result.state is State.REVOKED:
         return Outcome(result.state.value, result.reason)
     if result.error is None:
+        if not isinstance(result.value[0], int):  # gathered, of a group
+            return Outcome(result.state.value, given_serials([result.value]))
         value, consumer, *_ = result.value
     else:
         value, consumer = result.error["type"], result.error["message"]
@@ -165,9 +168,9 @@ def _leftovers(client: Any, queue: Queue, left: Leftovers) -> None:
         left.delayed[task_id.decode()] = keys.delayed
     left.leases += [name.decode() for name in client.zrange(keys.consumers, 0, -1)]
     left.orphans += [name.decode() for name in client.smembers(keys.orphans)]
-    # That a flow was cancelled is remembered for a while, under a name that no call has.
-    marks = [name.decode() for name in client.zrange(keys.revoked, 0, -1)]
-    left.marks += [f"{name} in {keys.revoked}" for name in marks if not name.startswith("flow ")]
+    # That a flow was cancelled, or a stamp revoked, is remembered for a while, under names that no call has.
+    marks = [name for name in client.zrange(keys.revoked, 0, -1) if not name.startswith((b"flow ", b"stamp "))]
+    left.marks += [f"{name.decode()} in {keys.revoked}" for name in marks]
     left.crashes += [name.decode() for name in [*client.hkeys(keys.crashes), *client.hkeys(keys.overdue)]]
 
 

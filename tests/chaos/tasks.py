@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rsq import App, Task, every
+from rsq import App, Signature, Task, every
 from rsq.broker.connection import Endpoint, Link
 from rsq.calls.request import current
-from rsq.errors import BrokerError, LeaseLost
+from rsq.errors import BrokerError, LeaseLost, Replace
 from rsq.keys import PARTITION, QueueKeys
 from tests.chaos.chronicle import tick_serial
 from tests.chaos.journal import Journal
@@ -104,6 +104,9 @@ def told(serial: int, **more: Any) -> Iterator[str]:
         how = "returned"
     except LeaseLost:
         how = "stopped"
+        raise
+    except Replace:
+        how = "replaced"
         raise
     finally:
         journal().write("finished", id=delivery.id, how=how)
@@ -201,6 +204,10 @@ def limited(serial: int, seconds: float) -> Value:
 # -- parts of flows: what comes before them stands in front of their arguments
 
 
+PATIENCE = 100
+"""Retries of a call that asks the server in its body: it may be away for as long as such a question waits."""
+
+
 def given_serials(given: Any) -> list[int]:
     """Whose values these are, in their order: a value begins with its serial number, lists hold values or lists."""
     if given and isinstance(given[0], int):
@@ -236,6 +243,57 @@ def bulk_step(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 
 @app.task(ignore_result=True)
 def hidden_step(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0) -> tuple[Any, ...]:
     return give(given, serial, seconds, size_bytes)
+
+
+@app.task(bind=True, max_retries=PATIENCE)
+def replaces(
+    self: Task[..., Any],
+    *given: Any,
+    serial: int,
+    by: Signature[Any],
+    seconds: float = 0.0,
+    size_bytes: int = 0,
+    late: bool = False,
+) -> None:
+    """Gives its place to a canvas."""
+    with told(serial, given=given_serials(given)):
+        time.sleep(seconds)
+        if late and self.request.attempt == 1:
+            raise ValueError("the first attempt")
+        self.replace(by)
+
+
+@app.task(bind=True, max_retries=PATIENCE)
+def adds(
+    self: Task[..., Any],
+    *given: Any,
+    serial: int,
+    members: list[Signature[Any]],
+    seconds: float = 0.0,
+    size_bytes: int = 0,
+    late: bool = False,
+) -> Value:
+    """Adds calls to the batch of which it is part. `late`: its first attempt does so, too, and fails."""
+    with told(serial, given=given_serials(given)) as consumer:
+        app.batches.current.add(*members)
+        time.sleep(seconds)
+        if late and self.request.attempt == 1:
+            raise ValueError("the first attempt")
+    return serial, consumer
+
+
+@app.task
+def named_step(
+    *given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0, left: Any = (), right: Any = ()
+) -> tuple[Any, ...]:
+    return give((*given, left, right), serial, seconds, size_bytes)
+
+
+@app.task
+def callback(*, serial: int) -> Value:
+    """Of a batch."""
+    with told(serial, given=[]) as consumer:
+        return serial, consumer
 
 
 def healed(serial: int, journal_path: Path) -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from rsq import App, BrokerUnavailable, Signature, chain, group
+from rsq import App, BrokerUnavailable, Signature, TaskRevoked, chain, group
 from rsq.broker import scripts
 from rsq.broker.scripts import Script
+from rsq.flow.batch import Batch
+from rsq.flow.filling import NewBatch
 from tests.helpers import wait_until
-from tests.integration import tasks
+from tests.integration import flow_tasks, tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -165,3 +169,166 @@ def test_a_producer_that_is_killed_between_two_pages(
     assert tasks.note.delay("another").get(timeout=PATIENCE_S) == "another"
     assert settled(app)
     assert words(journal) == ["another"]
+
+
+# -- what grows and hands on while it runs
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_replacement_whose_request_or_reply_is_lost(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1)
+    proxy.plan(*[fault] * 2, at=proxy.sha(scripts.REPLACE))
+    steps = tasks.note.si("first") | tasks.note_after.s("second")
+    result = (flow_tasks.becomes.s(steps) | tasks.note_after.s("last")).delay()
+    assert result.get(timeout=PATIENCE_S) == ["first", "second", "last"]
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert proxy.pending == 0
+    assert words(journal) == ["first", "last", "second"]
+    counters = totals(app).counters
+    assert (counters["replaced"], counters["succeeded"]) == (1, 3)
+
+
+@pytest.mark.parametrize("fault", ["hold_request", "stall_reply"], ids=["before", "after"])
+def test_a_worker_that_is_killed_as_it_is_replaced(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    dying = start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1, lease=2)
+    proxy.plan(fault, at=proxy.sha(scripts.REPLACE))
+    result = (flow_tasks.becomes.s(tasks.note.si("instead")) | tasks.note_after.s("last")).delay()
+    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
+    dying.kill()
+    start_worker(name=flow_tasks.__name__, concurrency=1, lease=2)
+    assert result.get(timeout=PATIENCE_S) == ["instead", "last"]
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    counters = totals(app).counters
+    assert (counters["replaced"], counters["succeeded"]) == (1, 2)
+    assert words(journal) == ["instead", "last"]
+
+
+def grown(app: App, batch: Batch, width: int) -> None:
+    """A batch that has ended, of one member that added so many, and what it called."""
+    progress = batch.wait(timeout=PATIENCE_S)
+    assert (progress.state, progress.total, progress.done) == ("succeeded", 1 + width, 1 + width)
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert totals(app).counters["succeeded"] == 1 + width + 2
+
+
+def telling(app: App) -> NewBatch:
+    return app.batch(on_success=tasks.note.s("success"), on_complete=tasks.note.s("complete"))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_member_that_adds_others_and_whose_outcome_is_lost(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1)
+    proxy.plan(*[fault] * 2, at=proxy.sha(scripts.COMPLETE))
+    with telling(app) as batch:
+        batch.add(flow_tasks.grows.s(1, 300))
+    grown(app, batch, 300)
+    assert proxy.pending == 0
+    assert words(journal) == ["complete", "success"]
+
+
+@pytest.mark.parametrize("fault", ["hold_request", "stall_reply"], ids=["before", "after"])
+def test_a_member_that_adds_others_and_is_killed_as_it_reports(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    dying = start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1, lease=2)
+    proxy.plan(fault, at=proxy.sha(scripts.COMPLETE))
+    with telling(app) as batch:
+        batch.add(flow_tasks.grows.s(1, 300))
+    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
+    dying.kill()
+    start_worker(name=flow_tasks.__name__, concurrency=1, lease=2)
+    grown(app, batch, 300)
+    assert words(journal) == ["complete", "success"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("script", [scripts.FLOW, scripts.FLOW_ADD, scripts.FLOW_SEAL], ids=lambda script: script.name)
+def test_a_batch_that_is_begun_filled_and_sealed_when_requests_and_replies_are_lost(
+    producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str, script: Script, fault: str
+) -> None:
+    proxy.plan(fault, at=proxy.sha(script))
+    with telling(producer) as batch:
+        batch.add(*(tasks.note.s(f"m{number}") for number in range(1500)))
+    assert proxy.pending == 0
+    producer.configure(url=url)
+    start_worker()
+    progress = producer.batches[batch.id].wait(timeout=PATIENCE_S)
+    assert (progress.state, progress.total, progress.done) == ("succeeded", 1500, 1500)
+    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
+    assert words(journal) == sorted(["complete", "success", *(f"m{number}" for number in range(1500))])
+
+
+def test_a_batch_that_could_not_be_begun_or_filled_goes_on(
+    producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str
+) -> None:
+    """Whoever was told that the server is away says the same again, to the same batch."""
+    producer.configure(broker_timeout_s=0.5)
+    batch = telling(producer)
+    proxy.plan("cut_reply", *["cut_request"] * 1000, at=proxy.sha(scripts.FLOW))
+    with pytest.raises(BrokerUnavailable):
+        batch.__enter__()
+    proxy.heal()
+    with batch:
+        proxy.plan("cut_reply", *["cut_request"] * 1000, at=proxy.sha(scripts.FLOW_ADD))
+        with pytest.raises(BrokerUnavailable):
+            batch.add(*(tasks.note.s(f"m{number}") for number in range(1500)))
+        proxy.heal()
+        batch.flush()
+    producer.configure(url=url)
+    start_worker()
+    progress = producer.batches[batch.id].wait(timeout=PATIENCE_S)
+    assert (progress.state, progress.total, progress.done) == ("succeeded", 1500, 1500)
+    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
+    assert words(journal) == sorted(["complete", "success", *(f"m{number}" for number in range(1500))])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_cancellation_whose_request_or_reply_is_lost(
+    producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str, fault: str
+) -> None:
+    members = group(tasks.note_after.s(f"m{number}") for number in range(300))
+    result = chain(tasks.note.s("first"), members, tasks.note_after.s("last")).delay()
+    proxy.plan(fault, at=proxy.sha(scripts.FLOW_CANCEL))
+    assert producer.flows[result.id].cancel()
+    assert proxy.pending == 0
+    producer.configure(url=url)
+    start_worker()
+    assert tasks.note.delay("another").get(timeout=PATIENCE_S) == "another"
+    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
+    assert words(journal) == ["another"]
+    with pytest.raises(TaskRevoked):
+        producer.AsyncResult(result.id, "default").get(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("fault", ["hold_request", "stall_reply"], ids=["before", "after"])
+def test_who_cancels_is_killed_meanwhile(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
+) -> None:
+    """By the script alone: all of it goes on, or nothing does."""
+    assert not app.flows["nobody"].cancel()  # the server knows the script then
+    result = chain(tasks.note.s("first"), tasks.note_after.s("second"), tasks.note_after.s("last")).delay()
+    proxy.plan(fault, at=proxy.sha(scripts.FLOW_CANCEL))
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "rsq", "-A", tasks.__name__, "--url", proxy.url, "flow", "cancel", result.id]
+    )
+    try:
+        wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
+    finally:
+        killed.kill()
+        killed.wait()
+    start_worker()
+    if fault == "stall_reply":
+        with pytest.raises(TaskRevoked):
+            result.get(timeout=PATIENCE_S)
+        expected = []
+    else:
+        assert result.get(timeout=PATIENCE_S) == ["first", "second", "last"]
+        expected = ["first", "last", "second"]
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert words(journal) == expected

@@ -14,8 +14,9 @@ def early(history: History) -> Iterator[Violation]:
     runs = runs_by_serial(history)
     for flow in history.flows.values():
         waiting = [(serial, needed, "returned") for serial, needs in flow.needs.items() for needed in set(needs)]
+        waiting += [(serial, one, how) for serial, behind in flow.behind.items() for one, how in behind]
         for serial, needed, how in waiting:
-            ended = [run.ended for run in runs.get(needed, []) if run.how == how and run.ended is not None]
+            ended = [run.ended for run in runs.get(needed, []) if run.ended is not None and _is(run, how)]
             for run in runs.get(serial, []):
                 if not ended or run.started < min(ended):
                     yield Violation("early", f"{run.kind} {run.id}: {run} began before call {needed} had {how}")
@@ -29,6 +30,13 @@ def early(history: History) -> Iterator[Violation]:
             for run in runs.get(serial, []):
                 if not failed or run.started < min(failed):
                     yield Violation("early", f"{run.kind} {run.id}: {run} began though nothing had failed yet")
+
+
+def _is(run: Run, how: str) -> bool:
+    """Whether it ended so."""
+    if how == "ended":  # another attempt follows one that raised, but for those that break
+        return run.how == "returned" or (run.how == "raised" and run.kind in BREAKS)
+    return run.how == how
 
 
 def given(history: History) -> Iterator[Violation]:
@@ -57,8 +65,8 @@ def unfinished(history: History, state: ServerState) -> Iterator[Violation]:
             yield Violation("unfinished", f"flow {flow.id} is gone")
         elif head.state not in ends or head.open:
             yield Violation("unfinished", f"flow {flow.id} is {head.state}: {head.open} of {head.size} nodes are open")
-        elif head.total != len(flow.needs) or (head.state == "succeeded" and (head.ok, head.bad) != (head.total, 0)):
-            text = f"flow {flow.id} of {len(flow.needs)} calls counts {head.ok} ok and {head.bad} bad of {head.total}"
+        elif head.state == "succeeded" and (head.total, head.ok, head.bad) != (flow.counted, flow.counted, 0):
+            text = f"flow {flow.id} of {flow.counted} calls counts {head.ok} ok and {head.bad} bad of {head.total}"
             yield Violation("unfinished", text)
 
 

@@ -66,14 +66,14 @@ def _arrived_twice(history: History) -> Iterator[Violation]:
     for serial, ids in by_serial.items():
         if len(ids) > 1:
             yield Violation("double", f"call {serial} ran under {len(ids)} ids: {', '.join(sorted(ids))}")
+    broken = {run.serial for run in history.all_runs() if run.kind in BREAKS}
     for task_id, runs in history.runs.items():
-        entries: dict[int, set[str]] = defaultdict(set)
+        entries: dict[tuple[int, int], set[str]] = defaultdict(set)
         for run in runs:
             if run.entry:
-                entries[run.attempt].add(run.entry)
-        sends = 2 if runs[0].kind in BREAKS else 1
-        for attempt, several in entries.items():
-            if len(several) > sends:
+                entries[run.serial, run.attempt].add(run.entry)
+        for (serial, attempt), several in entries.items():
+            if len(several) > (2 if serial in broken else 1):
                 text = f"attempt {attempt} of {task_id} ran from {len(several)} entries: {', '.join(sorted(several))}"
                 yield Violation("double", text)
 
@@ -97,11 +97,13 @@ def _counters(history: History, state: ServerState) -> Iterator[Violation]:
             counters["lost"] += 1
         elif any(run.how == "returned" for run in runs) and task_id not in state.taken:
             counters["succeeded"] += 1
-        retries = max(run.attempt for run in runs) - 1
-        counters["retried"] += retries
-        if kind in BREAKS and any(run.how == "raised" for run in runs):
+        attempts: dict[int, int] = {}  # by call: what stands for one has its id
+        for run in runs:
+            attempts[run.serial] = max(run.attempt, attempts.get(run.serial, 1))
+        counters["retried"] += sum(attempts.values()) - len(attempts)
+        if any(run.kind in BREAKS and run.how == "raised" for run in runs):
             counters["dead"] += task_id not in state.dead.get(queue, ())
-        if _may_wait_for_a_retry(runs, kind, task_id, state):
+        if _may_wait_for_a_retry(runs, kind, task_id, history, state):
             maybe_retried[queue] += 1
     for task_id, outcome in state.results.items():
         if outcome.state == "FAILURE" and task_id not in history.runs:  # taken early, struck before the body began
@@ -124,12 +126,12 @@ def _counters(history: History, state: ServerState) -> Iterator[Violation]:
             yield Violation("double", f"{queue}: {counted['crashed']} counted as crashed, but {kills} were killed")
 
 
-def _may_wait_for_a_retry(runs: list[Run], kind: str, task_id: str, state: ServerState) -> bool:
+def _may_wait_for_a_retry(runs: list[Run], kind: str, task_id: str, history: History, state: ServerState) -> bool:
     """Whether its end may have come between an attempt and the next one: counted as retried, and never begun again."""
     outcome = state.results.get(task_id)
     if outcome is None:
         return False
-    if kind in REVOCABLE:
+    if kind in REVOCABLE or history.is_cancelled(task_id):
         return outcome.state == "REVOKED" and max(run.attempt for run in runs) == 1
     return kind == "once_again" and outcome.state == "FAILURE"
 
@@ -146,8 +148,9 @@ def wrong(history: History, state: ServerState) -> Iterator[Violation]:
             continue
         serial = serials[task_id]
         kind = history.calls[serial].kind if serial in history.calls else history.runs[task_id][0].kind
-        if outcome.state == "SUCCESS" and outcome.value != serial:
-            yield Violation("wrong", f"{kind} {task_id} gave {outcome.value!r} and not {serial}")
+        numbers, wanted = outcome.value, history.value_of(serial)
+        if outcome.state == "SUCCESS" and (numbers if isinstance(numbers, list) else [numbers]) != wanted:
+            yield Violation("wrong", f"{kind} {task_id} gave {numbers!r} and not {wanted}")
         expected = _ends_as(kind)
         if task_id in taken_back:
             expected.add("REVOKED")

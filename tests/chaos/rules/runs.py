@@ -121,7 +121,8 @@ def blamed(history: History) -> Iterator[Violation]:
     """Calls against which more was counted than befell them: the death of a neighbour, or of nobody."""
     for runs in history.runs.values():
         for number, run in enumerate(runs):
-            before = [other for other in runs[:number] if other.entry == run.entry]
+            # What stands for a call that was replaced has its id, and what was counted against it.
+            before = [other for other in runs[:number] if other.entry == run.entry or other.serial != run.serial]
             faults = _between(history, run)
             # One that was killed as it was about to begin a call has told the journal of nothing.
             unseen = run.crashes - sum(other.ended is None for other in before)

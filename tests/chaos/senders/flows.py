@@ -7,22 +7,28 @@ import threading
 import time
 from contextlib import closing
 
-from rsq import AsyncResult, BrokerUnavailable
+from rsq import BrokerUnavailable
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue import Queue
 from rsq.errors import BrokerError, FlowGone
 from rsq.settings import Settings
 from tests.chaos import tasks
-from tests.chaos.senders.canvases import Canvas, call_id
-from tests.chaos.senders.sender import TRIES, Handle, Sender
+from tests.chaos.senders.batches import DrawnBatch
+from tests.chaos.senders.canvases import Canvas
+from tests.chaos.senders.drawing import Drawing
+from tests.chaos.senders.graphs import DrawnGraph
+from tests.chaos.senders.sender import TRIES, Sender
 from tests.clusters import AnyServer
 
 BREAKS = (0.0, 0.0, 0.1, 0.3)
 """Share of a flow's calls that die until they are healed."""
 
 CANCELLED = 0.15
-"""Share of the flows without such that are cancelled, soon after their start."""
+"""Share of the flows without such that are cancelled, soon after their start; some canvases by a stamp."""
+
+KINDS: tuple[type[Drawing], ...] = (Canvas, DrawnGraph, DrawnBatch)
+WEIGHTS = (6, 2, 3)
 
 LINK_S = 10.0
 
@@ -33,54 +39,67 @@ class Flows:
     def __init__(self, sender: Sender, server: AnyServer) -> None:
         self._sender = sender
         self._server = server
-        self._broken: list[int] = []
+        self._broken: dict[str, int] = {}
+        self._stamped: list[str] = []
         self._left = 0
         self._lock = threading.Lock()
 
     def act(self, rng: random.Random) -> None:
         """Start one, again and again with the same ids where the server is away."""
-        canvas = Canvas(self._sender.number, rng, rng.choice(BREAKS)).drawn()
+        (kind,) = rng.choices(KINDS, WEIGHTS)
+        drawing = kind(self._sender.number, rng, rng.choice(BREAKS))
+        ends = not drawing.breaking and rng.random() < CANCELLED
+        stamped = False
+        if ends and isinstance(drawing, Canvas) and rng.random() < 0.4:
+            stamped = True
+            drawing.signature.stamp(flow=drawing.id)
         journal = self._sender.journal
-        for serial, kind in canvas.kinds.items():
-            journal.write("sent", kind=kind, serials=[serial])
-        journal.write("flow", id=canvas.id, needs=list(canvas.needs.items()), errbacks=list(canvas.errbacks.items()))
-        handle = self._start(canvas)
-        if handle is None:
+        for serial, name in drawing.kinds.items():
+            journal.write("sent", kind=name, serials=[serial])
+        journal.write("flow", **drawing.record())
+        if not self._start(drawing):
             return
-        for serial, queue in canvas.queues.items():
-            journal.write("accepted", serial=serial, id=call_id(serial), queue=queue, duplicate=False)
+        for serial, queue in drawing.queues.items():
+            journal.write("accepted", serial=serial, id=drawing.ids[serial], queue=queue, duplicate=False)
         with self._lock:
-            self._broken += canvas.breaking
-        if not canvas.breaking and rng.random() < CANCELLED:
+            self._broken |= {drawing.ids[serial]: serial for serial in drawing.breaking}
+        if ends:
             time.sleep(rng.choice((0.0, 0.02, 0.2)))
-            self._cancel(canvas, rng.random() < 0.5)
+            self._end(drawing, rng.random() < 0.5, stamped)
 
-    def _start(self, canvas: Canvas) -> Handle | None:
-        assert canvas.signature is not None
-        serials = list(canvas.kinds)
+    def _start(self, drawing: Drawing) -> bool:
         for _ in range(TRIES):
             began = time.monotonic()
-            answer: AsyncResult[None] | BrokerUnavailable
+            answer: BrokerUnavailable | None = None
             try:
-                answer = canvas.signature.apply_async()
+                drawing.start()
             except BrokerUnavailable as error:
                 answer = error
-            self._sender.tried(serials, began, answer)
-            if not isinstance(answer, BrokerUnavailable):
-                return answer
-        self._sender.journal.write("problem", text=f"flow {canvas.id} could not be started: {answer}")
-        return None
+            if not isinstance(drawing, DrawnBatch):  # that takes its time
+                self._sender.tried(list(drawing.kinds), began, answer)
+            if answer is None:
+                return True
+        self._sender.journal.write("problem", text=f"flow {drawing.id} could not be started: {answer}")
+        return False
 
-    def _cancel(self, canvas: Canvas, terminate: bool) -> None:
+    def _end(self, drawing: Drawing, terminate: bool, stamped: bool) -> None:
+        """Cancel it, or revoke what has its stamp: then what has failed by that is cancelled at the end."""
         began, answer = time.monotonic(), None
         for _ in range(TRIES):
             try:
-                answer = "marked" if tasks.app.client.flows.cancel(canvas.id, terminate) else "unknown"
+                if stamped:
+                    tasks.app.control.revoke_by_stamped_headers({"flow": drawing.id}, terminate)
+                    answer = "marked"
+                else:
+                    answer = "marked" if tasks.app.client.cancel_flow(drawing.id, terminate) else "unknown"
                 break
             except BrokerUnavailable:
                 pass
+        if stamped:
+            with self._lock:
+                self._stamped.append(drawing.id)
         self._sender.journal.write(
-            "cancelled", at=began, until=time.monotonic(), id=canvas.id, terminate=terminate, answer=answer
+            "cancelled", at=began, until=time.monotonic(), id=drawing.id, terminate=terminate, answer=answer
         )
 
     def redrive(self, rng: random.Random) -> None:
@@ -89,7 +108,7 @@ class Flows:
         What a lost master had been told alone comes again: then it is sent again once more.
         """
         with self._lock:
-            broken = {call_id(serial): serial for serial in self._broken}
+            broken = dict(self._broken)
         try:
             with closing(Link(Endpoint(self._server.url), LINK_S)) as link:
                 queue = Queue("default", Settings(url=self._server.url))
@@ -115,6 +134,8 @@ class Flows:
             self.redrive(random.Random(0))
             if self._left < left:
                 left, since = self._left, time.monotonic()
+        for flow_id in self._stamped:
+            tasks.app.client.cancel_flow(flow_id, terminate=False)
         if self._left:
             text = f"after {patience_s:g} s {self._left} have not died and been sent again"
             self._sender.journal.write("problem", text=text)
