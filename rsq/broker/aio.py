@@ -12,8 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rsq.broker.channel import AsyncChannel
 from rsq.broker.cluster import tag_of
-from rsq.broker.connection import CONNECT_TIMEOUT_S, Endpoint, keepalive_options
+from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
+from rsq.broker.dialling import CONNECT_TIMEOUT_S, keepalive_options
 from rsq.broker.exchange import Dial, Exchange
 from rsq.broker.faults import CLOSED, FAULTS, SILENT, translated
 from rsq.broker.spread import NOT_DONE, of_one_try, spreading

@@ -1,19 +1,16 @@
 """Connections to the server: made from a URL, used by one thread at a time, with every error translated here.
 
 The client library opens the socket, and no more: its own retries would resend a write that had arrived, which counts
-twice, so each caller repeats what it knows to be safe.
+twice, so each caller repeats what it knows to be safe (see `rsq.broker.dialling`).
 """
 
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from time import sleep
 from typing import Any, TypeAlias, TypeVar
-
-from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
 from rsq import keys
 from rsq.broker import embedded
@@ -21,6 +18,7 @@ from rsq.broker.address import cluster_address, plain_options, sentinel_address
 from rsq.broker.channel import Channel, OnLate
 from rsq.broker.cluster import Cluster, tag_of
 from rsq.broker.deadline import Deadline
+from rsq.broker.dialling import dial
 from rsq.broker.exchange import Dial, Exchange, Opening
 from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
 from rsq.broker.scripts import Script
@@ -36,8 +34,6 @@ T = TypeVar("T")
 
 ScriptCall: TypeAlias = "tuple[Script, str, tuple[Argument, ...]]"
 """A script, the tag of the queue that it works on, and its arguments."""
-
-CONNECT_TIMEOUT_S = 2.0
 
 ANSWER_S = 2.0
 """Where another node may take the server's place one try waits so long: what was under way when the server hung, or
@@ -168,41 +164,9 @@ class Endpoint:
         return away
 
 
-def dial(step: Dial) -> Channel:
-    """Connect; nothing is said yet."""
-    connection = blank(step)
-    connection.connect()
-    return Channel(connection)
-
-
-def blank(step: Dial) -> AbstractConnection:
-    """The client library's connection, not connected yet, which will do no more than that."""
-    timeout_s = max(0.001, min(step.deadline.left_s(), CONNECT_TIMEOUT_S))
-    options = step.options | {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-        "redis_connect_func": _say_nothing,
-    }
-    if step.kind == "unix":
-        return UnixDomainSocketConnection(**options)  # type: ignore[abstract]  # it has no host
-    options |= {"socket_keepalive": True, "socket_keepalive_options": keepalive_options()}
-    return SSLConnection(**options) if step.kind == "rediss" else Connection(**options)
-
-
 def _pause(seconds: float) -> list[Any]:
     sleep(seconds)
     return []
-
-
-def _say_nothing(connection: AbstractConnection) -> None:
-    pass
-
-
-def keepalive_options() -> dict[int, int]:
-    """A peer that vanished without a word is noticed within 15 s, whatever the system's defaults."""
-    wanted = (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
-    return {getattr(socket, name): value for name, value in wanted if hasattr(socket, name)}
 
 
 def running(
@@ -254,6 +218,7 @@ class Link:
         self._tag = tag
         self._by_tag: dict[str, Link] = {}
         self._scripted: set[str] = set()
+        self._last: tuple[bytes, Link | None] = b"", None
         self.lender: object = None
         self.idle_since = 0.0
         self._channel: Channel | None = None
@@ -279,32 +244,48 @@ class Link:
         self, requests: Sequence[bytes], deadline: Deadline | None = None, on_late: OnLate | None = None
     ) -> list[Any]:
         """`pipeline` for commands that are packed already."""
+        link, own = self, deadline
         if self._tag is None and self.endpoint.cluster is not None:
-            return self._spread(requests, deadline, on_late)
+            found = self._way(requests[0]) if len(requests) == 1 else None
+            if found is None:
+                return self._spread(requests, deadline, on_late)
+            link, own = found, of_one_try(deadline, self.endpoint.answer_s)
         try:
-            channel = self._channel or self._open(deadline)
-            replies = channel.ask(requests, self.timeout_s if deadline is None else deadline, on_late)
+            channel = link._channel or link._open(own)
+            replies = channel.ask(requests, self.timeout_s if own is None else own, on_late)
         except BrokerError:
             raise
         except FAULTS as error:
             fault = translated(error, self.endpoint.url)
-            self._break()
+            link._break()
             raise fault from None
         except BaseException:
             # Interrupted between request and reply: the next reply would answer the wrong call.
-            self._break()
+            link._break()
             raise
-        if Refusal in map(type, replies) and self.endpoint.translate(replies):
-            self.close()
+        if Refusal in map(type, replies):
+            if self.endpoint.translate(replies):
+                link.close()
+            if link is not self and type(replies[0]) in NOT_DONE:
+                return self._spread(requests, deadline, on_late)
         return replies
 
+    def _way(self, request: bytes) -> Link | None:
+        """The connection for a command that goes to one master; None where that is not told by its key.
+
+        Most sends are one command, and begin as the last one did, up to the tag.
+        """
+        head, link = self._last
+        if link is None or not request.startswith(head):
+            tag = tag_of(request)
+            if tag is None:
+                return None
+            link = self._at(tag)
+            self._last = request[: request.index(b"}") + 1], link
+        return link
+
     def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:
-        """`pipeline_packed` in a cluster; see `spreading`. Most sends are one command, and know the way."""
-        if len(requests) == 1 and (tag := tag_of(requests[0])):
-            own = of_one_try(deadline, self.endpoint.answer_s)
-            replies = self._at(tag).pipeline_packed(requests, own, on_late)
-            if type(replies[0]) not in NOT_DONE:
-                return replies
+        """`pipeline_packed` in a cluster; see `spreading`."""
         talk = spreading(requests, self.endpoint.home, self._scripted, deadline)
         try:
             step = next(talk)

@@ -25,7 +25,8 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """The earlier of this one and the one so many seconds from now."""
-        return Deadline(min(seconds, self.left_s()))
+        left_s = self._at - monotonic()
+        return Deadline(min(seconds, left_s))
 
     def share(self, part: float) -> Deadline:
         """The one by which this part of the time that is left will have gone by."""

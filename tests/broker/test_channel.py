@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rsq.broker.channel import Channel
-from rsq.broker.connection import dial
 from rsq.broker.deadline import Deadline
+from rsq.broker.dialling import dial
 from rsq.broker.exchange import Dial
 from rsq.broker.faults import Refusal
 from rsq.broker.wire import packed
