@@ -17,7 +17,7 @@ from typing import Any
 from rsq.bench.cluster import CLUSTER
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, LONG_RUN, RESIDENT
-from rsq.bench.peers import OURS, SCENARIO, side_by_side
+from rsq.bench.peers import OURS, OURS_OF_FLOWS, side_by_side
 from rsq.bench.picture import draw, draw_line, number
 from rsq.bench.report import Figure, from_json
 
@@ -101,11 +101,11 @@ def goals(figures: Mapping[tuple[str, str], Figure]) -> str:
     return table(head, rows) if rows else ""
 
 
-def peers(figures: Mapping[tuple[str, str], Figure]) -> str:
+def peers(figures: Mapping[tuple[str, str], Figure], ours: Mapping[str, tuple[str, str]]) -> str:
     """Everyone's figures, a row for each."""
-    compared = side_by_side(figures.values())
+    compared = side_by_side(figures.values(), ours)
     names = list(dict.fromkeys(who for row in compared.values() for who in row))
-    if not any(scenario == SCENARIO for scenario, _ in figures):
+    if {*names} <= {"rsq", BARE}:
         return ""
     rows = [[who, *(number(row[who]) if who in row else "" for row in compared.values())] for who in names]
     units = {name: "ms" if name.startswith("round trip") else "tasks/s" for name in compared}
@@ -167,7 +167,8 @@ def write(paths: Sequence[Path]) -> None:
     figures = {(figure.scenario, figure.name): figure for run in runs for figure in from_json(run)}
     tables: dict[str, Callable[[], str]] = {
         "goals": lambda: goals(figures),
-        "peers": lambda: peers(figures),
+        "peers": lambda: peers(figures, OURS),
+        "flow-peers": lambda: peers(figures, OURS_OF_FLOWS),
         "flows": lambda: flows(figures),
         "cluster": lambda: _compared(figures, CLUSTER),
         "growth": lambda: growth(figures),
@@ -179,7 +180,7 @@ def write(paths: Sequence[Path]) -> None:
         return f"{match[1]}{body}{match[3]}" if body else match[0]
 
     PAGE.write_text(TABLE.sub(made, PAGE.read_text()))
-    if any(scenario == SCENARIO for scenario, _ in figures):
+    if peers(figures, OURS):
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text(draw(side_by_side(figures.values())))
     weighed = [(tasks, figures.get(("long-run", RESIDENT.format(tasks)))) for tasks in STEPS]

@@ -153,6 +153,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "Task": {
         "subtask": "write signature(...)",
+        "signature_from_request": "write self.signature(args, kwargs), and start it, or self.retry() for the same call",
         "delay_on_commit": "write transaction.on_commit(partial(task.delay, ...))",
         "apply_async_on_commit": "write transaction.on_commit(partial(task.apply_async, ...))",
         "OperationalError": "catch rsq.BrokerError",
@@ -200,6 +201,11 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "merge": "write clone(args, kwargs, **options)",
         "flatten_links": "write sig.links",
         "set_immutable": "write set(immutable=True)",
+        "get": "write sig.args, sig.kwargs, sig.options, or sig['args']",
+        "append_to_list_option": "write link(...) or link_error(...)",
+        "unchain_tasks": "write sig.tasks",
+        "run": "write apply_async(...)",
+        "election": "not there; set max_concurrency=1 of the task",
     },
     "retry": {
         "args": "not there; a retry runs the same call: send another one with apply_async",

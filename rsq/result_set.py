@@ -123,13 +123,13 @@ class ResultSet(AsyncResult[list[T]]):
                 each.get(0, propagate)
         return self._values(propagate)
 
-    def join(self, timeout: float | None = None, propagate: bool = True) -> list[T]:
+    def join(self, timeout: float | None = None, propagate: bool = True, **unknown: Any) -> list[T]:
         """Celery's other word for `get`."""
-        return self.get(timeout, propagate)
+        return self.get(timeout, propagate, **unknown)
 
-    def join_native(self, timeout: float | None = None, propagate: bool = True) -> list[T]:
+    def join_native(self, timeout: float | None = None, propagate: bool = True, **unknown: Any) -> list[T]:
         """Celery's other word for `get`: there is one way to wait, and it is the quick one."""
-        return self.get(timeout, propagate)
+        return self.get(timeout, propagate, **unknown)
 
     def iter_native(self, timeout: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """As `as_completed`, in Celery's form: pairs of id and a map with status, result, traceback and task_id."""

@@ -15,7 +15,7 @@ from benchmarks import docs, pairs
 from rsq.bench import peers
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, RESIDENT
-from rsq.bench.peers import OURS, PEERS, SCENARIO, chosen, find_scripts, install, side_by_side
+from rsq.bench.peers import OURS, OURS_OF_FLOWS, PEERS, PLAIN, SCENARIO, chosen, find_scripts, install, side_by_side
 from rsq.bench.picture import PANELS, draw
 from rsq.bench.report import Figure, Sample, to_json
 from rsq.bench.rig import Rig
@@ -128,6 +128,21 @@ def test_the_docs_take_their_tables_from_a_run(tmp_path: Path, monkeypatch: pyte
     assert picture.read_text().startswith("<svg")
 
 
+def test_flows_stand_beside_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, run = tmp_path / "page.md", tmp_path / "run.json"
+    page.write_text("".join(f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in ("peers", "flow-peers")))
+    made = [Figure(*key, "tasks/s", "more", [9000.0], [20_000.0]) for key in OURS_OF_FLOWS.values()]
+    made += [Figure(SCENARIO, f"huey: {name}", "tasks/s", "more", [800.0]) for name in OURS_OF_FLOWS]
+    run.write_text(json.dumps(to_json(ABOUT, made)))
+    monkeypatch.setattr(docs, "PAGE", page)
+    monkeypatch.setattr(docs, "PICTURE", tmp_path / "_static" / "peers.svg")
+    docs.write([run])
+    assert "| rsq | 9,000 | 9,000 |\n" in page.read_text()
+    assert "| huey | 800 | 800 |\n" in page.read_text()
+    assert page.read_text().count("old") == 1
+    assert not docs.PICTURE.exists()
+
+
 def test_a_long_run_is_drawn_and_every_fifth_step_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page, run = tmp_path / "page.md", tmp_path / "run.json"
     page.write_text("<!-- table: growth -->\nold\n<!-- end -->\n")
@@ -160,8 +175,16 @@ def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_page_has_the_tables_that_are_written() -> None:
     page = docs.PAGE.read_text()
-    assert re.findall(r"<!-- table: (\S+) -->", page) == ["goals", "about", "peers", "flows", "cluster", "growth"]
-    assert page.count("<!-- end -->") == 6
+    assert re.findall(r"<!-- table: (\S+) -->", page) == [
+        "goals",
+        "about",
+        "peers",
+        "flows",
+        "flow-peers",
+        "cluster",
+        "growth",
+    ]
+    assert page.count("<!-- end -->") == 7
     assert docs.PICTURE.is_file()
     assert (docs.PICTURE.parent / docs.MEMORY).is_file()
 
@@ -215,7 +238,7 @@ def test_a_peer_that_fails_is_reported_and_what_it_did_is_kept(tmp_path: Path) -
     trouble: list[str] = []
     with Rig(scale=0.001) as rig:
         peer = peers.Peer("huey", python, tmp_path / "peers", "huey 3")
-        assert list(peer.measure(rig, trouble)) == [Sample("huey: round trip p50", "ms", "less", 2.5)]
+        assert list(peer.measure(rig, [PLAIN], trouble)) == [Sample("huey: round trip p50", "ms", "less", 2.5)]
     assert sorted(trouble) == ["huey: drain: it broke", "huey: its last words"]
 
 

@@ -265,6 +265,30 @@ class TestCanvas:
         told = (result.ready(), result.successful(), result.failed(), result.waiting(), result.completed_count())
         assert told == (True, True, False, False, 3)
 
+    @pytest.mark.parametrize("how", ["get", "join", "join_native"])
+    def test_options_of_waiting_that_are_needless_say_so(self, mode: str, how: str) -> None:
+        result = group(add.s(1, 1), add.s(2, 2)).delay()
+        for option, text in (("interval", "results are pushed"), ("callback", "after get"), ("on_message", "progress")):
+            with pytest.raises(TypeError, match=f"^{option}: .*{text}"):
+                getattr(result, how)(timeout=60, **{option: 0.1})
+        assert getattr(result, how)(timeout=60) == [2, 4]
+
+    def test_partial_ones_are_filled_when_they_start(self, mode: str) -> None:
+        assert (add.s(4) | mul.s(8))(16).get(timeout=60) == 160
+        assert group(add.s(n) for n in range(3))(10).get(timeout=60) == [10, 11, 12]
+        assert chain(add.s(1, 1) if not n else add.s(n) for n in range(4))().get(timeout=60) == 8
+        assert chord(add.s(n, n) for n in range(3))(total.s()).get(timeout=60) == 6
+
+    def test_steps_that_take_nothing_have_their_values_all_the_same(self, mode: str) -> None:
+        result = (add.si(2, 2) | add.si(4, 4) | add.si(8, 8))()
+        assert result.get(timeout=60) == 16
+        assert (result.parent.get(timeout=60), result.parent.parent.get(timeout=60)) == (8, 4)
+
+    def test_chords_in_chords_and_groups_behind_groups(self, mode: str) -> None:
+        inner = chord([add.s(1, 1), add.s(2, 2)], total.s())
+        assert chord([inner, add.s(1, 1)], total.s())().get(timeout=60) == 8
+        assert (group(add.s(1, 1), add.s(2, 2)) | group(total.s(), total.s()))().get(timeout=60) == [6, 6]
+
     def test_results_of_calls_that_stand_alone(self, mode: str) -> None:
         results: ResultSet[int] = ResultSet(app.client, [add.delay(1, 1), add.delay(2, 2)])
         assert results.join(timeout=60) == [2, 4]

@@ -296,6 +296,8 @@ class TestBadInput:
             _ = app.flows["nobody"].state
         with pytest.raises(FlowGone):
             app.flows["nobody"].get(timeout=1)
+        with pytest.raises(FlowGone):
+            _ = app.flows["nobody"].nodes
         with pytest.raises(SettingsError):
             _ = app.flows["no id"]
         assert not app.flows["nobody"].cancel()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from rsq import (
     App,
@@ -27,6 +28,7 @@ from rsq import (
     signature,
 )
 from rsq.broker.dead_letters import dead_letters, redrive
+from rsq.broker.status import counts
 from tests.helpers import wait_until
 from tests.modes import MODES, running
 
@@ -506,19 +508,48 @@ def note_reason(request: Any, exc: BaseException, traceback: str) -> None:
     noted.append(str(exc))
 
 
-def test_an_errback_whose_call_has_succeeded_meanwhile_runs_all_the_same(url: str) -> None:
+def test_an_errback_whose_call_has_succeeded_meanwhile_is_told_the_error(url: str) -> None:
     noted.clear()
-    with app.testing.worker(url=url) as worker:
-        breaks_at_first.s(1).on_error(note_reason.s().set(countdown=0.5)).delay()
-        with app.client.link() as link:
-            queue = app.client.queue(None)
-            wait_until(lambda: list(dead_letters(link, queue)), 60, "its death")
-            (letter,) = dead_letters(link, queue)
+    with app.testing.isolated(url):
+        with app.testing.worker(["default"]):
+            result = breaks_at_first.s(1).on_error(note_reason.s().set(queue="later")).delay()
+            with pytest.raises(Broken):
+                result.get(timeout=60)
             noted.append("mended")
-            assert redrive(link, queue, letter)
-        wait_until(lambda: len(noted) == 2, 60, "its errback")
-        worker.wait_idle(timeout=60)
-        assert "succeeded meanwhile" in noted[1] or noted[1] == "not yet"
+            with app.client.link() as link:
+                queue = app.client.queue(None)
+                (letter,) = dead_letters(link, queue)
+                assert redrive(link, queue, letter)
+            wait_until(lambda: app.AsyncResult(result.id, "default").state == State.SUCCESS, 60, "its end")
+        with app.testing.worker(["later"]):
+            wait_until(lambda: len(noted) == 2, 60, "its errback")
+    assert noted == ["mended", "not yet"]
+
+
+@pytest.mark.parametrize("cancel", ["the flow", "by id, too"])
+def test_that_a_delayed_call_was_cancelled_is_told_once(url: str, cancel: str) -> None:
+    """By the flow; neither who revokes it nor the worker that gives it up tells it again."""
+    with app.testing.worker(url=url) as worker, app.client.link() as link:
+        handle = group(add.s(1, 1).set(countdown=600), add.s(2, 2).set(countdown=600)).delay()
+        channels = [app.client.queue(None).keys.result(each.id) for each in handle]
+        with redis.Redis.from_url(app.settings.url) as client, client.pubsub(ignore_subscribe_messages=True) as told:
+            told.subscribe(*channels)
+            told.get_message(ignore_subscribe_messages=False, timeout=60)
+            if cancel == "the flow":
+                assert app.client.flows.cancel(handle.id)
+            else:
+                assert app.flows[handle.id].cancel()
+            wait_until(lambda: not counts(link, app.client.queue(None)).delayed, 60, "them to be given up")
+            worker.wait_idle(timeout=60)
+            link.call("PUBLISH", channels[0], b"the end")
+            heard: list[bytes] = []
+            while not heard or heard[-1] != b"the end":
+                if (message := told.get_message(timeout=60)) is not None:
+                    heard.append(message["data"])
+        assert len(heard) == 3
+        for each in handle:
+            with pytest.raises(TaskRevoked, match="cancelled"):
+                each.get(timeout=60)
 
 
 def test_a_long_chain_and_a_large_chord(url: str) -> None:

@@ -1,7 +1,8 @@
-"""`python -m peers NAME URL TASKS TRIPS`, in this directory's parent and with the peer's own interpreter.
+"""`python -m peers NAME URL TASKS TRIPS PART...`, in this directory's parent and with the peer's own interpreter.
 
 Measures one peer against the server at URL, which it empties, and prints one JSON line for each figure:
-``{"figure", "unit", "better", "value"}``, or ``{"figure", "error"}`` for what the peer cannot do.
+``{"figure", "unit", "better", "value"}``, or ``{"figure", "error"}`` for what the peer cannot do. A part is ``plain``,
+or ``flows``: chains and chords, of a peer that has them.
 
 A peer is a module beside this one, with a class `Peer(url, keep)`; `keep` tells whether its results are kept.
 
@@ -9,6 +10,8 @@ A peer is a module beside this one, with a class `Peer(url, keep)`; `keep` tells
     send()         one call
     send_many(n)   n calls in bulk, where the peer can
     round_trip()   one call, and its result
+    send_chains(n, steps)  optional, n chains of so many steps at once; each step is one body
+    send_chord(n)          optional, n members, and a body that adds up their results, which is one body more
     work()         its worker, in this process, until it is terminated
     VERSION        what it is
 
@@ -29,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +41,9 @@ from peers.counting import TOLD_BY
 
 WARM_UP_SHARE = 10
 """One task in so many runs before the clock starts."""
+
+STEPS = 100
+"""Of a chain."""
 
 PATIENCE_S = 120.0
 LOOK_EVERY_S = 0.005
@@ -125,16 +131,21 @@ async def drain(peer: Any, name: str, url: str, keep: bool, tasks: int) -> Async
             await call(peer.send_many, warm_up + tasks)
         else:
             await each(peer.send, warm_up + tasks)
+    took_s = await worked_off(name, url, keep, warm_up, warm_up + tasks)
+    yield f"drain, results {'kept' if keep else 'ignored'}", "tasks/s", "more", tasks / took_s
+
+
+async def worked_off(name: str, url: str, keep: bool, first: int, last: int) -> float:
+    """Seconds from one body to another, by their numbers, of a worker that begins now."""
     with tempfile.TemporaryDirectory() as directory:
         stamp = Path(directory) / "took"
-        with worker(name, url, keep, {TOLD_BY: f"{warm_up}:{warm_up + tasks}:{stamp}"}) as process:
+        with worker(name, url, keep, {TOLD_BY: f"{first}:{last}:{stamp}"}) as process:
             deadline = time.monotonic() + PATIENCE_S
             while not stamp.exists():
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise TimeoutError
                 await asyncio.sleep(LOOK_EVERY_S)
-        took = float(stamp.read_text())
-    yield f"drain, results {'kept' if keep else 'ignored'}", "tasks/s", "more", tasks / took
+        return float(stamp.read_text())
 
 
 async def wait(peer: Any, name: str, url: str, trips: int) -> AsyncIterator[tuple[str, str, str, float]]:
@@ -147,14 +158,31 @@ async def wait(peer: Any, name: str, url: str, trips: int) -> AsyncIterator[tupl
         yield f"round trip p{percent}", "ms", "less", 1000 * taken[min(trips - 1, trips * percent // 100)]
 
 
-async def measure(name: str, url: str, tasks: int, trips: int) -> None:
+async def drain_flows(peer: Any, name: str, url: str, tasks: int) -> AsyncIterator[tuple[str, str, str, float]]:
+    """From the first body to the last one."""
+    chains = max(1, tasks // STEPS)
+    for figure, send, count in (
+        (f"steps of chains of {STEPS}", lambda: peer.send_chains(chains, STEPS), chains * STEPS),
+        ("members of a chord", lambda: peer.send_chord(tasks), tasks + 1),
+    ):
+        empty(url)
+        async with opened(peer):
+            await call(send)
+        yield figure, "tasks/s", "more", (count - 1) / await worked_off(name, url, True, 1, count)
+
+
+async def measure(name: str, url: str, tasks: int, trips: int, parts: Sequence[str]) -> None:
     kind: Callable[[str, bool], Any] = importlib.import_module(f"peers.{name}").Peer
-    steps = (
-        ("enqueue", lambda: enqueue(kind(url, False), url, tasks)),
-        ("drain, results kept", lambda: drain(kind(url, True), name, url, True, tasks)),
-        ("drain, results ignored", lambda: drain(kind(url, False), name, url, False, tasks)),
-        ("round trip", lambda: wait(kind(url, True), name, url, trips)),
-    )
+    steps: list[tuple[str, Callable[[], AsyncIterator[tuple[str, str, str, float]]]]] = []
+    if "plain" in parts:
+        steps += [
+            ("enqueue", lambda: enqueue(kind(url, False), url, tasks)),
+            ("drain, results kept", lambda: drain(kind(url, True), name, url, True, tasks)),
+            ("drain, results ignored", lambda: drain(kind(url, False), name, url, False, tasks)),
+            ("round trip", lambda: wait(kind(url, True), name, url, trips)),
+        ]
+    if "flows" in parts and hasattr(kind, "send_chains"):
+        steps.append(("flows", lambda: drain_flows(kind(url, True), name, url, tasks)))
     for step, figures in steps:
         empty(url)
         try:
@@ -166,9 +194,9 @@ async def measure(name: str, url: str, tasks: int, trips: int) -> None:
 
 
 def main() -> None:
-    name, url, what, more = sys.argv[1:]
+    name, url, what, more, *parts = sys.argv[1:]
     if what != "work":
-        run(measure(name, url, int(what), int(more)))
+        run(measure(name, url, int(what), int(more), parts))
         return
     peer = importlib.import_module(f"peers.{name}").Peer(url, more == "1")
     if inspect.iscoroutinefunction(peer.work):

@@ -5,7 +5,7 @@ Its Redis transport takes one message with each request, whatever the prefetch i
 
 from __future__ import annotations
 
-from celery import Celery  # type: ignore[import-not-found, unused-ignore]
+from celery import Celery, chain, chord  # type: ignore[import-not-found, unused-ignore]
 
 from peers.counting import count
 
@@ -25,6 +25,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task(name="total")
+def total(numbers: list[int]) -> int:
+    count()
+    return sum(numbers)
+
+
 class Peer:
     def __init__(self, url: str, keep: bool) -> None:
         app.conf.update(broker_url=url, result_backend=url, task_ignore_result=not keep)
@@ -35,6 +41,13 @@ class Peer:
 
     def round_trip(self) -> None:
         add.delay(1, 2).get(timeout=60)
+
+    def send_chains(self, chains: int, steps: int) -> None:
+        for _ in range(chains):
+            chain(add.s(0, 1), *[add.s(1) for _ in range(steps - 1)]).apply_async()
+
+    def send_chord(self, members: int) -> None:
+        chord([add.s(0, 1) for _ in range(members)])(total.s())
 
     def work(self) -> None:
         quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")

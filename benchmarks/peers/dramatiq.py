@@ -10,6 +10,8 @@ os.environ["dramatiq_queue_prefetch"] = "1000"  # noqa: SIM112  # dramatiq reads
 
 import dramatiq  # type: ignore[import-not-found, unused-ignore]
 from dramatiq.brokers.redis import RedisBroker  # type: ignore[import-not-found, unused-ignore]
+from dramatiq.middleware import GroupCallbacks  # type: ignore[import-not-found, unused-ignore]
+from dramatiq.rate_limits.backends import RedisBackend as RedisRateBackend  # type: ignore[import-not-found, unused-ignore]
 from dramatiq.results import Results  # type: ignore[import-not-found, unused-ignore]
 from dramatiq.results.backends import RedisBackend  # type: ignore[import-not-found, unused-ignore]
 
@@ -32,6 +34,7 @@ class Peer:
         self.broker = RedisBroker(url=url)
         if keep:
             self.broker.add_middleware(Results(backend=RedisBackend(url=url), store_results=True))
+            self.broker.add_middleware(GroupCallbacks(RedisRateBackend(url=url)))
         dramatiq.set_broker(self.broker)
         self.add: Any = dramatiq.actor(work, actor_name="add", broker=self.broker)
 
@@ -40,6 +43,16 @@ class Peer:
 
     def round_trip(self) -> None:
         self.add.send(1, 2).get_result(block=True, timeout=60_000)
+
+    def send_chains(self, chains: int, steps: int) -> None:
+        for _ in range(chains):
+            dramatiq.pipeline([self.add.message(0, 1), *[self.add.message(1) for _ in range(steps - 1)]]).run()
+
+    def send_chord(self, members: int) -> None:
+        """Its callback gets no results: it is one body more."""
+        whole = dramatiq.group([self.add.message(0, 1) for _ in range(members)])
+        whole.add_completion_callback(self.add.message(0, 1))
+        whole.run()
 
     def work(self) -> None:
         dramatiq.Worker(self.broker, worker_threads=THREADS, worker_timeout=IDLE_MS).start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,15 @@ OURS = {
 }
 """The figures of a peer, and the same ones of rsq, as scenario and figure."""
 
+OURS_OF_FLOWS = {
+    "steps of chains of 100": ("flows", "steps, 1,000 chains of 100 at once"),
+    "members of a chord": ("flows", "members of a chord of 30,000"),
+}
+"""The same of flows, for peers that have such."""
+
+PLAIN, OF_FLOWS = "plain", "flows"
+"""What of a peer is measured."""
+
 TASKS, TRIPS = 3000, 300
 INSTALL_S, RUN_S = 600.0, 600.0
 
@@ -61,10 +70,10 @@ class Peer:
     scripts: Path
     version: str
 
-    def measure(self, rig: Rig, trouble: list[str]) -> Iterator[Sample]:
-        """One repetition; what went wrong is added to `trouble`."""
+    def measure(self, rig: Rig, parts: Sequence[str], trouble: list[str]) -> Iterator[Sample]:
+        """One repetition of these parts; what went wrong is added to `trouble`."""
         command = [str(self.python), "-m", "peers", self.name.replace("-", "_"), rig.url]
-        command += [str(rig.size(TASKS)), str(rig.size(TRIPS))]
+        command += [str(rig.size(TASKS)), str(rig.size(TRIPS)), *parts]
         try:
             done = subprocess.run(command, cwd=self.scripts.parent, capture_output=True, text=True, timeout=RUN_S)
         except subprocess.TimeoutExpired:
@@ -126,11 +135,11 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no output"])[-1]
 
 
-def side_by_side(figures: Iterable[Figure]) -> dict[str, dict[str, float]]:
-    """For each figure of OURS who came to what: rsq, then its floor as ``bare redis-py``, then the peers. Pure."""
+def side_by_side(figures: Iterable[Figure], names: Mapping[str, tuple[str, str]] = OURS) -> dict[str, dict[str, float]]:
+    """For each of these who came to what: rsq, then its floor as ``bare redis-py``, then the peers. Pure."""
     ours = {(figure.scenario, figure.name): figure for figure in figures}
     table: dict[str, dict[str, float]] = {}
-    for name, key in OURS.items():
+    for name, key in names.items():
         row = table.setdefault(name, {})
         if key in ours:
             row["rsq"] = ours[key].value

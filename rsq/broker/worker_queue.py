@@ -17,12 +17,12 @@ from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
 from rsq.broker.wire import Argument
-from rsq.calls.inputs import FAILED, added_to, origin_of, wanted_by
+from rsq.calls.inputs import FAILED, added_to, origin_of, takes_of, too_large, wanted_by
 from rsq.calls.message import NO_META, Delivery, changed_meta
 from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
 from rsq.calls.plan import Plan
 from rsq.calls.stamps import marks_of
-from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, MessageTooLarge, WorkerLost
+from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, WorkerLost
 from rsq.remote import encode_error
 from rsq.states import State
 
@@ -206,12 +206,12 @@ class WorkerQueue(Queue):
                     )
                 size += len(packed)
                 if size > self.settings.max_message_bytes:
-                    raise MessageTooLarge(
-                        f"{delivery.task}[{delivery.id}] takes {len(numbers)} values of flow {flow_id}, which are more "
-                        f"than {self.settings.max_message_bytes} bytes together: let its members store what they make, "
-                        "and return where that is"
-                    )
+                    raise too_large(delivery, numbers, self.settings.max_message_bytes)
                 values[number] = packed
+        if isinstance(takes_of(delivery), str):
+            # An errback: of a call that was sent again, and has succeeded since, it gets what that had failed with.
+            for number in [each for each in numbers if values[each][:1] != FAILED]:
+                values[number] = link.call("HGET", key, f"{number}e")
         origins = {number: origin for number, packed in values.items() if (origin := origin_of(packed)) is not None}
         if origins:
             others = sorted({*origins.values()})

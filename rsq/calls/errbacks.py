@@ -6,18 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from rsq import codec
-from rsq.calls.inputs import FAILED, takes_of
+from rsq.calls.inputs import takes_of
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import failure_of, unpack_result
 from rsq.calls.request import Request
-from rsq.errors import DecodeError, ResultError
+from rsq.errors import DecodeError
 
 
 def errback_arguments(delivery: Delivery, fits: Callable[[int], bool]) -> tuple[list[Any], dict[str, Any]]:
     """As in Celery: the request of the call that failed, its error and the text of its traceback; or its id alone,
     where the errback takes no more. They come before its own arguments. Raises DecodeError.
-
-    A call that was sent again, and has succeeded before its errback began, has no error any more: then that is told.
 
     fits  whether the errback takes so many positional arguments
     """
@@ -29,10 +27,7 @@ def errback_arguments(delivery: Delivery, fits: Callable[[int], bool]) -> tuple[
         raise DecodeError(f"{delivery.id} is not told what has failed: {error}") from None
     if not fits(len(args) + 3):
         return [task_id, *args], kwargs
-    failure: Exception = ResultError(f"{task_id} had failed; sent again, it has succeeded meanwhile")
-    trace = ""
-    if packed[:1] == FAILED:
-        result = unpack_result(packed[1:])
-        failure, trace = failure_of(result, task_id), str((result.error or {}).get("traceback", ""))
+    result = unpack_result(packed[1:])  # behind FAILED
+    failure, trace = failure_of(result, task_id), str((result.error or {}).get("traceback", ""))
     fields = [b"id", task_id.encode(), b"task", task.encode(), b"body", codec.encode_call((), {}, None), b"meta", b""]
     return [Request(Delivery(queue, 0, b"", fields)), failure, trace, *args], kwargs

@@ -6,13 +6,14 @@ and the queue and the name of the task that failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rsq import codec
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import failure_of, unpack_result
 from rsq.calls.plan import Failed, Takes, numbers_of
+from rsq.errors import MessageTooLarge
 
 FAILED = b"\xc1"
 """Stands before a value that there is not: behind it is the packed result of the call that failed, or the packed number
@@ -40,6 +41,15 @@ def added_to(delivery: Delivery) -> Sequence[int]:
     place = delivery.meta["flow"]
     added: Sequence[int] = place[4] if len(place) > 4 else ()
     return added
+
+
+def too_large(delivery: Delivery, numbers: Collection[int], most_bytes: int) -> MessageTooLarge:
+    """For a call that takes more than a message may hold."""
+    flow_id = delivery.meta["flow"][0]
+    return MessageTooLarge(
+        f"{delivery.task}[{delivery.id}] takes {len(numbers)} values of flow {flow_id}, which are more than "
+        f"{most_bytes} bytes together: let its members store what they make, and return where that is"
+    )
 
 
 def arguments_of(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:

@@ -17,7 +17,19 @@ from rsq import __version__
 from rsq.bench.cluster import CLUSTER
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH
-from rsq.bench.peers import CACHE, OURS, PEERS, SCENARIO, Peer, chosen, find_scripts, install, side_by_side
+from rsq.bench.peers import (
+    CACHE,
+    OF_FLOWS,
+    OURS,
+    PEERS,
+    PLAIN,
+    SCENARIO,
+    Peer,
+    chosen,
+    find_scripts,
+    install,
+    side_by_side,
+)
 from rsq.bench.picture import draw
 from rsq.bench.report import Change, Figure, Sample, compare, from_json, gather, to_json
 from rsq.bench.rig import Rig
@@ -104,6 +116,8 @@ def bench(
     others = {peer.name: peer for peer in _installed(chosen(peers), peers_dir, trouble)} if peers else {}
     ours = {scenario for scenario, _ in OURS.values()} if peers else set(SCENARIOS)
     names = [name for name in ALL if (name in only if only else name in (GROWTH if growth else ours))]
+    parts = [PLAIN] if not names or set(names) - {*FLOWS} else []
+    parts += [OF_FLOWS] if OF_FLOWS in names else []
     samples: list[tuple[str, Sample]] = []
     with Rig(server, QUICK if quick else 1.0) as rig:
         info = rig.info("server")
@@ -127,7 +141,7 @@ def bench(
                 advance(number, f"{name}, repetition {turn + 1}")
                 rig.turn = turn
                 if name in others:
-                    samples += [(SCENARIO, sample) for sample in others[name].measure(rig, trouble)]
+                    samples += [(SCENARIO, sample) for sample in others[name].measure(rig, parts, trouble)]
                 else:
                     samples += [(name, sample) for sample in ALL[name](rig)]
     figures = gather(samples)

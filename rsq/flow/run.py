@@ -53,12 +53,12 @@ class FlowRun(FlowHandle):
         """Each node's state by its name: waiting, started, succeeded or failed.
 
         Of one that has succeeded they are known where it was started alone, elsewhere they are forgotten. What has no
-        name is called by number and task.
+        name is called by number and task. Raises FlowGone.
         """
         found: dict[str, list[str]] = {}
         for node in self.calls():
             found.setdefault(node.name or f"{node.number} {node.task}", []).append(WORDS[node.state])
-        if not found and self._handles is not None and self.state == "succeeded":
+        if not found and self.state == "succeeded" and self._handles is not None:
             return dict.fromkeys(self._handles, "succeeded")
         return {name: _together(states) for name, states in found.items()}
 

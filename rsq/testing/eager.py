@@ -19,6 +19,7 @@ from rsq.broker.client import Client
 from rsq.broker.connection import Link
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
+from rsq.calls.inputs import too_large
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Replaced, Retried, Verdict, pack_failure
 from rsq.calls.placement import Placement
@@ -195,6 +196,7 @@ class _Runner:
         self._tasks = with_own_tasks(app)
         self._clock = ServerClock()
         self._attempts = Attempts(self._tasks, app.settings, lambda queue: self._clock)
+        self._most_bytes = app.settings.max_message_bytes
 
     def follow(self, message: Message, inputs: Mapping[int, bytes], superseded: bool) -> Verdict:
         """The verdict after all retries; Retried if there are too many of them."""
@@ -202,7 +204,10 @@ class _Runner:
         if superseded:
             result = pack_failure(State.REVOKED, 1, 0.0, "superseded")
             return Completed(_delivery(message, message.meta, inputs), "superseded", result, REVOKED_TTL_MS)
-        verdict = self._run(_delivery(message, message.meta, inputs))
+        delivery = _delivery(message, message.meta, inputs)
+        if sum(map(len, inputs.values())) > self._most_bytes:
+            return self._attempts.unbound(delivery, too_large(delivery, inputs, self._most_bytes))
+        verdict = self._run(delivery)
         for _ in range(MOST_RETRIES):
             if not isinstance(verdict, Retried):
                 break

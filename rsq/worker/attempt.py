@@ -100,7 +100,7 @@ class Attempts:
     def unbound(self, delivery: Delivery, error: Exception) -> Verdict:
         """What becomes of a call that takes values which cannot be brought."""
         task = self._tasks.get(delivery.task)
-        refused = self._bury(delivery, "arguments", error, task)
+        refused = self._bury(delivery, "arguments", error.with_traceback(None), task)  # the way to it is rsq's own
         signalling.refused(task, delivery, refused)
         return refused
 

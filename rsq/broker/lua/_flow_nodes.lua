@@ -86,6 +86,8 @@ local function settle_node(f, node, ok, value, id, loud, unheard)
   -- One that is bad already fell with another one, which was redriven: its errbacks have not heard of it yet.
   if was == OK or was == BAD and not ok and not loud then return end
   if ok or was == OPEN then move(f, node, ok and OK or BAD) end
+  -- Errbacks that have not begun yet are to be told of the error, though it is none any more.
+  if ok and was == BAD and node.more and not origin_of(value_of(f, node)) then node.error = value_of(f, node) end
   node.value = value
   -- A failure is what those behind it are answered with, and what errbacks read; until it is none any more.
   if was == BAD or not ok then keep(node) end
@@ -191,9 +193,10 @@ local function close(f, node)
       call_errbacks(f, node)
     end
     hand_up(f, node, false, FAILED .. f.result, id, loud)
-  elseif redis.call('ZSCORE', queue .. ':delayed', id) then
-    -- It is due now, for whoever gets it to see to the rest.
+  elseif not node.told and tonumber(redis.call('ZSCORE', queue .. ':delayed', id) or now) > now then
+    -- It is due now, for whoever gets it to see to the rest. Those that people wait for come here twice.
     expect_delayed(0, queue)
+    node.told = true
     hastened[#hastened + 1] = { f, queue, id }
   else
     -- What runs ends by itself; unless nothing was heard of it for so long.

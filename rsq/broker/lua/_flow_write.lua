@@ -10,6 +10,7 @@ local function list_nodes(f, fields)
       fields[i + 1], fields[i + 2], i = n, string.char(node.state) .. string.sub(node.row, 2), i + 2
       if node.left then fields[i + 1], fields[i + 2], i = n .. 'n', node.left, i + 2 end
       if node.kept and node.value then fields[i + 1], fields[i + 2], i = n .. 'v', node.value, i + 2 end
+      if node.error then fields[i + 1], fields[i + 2], i = n .. 'e', node.error, i + 2 end
       for name, numbers in pairs(node.lists or {}) do fields[i + 1], fields[i + 2], i = name, numbers, i + 2 end
       if node.lists then fields[i + 1], fields[i + 2], i = n .. 'm', node.listed, i + 2 end
     end

@@ -6,8 +6,10 @@ local function nothing_known()
   return redis.call('EXISTS', T .. ':calls', CRASHES, OVERDUE, REVOKED) == 0
 end
 
-local function publish_result(id, result, ttl_ms)
+-- revoked  it was taken back: then its flow may have told of it already, as that was cancelled
+local function publish_result(id, result, ttl_ms, revoked)
   local key = T .. ':result:' .. id
+  if revoked and redis.call('EXISTS', key) == 1 then return end
   redis.call('SET', key, result, 'PX', ttl_ms)
   redis.call(PUBLISH, key, result)
 end

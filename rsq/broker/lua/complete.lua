@@ -22,7 +22,8 @@ local function note(last)
 end
 
 local function publish(row)
-  if ARGV[row + RESULT] ~= '' then publish_result(ARGV[row + ID], ARGV[row + RESULT], ARGV[row + TTL_MS]) end
+  if ARGV[row + RESULT] == '' then return end
+  publish_result(ARGV[row + ID], ARGV[row + RESULT], ARGV[row + TTL_MS], way == 'revoked')
 end
 
 -- Settles all these entries in two calls instead of two for each. False when not all of them were pending: then each is

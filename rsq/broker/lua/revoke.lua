@@ -37,7 +37,7 @@ end
 for _, id in ipairs(revoked) do
   redis.call('HDEL', T .. ':messages', id)
   redis.call('ZREM', T .. ':delayed', id)
-  publish_result(id, result, ttl_ms)
+  publish_result(id, result, ttl_ms, true)
 end
 finish(revoked, 'revoked', now)
 

@@ -39,8 +39,6 @@ def double(history: History, state: ServerState) -> Iterator[Violation]:
     for task_id, told in state.published.items():
         # One that is sent again, and what waits for it, has failed at first.
         states = [each for each in told if each != "FAILURE"] if history.redriven(task_id) else told
-        if history.is_cancelled(task_id) and set(states) == {"REVOKED"}:
-            continue  # told at once, and again by whoever gives it up
         if len(states) > 1:
             yield Violation("double", f"{len(states)} results of {task_id} were published: {', '.join(states)}")
     for task_id, outcome in state.results.items():
