@@ -16,7 +16,7 @@ from rsq.flow import filling
 from rsq.flow.filling import NewBatch
 from rsq.home import project
 from rsq.signals import after_publish, before_publish, task_postrun
-from tests.helpers import wait_until
+from tests.helpers import patience, wait_until
 from tests.modes import MODES, running
 
 app = App("batches", task_defaults={"max_retries": 0})
@@ -304,7 +304,7 @@ class TestBadInput:
                 batch.add(chord([add.s(1, n) for n in range(1002)], total.s()))
             batch.add(chord([add.s(1, n) for n in range(900)], total.s()), add.s(1, 2) | add.s(3))
             batch.add(chord([add.s(1, n) for n in range(900)], total.s()))
-        assert batch.wait(timeout=60).done == 901 + 2 + 901
+        assert batch.wait(timeout=patience(60)).done == 901 + 2 + 901
 
     def test_out_of_its_block(self, mode: str) -> None:
         batch = telling()

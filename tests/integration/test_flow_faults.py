@@ -13,7 +13,7 @@ from rsq.broker import scripts
 from rsq.broker.scripts import Script
 from rsq.flow.batch import Batch
 from rsq.flow.filling import NewBatch
-from tests.helpers import wait_until
+from tests.helpers import patience, wait_until
 from tests.integration import flow_tasks, tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
 from tests.proxy import Proxy
@@ -268,7 +268,7 @@ def test_a_batch_that_could_not_be_begun_or_filled_goes_on(
     producer: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, url: str
 ) -> None:
     """Whoever was told that the server is away says the same again, to the same batch."""
-    producer.configure(broker_timeout_s=0.5)
+    producer.configure(broker_timeout_s=patience(1.0))
     batch = telling(producer)
     proxy.plan("cut_reply", *["cut_request"] * 1000, at=proxy.sha(scripts.FLOW))
     with pytest.raises(BrokerUnavailable):
