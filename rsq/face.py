@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rsq import pickling
 from rsq.app import BaseApp, shared
@@ -12,6 +12,7 @@ from rsq.task import Task
 pickling.register()
 
 if TYPE_CHECKING:
+    from rsq.app import Decorator
     from rsq.beat.control import Schedules
     from rsq.canvas.signature import Signature
     from rsq.flow.batches import Batches
@@ -37,6 +38,34 @@ class App(BaseApp):
         from rsq.flow.flows import Flows
 
         return self.part(Flows)
+
+    def on(
+        self,
+        stream: str,
+        *,
+        group: str,
+        start: str = "0",
+        decode: str | Callable[[Mapping[str, str]], Any] = "text",
+        **options: Any,
+    ) -> Decorator:
+        """Call a function with each event of a stream that others write: ``@app.on("user_events", group="mail")``.
+
+        It becomes a task whose one argument is the event; see `rsq.calls.source.Source`.
+
+        stream   key of the stream
+        group    who reads it: each group gets every event once
+        start    where a group begins that was never there: "0" (default) the first event, "$" the next one that comes,
+                 or the id of an entry
+        decode   "text" (default): the event is a map of texts; "bytes": of bytes; or a function that makes it of the
+                 map of texts
+        options  of the task; by default its queue is ``<stream>.<group>``, and no results are kept
+        Raises   InvalidTask, DuplicateTask
+        """
+        from rsq.calls.source import Source
+        from rsq.streams.declare import declare
+
+        source = Source(stream, group, start, decode)
+        return cast("Decorator", lambda function: declare(self, source, function, options))
 
     def batch(
         self,

@@ -26,6 +26,7 @@ from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
 from rsq.calls.request import current
 from rsq.calls.routes import Router
+from rsq.calls.source import Source
 from rsq.canvas.inside import Inside
 from rsq.canvas.signing import Signing
 from rsq.canvas.starting import Starter
@@ -82,6 +83,8 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         __qualname__: str
 
     is_async = False
+    source: Source | None = None
+    """The stream of events whose task it is, if it is one's."""
 
     def __init__(self, app: AppLike, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
         self.name = name

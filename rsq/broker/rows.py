@@ -101,7 +101,16 @@ class Stored(NamedTuple):
     row: bytes
 
 
-FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored)}
+class Fed(NamedTuple):
+    """An event of a source, as a call."""
+
+    id: str
+    task: str
+    body: bytes
+    meta: bytes
+
+
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored, Fed)}
 
 
 def as_lua(kind: str, further: bool = False) -> str:

@@ -89,6 +89,7 @@ FLOW_SEAL = Script("flow_seal")
 REPLACE = Script("replace")
 ASSIGN = Script("assign")
 VACATE = Script("vacate")
+FEED = Script("feed")
 
 ALL = (
     ENQUEUE,
@@ -122,4 +123,5 @@ ALL = (
     REPLACE,
     ASSIGN,
     VACATE,
+    FEED,
 )

@@ -48,6 +48,7 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "begin": (bool,),
     "flow": (list,),
     "replaced": (int,),
+    "event": (list,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -98,7 +99,8 @@ class Message:
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
               where it takes values by reference, which ones, the number that theirs count from, and what was added to
-              these), replaced (how often a call has taken the place of another, in a row)
+              these), replaced (how often a call has taken the place of another, in a row), event (the stream and the id
+              of the event that it is about)
     """
 
     id: str
@@ -141,6 +143,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             or not _are_counts(place[4:])
         ):
             raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
+    if "event" in meta and [type(part) for part in meta["event"]] != [str, str]:
+        raise DecodeError(f"meta carries event {meta['event']!r}, not a stream and the id of an entry")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta

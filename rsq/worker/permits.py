@@ -10,6 +10,7 @@ from rsq.broker.worker_queue import Rules
 from rsq.calls.inputs import arguments_of
 from rsq.calls.message import Delivery, unpack_meta
 from rsq.calls.outcome import Retried
+from rsq.calls.source import decoded
 from rsq.errors import DecodeError
 from rsq.task import Task
 
@@ -38,7 +39,10 @@ def _namer(task: Task[..., Any], delivery: Delivery) -> Callable[[str, str | Cal
     first = task.name.replace("%", "%25").replace(":", "%3A")
 
     def name(option: str, key: str | Callable[..., str] | None) -> str:
-        return first if key is None else f"{first}:{task.key_of(option, key, *arguments_of(delivery))}"
+        if key is None:
+            return first
+        args, kwargs = arguments_of(delivery)
+        return f"{first}:{task.key_of(option, key, decoded(task.source, delivery, args), kwargs)}"
 
     return name
 
