@@ -46,6 +46,9 @@ class App(BaseApp):
         group: str,
         start: str = "0",
         decode: str | Callable[[Mapping[str, str]], Any] = "text",
+        id_field: str | None = None,
+        version_field: str | None = None,
+        key_field: str | None = None,
         **options: Any,
     ) -> Decorator:
         """Call a function with each event of a stream that others write: ``@app.on("user_events", group="mail")``.
@@ -58,13 +61,16 @@ class App(BaseApp):
                  or the id of an entry
         decode   "text" (default): the event is a map of texts; "bytes": of bytes; or a function that makes it of the
                  map of texts
-        options  of the task; by default its queue is ``<stream>.<group>``, and no results are kept
+        id_field  of events with the same value in this field one runs
+        version_field, key_field  once a newer version (a number) of a key is done, events with older ones do not run
+        options  of the task; `dedupe_ttl` says how long ids and versions are remembered. By default its queue is
+                 ``<stream>.<group>``, and no results are kept
         Raises   InvalidTask, DuplicateTask
         """
         from rsq.calls.source import Source
         from rsq.streams.declare import declare
 
-        source = Source(stream, group, start, decode)
+        source = Source(stream, group, start, decode, id_field, version_field, key_field)
         return cast("Decorator", lambda function: declare(self, source, function, options))
 
     def batch(

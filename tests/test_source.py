@@ -18,7 +18,7 @@ FIELDS = [b"event", b"user_registered", b"user_id", b"7"]
 
 
 def delivery(source: Source, fields: list[bytes] = FIELDS, number: bytes = b"5-1") -> Delivery:
-    task_id, task, body, meta = source.call_of("tests.on_event", number, fields)
+    task_id, task, body, meta, *_ = source.call_of("tests.on_event", number, fields)
     return Delivery("q", 0, b"1-0", [b"id", task_id.encode(), b"task", task.encode(), b"body", body, b"meta", meta])
 
 
@@ -67,6 +67,46 @@ def test_what_somebody_sends_in_place_of_an_event_is_refused() -> None:
     call.meta = {}
     assert decoded(source, call, [1]) == [1]
     assert decoded(None, delivery(source), [1]) == [1]
+
+
+IDS = Source("s", "g", id_field="message")
+VERSIONS = Source("s", "g", version_field="number", key_field="user", kept_ms=5)
+
+
+def test_of_an_id_in_the_event_its_key_is_made() -> None:
+    *_, meta, key, twin_meta = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
+    assert (key, codec.decode(meta), codec.decode(twin_meta)) == (
+        "g:s:m:1",
+        {"event": ["s", "5-1"]},
+        {"event": ["s", "5-1"], "begin": True},
+    )
+
+
+def test_a_version_is_the_rule_of_its_call() -> None:
+    call = delivery(VERSIONS, [b"number", b"12", b"user", b"7"])
+    assert call.meta["version"] == ["g:s:7", 12, 5]
+    assert argument(VERSIONS, [b"number", b"12", b"user", b"7"]) == {"number": "12", "user": "7"}
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "said"),
+    [
+        (IDS, [b"a", b"b"], "message of the event is missing"),
+        (IDS, [b"message", b""], "message of the event is no text of 1 to 500"),
+        (IDS, [b"message", b"x" * 501], "message of the event is no text of 1 to 500"),
+        (IDS, [b"message", b"\xff"], "message of the event is no text"),
+        (VERSIONS, [b"number", b"1"], "user of the event is missing"),
+        (VERSIONS, [b"number", b"1.5", b"user", b"7"], "no version"),
+        (VERSIONS, [b"number", b"-1", b"user", b"7"], "no version"),
+        (VERSIONS, [b"number", str(2**53 + 1).encode(), b"user", b"7"], "no version"),
+        (VERSIONS, [b"number", "\N{ARABIC-INDIC DIGIT ONE}".encode(), b"user", b"7"], "no version"),
+    ],
+)
+def test_an_event_without_what_its_rules_need_cannot_be_decoded(source: Source, fields: list[bytes], said: str) -> None:
+    call = delivery(source, fields)
+    assert call.meta.keys() == {"event"}
+    with pytest.raises(DecodeError, match=said):
+        argument(source, fields)
 
 
 def test_a_call_knows_its_event_and_has_an_id_of_it() -> None:
@@ -121,6 +161,8 @@ def without() -> None: ...
 def test_a_source_is_a_task(app: App) -> None:
     task = app.on("user_events", group="registration", max_retries=5)(register)
     assert task.source == Source("user_events", "registration")
+    kept = app.on("user_events", group="ids", id_field="m", dedupe_ttl=60)(another).source
+    assert kept == Source("user_events", "ids", id_field="m", kept_ms=60_000)
     assert (task.options.queue, task.options.max_retries) == ("user_events.registration", 5)
     assert task.options.ignore_result
     assert task({"user_id": "7"}) == "7"
@@ -141,6 +183,8 @@ def test_queue_and_results_can_be_said(app: App) -> None:
         ({"group": ""}, "group '' cannot be used"),
         ({"group": "g", "start": "now"}, r"start takes '0' \(all events\), '\$' \(those to come\)"),
         ({"group": "g", "decode": "json"}, "decode takes 'text', 'bytes' or a function"),
+        ({"group": "g", "id_field": 5}, "id_field takes str or None"),
+        ({"group": "g", "version_field": "n"}, "version_field and key_field go together"),
         ({"group": "g", "dedupe_key": "k"}, "dedupe_key is for tasks that are sent"),
         ({"group": "g", "priority": 3}, "priority is for tasks that are sent"),
         ({"group": "g", "retires": 3}, "retires"),

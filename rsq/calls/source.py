@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from rsq import codec, keys
 from rsq.calls.checks import require
 from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.options import MOST_VERSION
 from rsq.errors import DecodeError, InvalidTask, SettingsError
 
 Event: TypeAlias = Mapping[Any, Any]
@@ -25,6 +26,10 @@ BEGINNING = "0-0"
 NEW = "$"
 """What is in the stream when it is first looked at is passed over."""
 
+LONGEST_VALUE = 500
+"""Characters of a field that is an id, or the key of a version."""
+
+_NUMBER = re.compile(r"\d{1,16}", re.ASCII)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 
 
@@ -51,12 +56,20 @@ class Source:
     start   where a group begins that was never there: "0" the first event, "$" the next one that comes, or the id of an
             entry, behind which it begins
     decode  "text": a map of texts; "bytes": a map of bytes; or a function that makes the argument of the map of texts
+    id_field  name of a field: of events with the same value in it one runs. None: each event is another one
+    version_field, key_field  names of the fields with a number and with what it is the version of: once a newer version
+            of a key is done, older ones do not run
+    kept_ms  how long ids and versions are remembered
     """
 
     stream: str
     group: str
     start: str = "0"
     decode: str | Callable[[Event], Any] = "text"
+    id_field: str | None = None
+    version_field: str | None = None
+    key_field: str | None = None
+    kept_ms: int = 86_400_000
 
     def __post_init__(self) -> None:
         try:
@@ -78,6 +91,10 @@ class Source:
                     ) from None
             if self.decode not in ("text", "bytes") and not callable(self.decode):
                 raise SettingsError(f"decode takes 'text', 'bytes' or a function of the event, not {self.decode!r}")
+            for name in ("id_field", "version_field", "key_field"):
+                require(name, getattr(self, name), str, None)
+            if (self.version_field is None) != (self.key_field is None):
+                raise SettingsError("version_field and key_field go together: a number, and what it is the version of")
         except SettingsError as error:
             raise InvalidTask(str(error)) from None
 
@@ -97,16 +114,35 @@ class Source:
             raise InvalidTask(f"no queue can be named after stream {self.stream!r}: name one with queue=...")
         return name
 
-    def call_of(self, task: str, event_id: bytes, fields: Sequence[bytes]) -> tuple[str, str, bytes, bytes]:
-        """Id, task, body and meta of the call of an event. Raises nothing, whatever is in it."""
+    def call_of(self, task: str, event_id: bytes, fields: Sequence[bytes]) -> tuple[str, str, bytes, bytes, str, bytes]:
+        """Id, task, body, meta, key and twin's meta of the call of an event, see `rsq.broker.rows.Fed`.
+
+        Raises nothing, whatever is in it: an event of which its own rules cannot be read has none, and does not run.
+        """
         event = {_text(name): _text(value) for name, value in zip(fields[::2], fields[1::2], strict=True)}
         number = event_id.decode()
-        return (
-            self.task_id(number),
-            task,
-            codec.encode_call((event,), {}, None),
-            pack_meta({"event": [self.stream, number]}),
-        )
+        meta: dict[str, Any] = {"event": [self.stream, number]}
+        try:
+            key, version = self._key_of(event), self._version_of(event)
+        except DecodeError:
+            key, version = "", None
+        if version is not None:
+            meta["version"] = version
+        twin_meta = pack_meta({**meta, "begin": True}) if key else b""
+        return self.task_id(number), task, codec.encode_call((event,), {}, None), pack_meta(meta), key, twin_meta
+
+    def _key_of(self, event: Event) -> str:
+        """The dedupe key of an event, '' = none. Raises DecodeError."""
+        return "" if self.id_field is None else f"{self.key}:{_field(event, self.id_field)}"
+
+    def _version_of(self, event: Event) -> list[Any] | None:
+        """The `version` in the meta of its call, or None. Raises DecodeError."""
+        if self.version_field is None or self.key_field is None:
+            return None
+        text = _field(event, self.version_field)
+        if not _NUMBER.fullmatch(text) or int(text) > MOST_VERSION:
+            raise DecodeError(f"{self.version_field} of the event is no version, a number from 0 to 2 ** 53: {text!r}")
+        return [f"{self.key}:{_field(event, self.key_field)}", int(text), self.kept_ms]
 
     def task_id(self, event_id: str) -> str:
         """The id of the call of an event: always the same one, and of no other event."""
@@ -117,6 +153,8 @@ class Source:
         """What the task gets of an event as it stands in the body of a call. Raises DecodeError."""
         if not isinstance(event, Mapping):
             raise DecodeError(f"an event is a map of fields, not {type(event).__name__}")
+        self._key_of(event)
+        self._version_of(event)
         if self.decode == "bytes":
             return {_bytes(name): _bytes(value) for name, value in event.items()}
         for part in (*event, *event.values()):
@@ -137,6 +175,14 @@ def decoded(source: Source | None, delivery: Delivery, args: list[Any]) -> list[
     if len(args) != 1:
         raise DecodeError(f"the call of an event has one argument, not {len(args)}")
     return [source.argument(args[0])]
+
+
+def _field(event: Event, name: str) -> str:
+    value = event.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_VALUE:
+        told = "is missing" if name not in event else f"is no text of 1 to {LONGEST_VALUE} characters"
+        raise DecodeError(f"{name} of the event {told}")
+    return value
 
 
 def _text(raw: bytes) -> str | bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rsq.app import BaseApp
@@ -15,7 +16,6 @@ _OF_SENDERS = (
     "priority",
     "expires",
     "dedupe_key",
-    "dedupe_ttl",
     "dedupe_until",
     "on_duplicate",
     "debounce",
@@ -45,5 +45,5 @@ def declare(app: BaseApp, source: Source, function: Callable[..., Any], given: M
                 "group, so give one of them another group=..."
             )
     task = app.register(function, options)
-    task.source = source
+    task.source = replace(source, kept_ms=max(1, int(options.dedupe_ttl * 1000)))
     return task

@@ -185,7 +185,7 @@ class Feeder:
         lease_ms: int = LEASE_MS,
         deadline: Deadline | None = None,
     ) -> _Answer:
-        head = (self._source.key, self._me, lease_ms, WINDOW, after, upto)
+        head = (self._source.key, self._me, lease_ms, WINDOW, self._source.kept_ms, after, upto)
         call = (scripts.FEED, self._queue.keys.prefix, (*head, *(part for row in rows for part in row)))
         link = self._links.take()
         try:

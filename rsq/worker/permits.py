@@ -62,5 +62,7 @@ def put_off(delivery: Delivery, rules: Rules, answer: Begin) -> Retried:
     if answer.why == "slot":
         why = f"{rules.slot[1]} of {rules.slot[0]} run already"
         return Retried(delivery, "limited", delivery.meta, answer.wait_ms, why, rules.slot)
+    if answer.why == "twin":
+        return Retried(delivery, "limited", delivery.meta, answer.wait_ms, "another event with its id has not ended")
     assert rules.rate is not None
     return Retried(delivery, "limited", delivery.meta, answer.wait_ms, f"the rate of {rules.rate[0]} is reached")

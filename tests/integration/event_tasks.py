@@ -38,6 +38,20 @@ def order(self: Any, payload: Any) -> Any:
     return payload
 
 
+@app.on("payments", group="ledger", id_field="message_id", max_retries=3)
+def book(event: Event) -> None:
+    request = current_request()
+    assert request is not None
+    if event.get("fails") and request.attempt == 1:
+        raise ValueError(event["message_id"])
+    journal("booked", event["message_id"])
+
+
+@app.on("profiles", group="search", version_field="version", key_field="user_id")
+def index(event: Event) -> None:
+    journal("indexed", event["user_id"], event["version"])
+
+
 @app.on("gates", group="g", max_concurrency=1, max_concurrency_key="{event[room]}", queue="gates")
 def enter(event: Event) -> None:
     journal("entered", event["room"])

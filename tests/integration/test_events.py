@@ -21,7 +21,7 @@ from tests.integration import event_tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, kill, settled, totals
 from tests.test_docs import DOCS, users
 
-pytestmark = pytest.mark.leaves("user_events", "orders", "gates")
+pytestmark = pytest.mark.leaves("user_events", "orders", "gates", "payments", "profiles")
 
 REGISTRATION, MAIL = "user_events.registration", "user_events.mail"
 
@@ -176,6 +176,30 @@ def test_each_event_has_one_outcome_whoever_is_killed(
     wait_until(lambda: settled(app, REGISTRATION), 30)
     assert ended(app, REGISTRATION) == {"fed": MANY + 500, "succeeded": MANY + 500}
     assert {*map(int, ran(journal, "registration"))} == {*range(MANY + 500)}
+
+
+def test_of_events_with_the_same_id_one_runs(app: App, start: StartWorker, redis: Any, journal: Journal) -> None:
+    queue = "payments.ledger"
+    for message in ("m1", "m2", "m1", "m3", "m2"):
+        redis.xadd("payments", {"message_id": message, **({"fails": "once"} if message == "m3" else {})})
+    redis.xadd("payments", {"other": "field"})
+    start("-Q", queue)
+    wait_until(lambda: ended(app, queue).get("succeeded") == 3 and settled(app, queue), 60)
+    redis.xadd("payments", {"message_id": "m3"})
+    wait_until(lambda: sum(ended(app, queue).get(how, 0) for how in ("duplicate", "superseded")) == 3, 60)
+    assert sorted(journal.lines()) == ["booked m1", "booked m2", "booked m3"]
+    assert ended(app, queue)["dead"] == 1, "one had no id"
+
+
+def test_a_version_that_comes_late_does_not_run(app: App, start: StartWorker, redis: Any, journal: Journal) -> None:
+    queue = "profiles.search"
+    start("-Q", queue)
+    redis.xadd("profiles", {"user_id": "7", "version": "5"})
+    wait_until(lambda: ended(app, queue).get("succeeded") == 1, 30)
+    for user, version in (("7", "4"), ("7", "6"), ("8", "4")):
+        redis.xadd("profiles", {"user_id": user, "version": version})
+    wait_until(lambda: ended(app, queue) == {"fed": 4, "succeeded": 3, "superseded": 1}, 30)
+    assert sorted(journal.lines()) == ["indexed 7 5", "indexed 7 6", "indexed 8 4"]
 
 
 def test_status_tells_of_sources(app: App, start: StartWorker, redis: Any, url: str) -> None:
