@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from rsq import pickling
@@ -14,11 +14,13 @@ pickling.register()
 if TYPE_CHECKING:
     from rsq.app import Decorator
     from rsq.beat.control import Schedules
+    from rsq.broker.publishing import Published
     from rsq.canvas.signature import Signature
     from rsq.flow.batches import Batches
     from rsq.flow.filling import NewBatch
     from rsq.flow.flows import Flows
     from rsq.flow.graph import Graph
+    from rsq.streams.publish import Publisher
     from rsq.testing import Testing
 
 
@@ -72,6 +74,63 @@ class App(BaseApp):
 
         source = Source(stream, group, start, decode, id_field, version_field, key_field)
         return cast("Decorator", lambda function: declare(self, source, function, options))
+
+    def publish(
+        self,
+        stream: str,
+        event: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> Published:
+        """Add an event to a stream: ``app.publish("user_events", {"user_id": 42}, id="message-7")``.
+
+        event    names to texts, bytes or numbers
+        id       of your own: an event with it is added once, however often it is sent. Without one it is sent once, and
+                 after a BrokerUnavailable nobody can tell whether it is there
+        dedupe_ttl  seconds for which the id is remembered
+        wait_replicas  how many replicas must have it before this returns; default: the setting
+        Raises   SettingsError, BrokerUnavailable, BrokerRefused, NotReplicated
+        """
+        return self.publish_many(
+            stream, [event], ids=None if id is None else [id], dedupe_ttl=dedupe_ttl, wait_replicas=wait_replicas
+        )[0]
+
+    async def apublish(
+        self,
+        stream: str,
+        event: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> Published:
+        """`publish` for coroutines."""
+        ids = None if id is None else [id]
+        order = self._publisher.order(stream, [event], ids, dedupe_ttl, wait_replicas)
+        return (await self._publisher.apublish(order))[0]
+
+    def publish_many(
+        self,
+        stream: str,
+        events: Iterable[Mapping[str, Any]],
+        *,
+        ids: Iterable[str] | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> list[Published]:
+        """`publish` for many events, which are written hundreds at once; gives what became of each.
+
+        ids  one for each event, or None
+        """
+        return self._publisher.publish(self._publisher.order(stream, events, ids, dedupe_ttl, wait_replicas))
+
+    @property
+    def _publisher(self) -> Publisher:
+        from rsq.streams.publish import Publisher
+
+        return self.part(Publisher)
 
     def batch(
         self,

@@ -66,5 +66,6 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "assign": ("", ""),
     "vacate": ("", ""),
     "feed": ("", "ready"),
+    "publish": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -90,6 +90,7 @@ REPLACE = Script("replace")
 ASSIGN = Script("assign")
 VACATE = Script("vacate")
 FEED = Script("feed")
+PUBLISH = Script("publish")
 
 ALL = (
     ENQUEUE,
@@ -124,4 +125,5 @@ ALL = (
     ASSIGN,
     VACATE,
     FEED,
+    PUBLISH,
 )

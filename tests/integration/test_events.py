@@ -107,12 +107,11 @@ def test_what_cannot_be_decoded_is_kept_with_its_fields(app: App, start: StartWo
     start("-Q", "orders.shop")
     wait_until(lambda: ended(app, "orders.shop") == {"fed": 3, "succeeded": 1, "dead": 2}, 30)
     with app.client.link() as link:
-        first, second = dead_letters(link, app.client.queue("orders.shop"), newest_first=False)
-    assert [letter.reason for letter in (first, second)] == ["undecodable", "undecodable"]
-    assert "JSONDecodeError" in first.error["message"]
-    assert b"payload" in first.body
-    assert b"\xff" in second.body
-    assert b"\xfe" in second.body
+        letters = list(dead_letters(link, app.client.queue("orders.shop")))
+    assert [letter.reason for letter in letters] == ["undecodable", "undecodable"]
+    (broken,) = (letter for letter in letters if b"payload" in letter.body)
+    assert "JSONDecodeError" in broken.error["message"]
+    assert any(b"\xff" in letter.body and b"\xfe" in letter.body for letter in letters)
 
 
 def test_the_outcome_of_an_event_can_be_read(app: App, start: StartWorker, redis: Any, journal: Journal) -> None:

@@ -77,9 +77,9 @@ def fed(redis: Any, queue: WorkerQueue) -> Callable[[], list[str]]:
 
 
 def add(redis: Any, *values: str, ms: int | None = None) -> None:
-    """Events, as any producer sends them. `ms`: with ids of that time."""
+    """Events, as any producer sends them. `ms`: the time in the id of the only one."""
     for value in values:
-        redis.xadd(STREAM, {"n": value}, id="*" if ms is None else f"{ms}-*")
+        redis.xadd(STREAM, {"n": value}, id="*" if ms is None else f"{ms}-1")
 
 
 def position(redis: Any, queue: WorkerQueue) -> str:
@@ -129,7 +129,7 @@ def test_all_of_a_stream_that_is_not_there_comes(start: Make, redis: Any, queue:
 def test_a_source_may_begin_behind_an_entry(start: Make, redis: Any, fed: Any) -> None:
     add(redis, "a", ms=5)
     add(redis, "b", ms=6)
-    start(start="5")
+    start(start="5-1")
     wait_until(lambda: fed() == ["b"])
 
 
@@ -276,7 +276,7 @@ def test_how_far_it_is_can_be_seen(start: Make, redis: Any, queue: WorkerQueue, 
     add(redis, "c", ms=7)
     seen = look()
     assert (seen.stream, seen.group, seen.queue, seen.length) == (STREAM, "g", "events.g", 3)
-    assert (seen.position, seen.unread, seen.oldest_ms, seen.foreign) == ("5-0", 2, 6, [])
+    assert (seen.position, seen.unread, seen.oldest_ms, seen.foreign) == ("5-1", 2, 6, [])
     redis.delete(STREAM)
     seen = look()
     assert (seen.length, seen.unread, seen.oldest_ms) == (None, 0, None)
