@@ -213,6 +213,7 @@ class Delivery:
     runtime_s   how long its body ran, once it has
     timelimit   (hard, soft) time limit of its body in seconds, once it runs; None = none
     overdue_s   the hard time limit that this attempt has passed; 0.0 = it has not
+    sent        how often its body has sent a call like that, by what that is, where it is of an event
     revoked     set when it must not start; while it runs: when it is to be interrupted, and its outcome is REVOKED
     exhausted   set when its body asked for a retry and was told that none is left
     lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
@@ -239,6 +240,7 @@ class Delivery:
         "queue",
         "revoked",
         "runtime_s",
+        "sent",
         "taken",
         "task",
         "timelimit",
@@ -247,6 +249,7 @@ class Delivery:
     inputs: Mapping[int, bytes]
     added: dict[str, list[Any]]
     app: Any
+    sent: dict[bytes, int]
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
         self.queue = queue

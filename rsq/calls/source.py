@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
 from rsq.calls.checks import require
-from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.options import MOST_VERSION
+from rsq.calls.placement import Placement
 from rsq.errors import DecodeError, InvalidTask, SettingsError
 
 Event: TypeAlias = Mapping[Any, Any]
@@ -166,6 +168,21 @@ class Source:
             return self.decode(event)
         except Exception as error:
             raise DecodeError(f"the event cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def follow_up(delivery: Delivery, message: Message, placement: Placement) -> tuple[Message, Placement]:
+    """What the body of an event sends, with an id that is the same in each run: so the next run does not double it.
+
+    That is made of the event and of what is sent: a body that sends the same things in another order doubles nothing,
+    either, and leaves nothing out.
+    """
+    if not hasattr(delivery, "sent"):
+        delivery.sent = {}
+    like = hashlib.sha256(b" ".join((delivery.id.encode(), message.task.encode(), message.body))).digest()
+    number = delivery.sent[like] = delivery.sent.get(like, 0) + 1
+    own = copy(message)
+    own.id = hashlib.sha256(like + str(number).encode()).hexdigest()[:32]
+    return own, replace(placement, unique=True)
 
 
 def decoded(source: Source | None, delivery: Delivery, args: list[Any]) -> list[Any]:

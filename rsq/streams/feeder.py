@@ -166,6 +166,10 @@ class Feeder:
             self._told = ""
         if order_of(look.last or BEGINNING) >= order_of(answer.position):
             return answer
+        if look.last is not None and look.delivered is not None and order_of(look.delivered) <= order_of(look.last):
+            # Its group has outlived it, so it is the same stream, on a server that took over without the newest events.
+            log.warning("%s has lost what came behind %s: it goes on there", self._source, look.last)
+            return self._ask(after=answer.position, upto=look.last)
         # Ids only grow, so this is another stream of that name.
         if look.last is not None:
             log.warning("%s was made anew, with ids from before: it is read from its beginning", self._source)

@@ -52,6 +52,23 @@ def index(event: Event) -> None:
     journal("indexed", event["user_id"], event["version"])
 
 
+@app.task(queue="notes")
+def note(word: str) -> None:
+    journal("noted", word)
+
+
+@app.on("signups", group="notes", max_retries=1, queue="notes")
+def sends(event: Event) -> None:
+    request = current_request()
+    assert request is not None
+    words = ["a", "b", "b"] if request.attempt == 1 else ["b", "a", "b", "c"]
+    for word in words:
+        note.delay(word)
+    note.map_async([("many",)])
+    if request.attempt == 1:
+        raise ValueError("after it has sent")
+
+
 @app.on("gates", group="g", max_concurrency=1, max_concurrency_key="{event[room]}", queue="gates")
 def enter(event: Event) -> None:
     journal("entered", event["room"])

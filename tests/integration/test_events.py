@@ -21,7 +21,7 @@ from tests.integration import event_tasks
 from tests.integration.conftest import Journal, StartWorker, Worker, kill, settled, totals
 from tests.test_docs import DOCS, users
 
-pytestmark = pytest.mark.leaves("user_events", "orders", "gates", "payments", "profiles")
+pytestmark = pytest.mark.leaves("user_events", "orders", "gates", "payments", "profiles", "signups")
 
 REGISTRATION, MAIL = "user_events.registration", "user_events.mail"
 
@@ -199,6 +199,17 @@ def test_a_version_that_comes_late_does_not_run(app: App, start: StartWorker, re
         redis.xadd("profiles", {"user_id": user, "version": version})
     wait_until(lambda: ended(app, queue) == {"fed": 4, "succeeded": 3, "superseded": 1}, 30)
     assert sorted(journal.lines()) == ["indexed 7 5", "indexed 7 6", "indexed 8 4"]
+
+
+def test_what_an_event_sends_is_not_doubled_by_its_next_run(
+    app: App, start: StartWorker, redis: Any, journal: Journal
+) -> None:
+    """Whatever the order in which it is sent; and what is sent twice in one run is two calls."""
+    redis.xadd("signups", {"user_id": "7"})
+    redis.xadd("signups", {"user_id": "8"})
+    start("-Q", "notes")
+    wait_until(lambda: ended(app, "notes").get("retried") == 2 and settled(app, "notes"), 60)
+    assert sorted(journal.lines()) == sorted(["noted a", "noted b", "noted b", "noted c", "noted many"] * 2)
 
 
 def test_status_tells_of_sources(app: App, start: StartWorker, redis: Any, url: str) -> None:

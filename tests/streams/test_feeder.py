@@ -207,6 +207,25 @@ def test_a_stream_that_was_made_anew_meanwhile_is_read_from_its_beginning(
     assert "was made anew" in caplog.text
 
 
+def test_a_server_that_took_over_without_the_newest_events_costs_those_alone(
+    start: Make, redis: Any, queue: WorkerQueue, fed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a cluster the queue lies elsewhere, and knows them."""
+    for number, value in enumerate("abc", 5):
+        add(redis, value, ms=number)
+    start()
+    wait_until(lambda: fed() == [*"abc"] and (group(redis) or {}).get("last-delivered-id") == b"7-1")
+    with redis.pipeline() as pipe:
+        pipe.xdel(STREAM, "7-1")
+        pipe.xgroup_setid(STREAM, "g", "6-1")
+        pipe.execute_command("XSETID", STREAM, "6-1")
+        pipe.execute()
+    wait_until(lambda: position(redis, queue) == "6-1")
+    assert "has lost what came behind 6-1" in caplog.text
+    redis.xadd(STREAM, {"n": "d"}, id="6-5")
+    wait_until(lambda: fed() == [*"abcd"])
+
+
 def test_a_key_that_is_no_stream_is_told_and_waited_for(
     start: Make, redis: Any, fed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
