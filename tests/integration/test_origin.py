@@ -13,12 +13,14 @@ from rsq.broker.dead_letters import dead_letters
 from tests.helpers import wait_until
 from tests.integration import origin_tasks
 from tests.integration.conftest import Journal, StartWorker, settled, totals
+from tests.servers import not_on_cluster
 
 USERS = 20
 QUEUE = "user_events.registration"
 
 
 @pytest.mark.leaves("user_events")
+@not_on_cluster("the client of the tests finds a key by its tag, and these streams have none")
 def test_each_event_has_one_effect(
     url: str, start_worker: StartWorker, redis: Any, journal: Journal, tmp_path: Path
 ) -> None:
