@@ -6,6 +6,7 @@ Where things are, in the order in which a call meets them; each module says at i
     face, app, task, running, shared  decorate a function, call `delay`
     canvas/                          signatures, chains, groups and chords: calls as what users combine
     flow/                            how they become numbered calls, and are started
+    streams/                         events that others write, as calls
     calls/                           the call as data: options, message, retries, schedules, outcomes
     codec, remote                    how values and errors travel
     broker/                          all that speaks to the server, with each transition in lua/

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from rsq import pickling
 from rsq.app import BaseApp, shared
@@ -12,12 +12,15 @@ from rsq.task import Task
 pickling.register()
 
 if TYPE_CHECKING:
+    from rsq.app import Decorator
     from rsq.beat.control import Schedules
+    from rsq.broker.publishing import Published
     from rsq.canvas.signature import Signature
     from rsq.flow.batches import Batches
     from rsq.flow.filling import NewBatch
     from rsq.flow.flows import Flows
     from rsq.flow.graph import Graph
+    from rsq.streams.publish import Publisher
     from rsq.testing import Testing
 
 
@@ -37,6 +40,97 @@ class App(BaseApp):
         from rsq.flow.flows import Flows
 
         return self.part(Flows)
+
+    def on(
+        self,
+        stream: str,
+        *,
+        group: str,
+        start: str = "0",
+        decode: str | Callable[[Mapping[str, str]], Any] = "text",
+        id_field: str | None = None,
+        version_field: str | None = None,
+        key_field: str | None = None,
+        **options: Any,
+    ) -> Decorator:
+        """Call a function with each event of a stream that others write: ``@app.on("user_events", group="mail")``.
+
+        It becomes a task whose one argument is the event; see `rsq.calls.source.Source`.
+
+        stream   key of the stream
+        group    who reads it: each group gets every event once
+        start    where a group begins that was never there: "0" (default) the first event, "$" the next one that comes,
+                 or the id of an entry
+        decode   "text" (default): the event is a map of texts; "bytes": of bytes; or a function that makes it of the
+                 map of texts
+        id_field  of events with the same value in this field one runs
+        version_field, key_field  once a newer version (a number) of a key is done, events with older ones do not run
+        options  of the task; `dedupe_ttl` says how long ids and versions are remembered. By default its queue is
+                 ``<stream>.<group>``, and no results are kept
+        Raises   InvalidTask, DuplicateTask
+        """
+        from rsq.calls.source import Source
+        from rsq.streams.declare import declare
+
+        source = Source(stream, group, start, decode, id_field, version_field, key_field)
+        return cast("Decorator", lambda function: declare(self, source, function, options))
+
+    def publish(
+        self,
+        stream: str,
+        event: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> Published:
+        """Add an event to a stream: ``app.publish("user_events", {"user_id": 42}, id="message-7")``.
+
+        event    names to texts, bytes or numbers
+        id       of your own: an event with it is added once, however often it is sent. Without one it is sent once, and
+                 after a BrokerUnavailable nobody can tell whether it is there
+        dedupe_ttl  seconds for which the id is remembered
+        wait_replicas  how many replicas must have it before this returns; default: the setting
+        Raises   SettingsError, BrokerUnavailable, BrokerRefused, NotReplicated
+        """
+        return self.publish_many(
+            stream, [event], ids=None if id is None else [id], dedupe_ttl=dedupe_ttl, wait_replicas=wait_replicas
+        )[0]
+
+    async def apublish(
+        self,
+        stream: str,
+        event: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> Published:
+        """`publish` for coroutines."""
+        ids = None if id is None else [id]
+        order = self._publisher.order(stream, [event], ids, dedupe_ttl, wait_replicas)
+        return (await self._publisher.apublish(order))[0]
+
+    def publish_many(
+        self,
+        stream: str,
+        events: Iterable[Mapping[str, Any]],
+        *,
+        ids: Iterable[str] | None = None,
+        dedupe_ttl: float = 86_400.0,
+        wait_replicas: int | None = None,
+    ) -> list[Published]:
+        """`publish` for many events, which are written hundreds at once; gives what became of each.
+
+        ids  one for each event, or None
+        """
+        return self._publisher.publish(self._publisher.order(stream, events, ids, dedupe_ttl, wait_replicas))
+
+    @property
+    def _publisher(self) -> Publisher:
+        from rsq.streams.publish import Publisher
+
+        return self.part(Publisher)
 
     def batch(
         self,

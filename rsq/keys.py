@@ -26,6 +26,7 @@ PRIORITIES = range(10)
 """0 is the default, 9 the most urgent."""
 
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
+_TAGGED = re.compile(r"[^{]*\{([^}]+)\}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.\-]{1,50}")
 
 
@@ -72,6 +73,7 @@ class QueueKeys:
         "progress",
         "queue",
         "revoked",
+        "sources",
         "stats",
     )
 
@@ -90,6 +92,7 @@ class QueueKeys:
         self.revoked = f"{self.prefix}:revoked"
         self.barrier = f"{self.prefix}:barrier"
         self.progress = f"{self.prefix}:progress"
+        self.sources = f"{self.prefix}:sources"
 
     def stream(self, priority: int = 0) -> str:
         """The stream of one priority; priority 0 has no suffix."""
@@ -118,6 +121,17 @@ class QueueKeys:
     def fired(self, schedule: str) -> str:
         """Last slot of a schedule that was fired into this queue."""
         return f"{self.prefix}:fired:{schedule}"
+
+
+def source(group: str, stream: str) -> str:
+    """How a stream of events and the group that reads it are named in the keys of the queue that they feed."""
+    return f"{group}:{stream}"
+
+
+def stream_tag(stream: str) -> str:
+    """The hash tag of a stream that others named, by Redis's own rule: what is in its first braces, else its name."""
+    found = _TAGGED.match(stream)
+    return stream if found is None else found[1]
 
 
 class FlowKeys:

@@ -65,5 +65,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "replace": ("running or taken", "ready or delayed"),
     "assign": ("", ""),
     "vacate": ("", ""),
+    "feed": ("", "ready"),
+    "publish": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -26,6 +26,7 @@ from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
 from rsq.calls.request import current
 from rsq.calls.routes import Router
+from rsq.calls.source import Source, follow_up
 from rsq.canvas.inside import Inside
 from rsq.canvas.signing import Signing
 from rsq.canvas.starting import Starter
@@ -82,6 +83,8 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         __qualname__: str
 
     is_async = False
+    source: Source | None = None
+    """The stream of events whose task it is, if it is one's."""
 
     def __init__(self, app: AppLike, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
         self.name = name
@@ -158,7 +161,7 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
         defaults = self.call_options(options)
-        pairs = [self.made(self._args(args), {}, defaults) for args in calls]
+        pairs = [_followed_up(*self.made(self._args(args), {}, defaults)) for args in calls]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
         if before_publish.handlers:
@@ -319,6 +322,8 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         return self.app.client.now_ms() + int(expires * 1000)
 
     def _send(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if message.meta:
+            message, placement = _followed_up(message, placement)
         if before_publish.handlers:
             tell_before(message)
         if self.app.eager is not None:
@@ -328,6 +333,8 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         return self._result(message, client.producer.send(queue, message, placement))
 
     async def _asend(self, message: Message, placement: Placement) -> asyncresult.AsyncResult[R]:
+        if message.meta:
+            message, placement = _followed_up(message, placement)
         if before_publish.handlers:
             tell_before(message)
         if self.app.eager is not None:
@@ -354,6 +361,14 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         """The handle of the call that a message is; of a duplicate, of the call with this id, which stands."""
         ignored = message.meta.get("ignore_result", self.options.ignore_result)
         return AsyncResult(self.app.client, task_id or message.id, message.queue, ignored, duplicate)
+
+
+def _followed_up(message: Message, placement: Placement) -> tuple[Message, Placement]:
+    """What is to be sent: where the body of an event sends it, with an id made of that, unless it has its own."""
+    parent = current.get()
+    if parent is None or "event" not in parent.meta or placement.unique:
+        return message, placement
+    return follow_up(parent, message, placement)
 
 
 class AsyncTask(Task[P, R]):

@@ -33,7 +33,7 @@ MakeServer: TypeAlias = Callable[..., Server]
 PERSISTENT = re.compile(
     r"""
     \{ [^{}:]+ : \d+ \} : [^:]+ : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes
-      | overdue | stats | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | fired:.+)
+      | overdue | stats | sources | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | fired:.+)
     | \{ [^{}:]+ \} : (queues | partitions | workers | beat:.+)
     """,
     re.VERBOSE,

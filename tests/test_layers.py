@@ -27,7 +27,7 @@ FLOORS = [
     {"broker"},
     {"home", "handles", "result", "result_member", "result_set", "result_group"},
     {"canvas", "running", "task", "shared", "app", "loader", "pickling"},
-    {"flow"},
+    {"flow", "streams"},
     {"worker", "beat"},
     {"testing", "contrib"},
     {"face", "__init__"},

@@ -63,7 +63,7 @@ class Client:
         self.listener = ResultListener(self.endpoint, self.pool)
         self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
-        self.flows = Flows(settings, self._follow, self._afollow, self.target, self.queues)
+        self.flows = Flows(settings, self.follow, self.afollow, self.target, self.queues)
         self._clock = ServerClock()
 
     @contextmanager
@@ -83,7 +83,7 @@ class Client:
     def located(self, names: Iterable[str], use: bool = False) -> list[Queue]:
         """These queues, where the server says that they lie, whatever this process was told; see `Queues.finding`."""
         deadline = self._deadline()
-        return self._follow(self.queues.finding(names, deadline, use))
+        return self.follow(self.queues.finding(names, deadline, use))
 
     def target(self, name: str | None) -> Queue:
         """`queue`, to send to: it gets a partition if it has none. Raises BrokerError."""
@@ -103,20 +103,22 @@ class Client:
         A borrowed connection may have died since it was used last: they are asked again until `broker_timeout_s` is
         over. Raises BrokerUnavailable then, and BrokerRefused.
         """
-        return self._follow(asking([packed(*each) for each in commands], self._deadline(), self.endpoint.answer_s))
+        return self.follow(asking([packed(*each) for each in commands], self._deadline(), self.endpoint.answer_s))
 
     def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """`ask` for calls of scripts."""
-        return self._follow(repeating(partial(running, calls), self._deadline(), self.endpoint.answer_s))
+        return self.follow(repeating(partial(running, calls), self._deadline(), self.endpoint.answer_s))
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.broker_timeout_s)
 
-    def _follow(self, talk: Exchange[T]) -> T:
+    def follow(self, talk: Exchange[T]) -> T:
+        """Carry on a talk to its end, on a borrowed connection."""
         with self.link() as link:
             return link.follow(talk)
 
-    async def _afollow(self, talk: Exchange[T]) -> T:
+    async def afollow(self, talk: Exchange[T]) -> T:
+        """`follow` for coroutines."""
         return await self._links.here().follow(talk)
 
     def queue_names(self) -> list[str]:

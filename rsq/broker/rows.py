@@ -101,7 +101,21 @@ class Stored(NamedTuple):
     row: bytes
 
 
-FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored)}
+class Fed(NamedTuple):
+    """An event of a source, as a call. Of those with the same `key` ('' = none) one runs.
+
+    twin_meta  its meta where it comes while another has not ended
+    """
+
+    id: str
+    task: str
+    body: bytes
+    meta: bytes
+    key: str = ""
+    twin_meta: bytes = b""
+
+
+FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored, Fed)}
 
 
 def as_lua(kind: str, further: bool = False) -> str:

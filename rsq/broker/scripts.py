@@ -89,6 +89,8 @@ FLOW_SEAL = Script("flow_seal")
 REPLACE = Script("replace")
 ASSIGN = Script("assign")
 VACATE = Script("vacate")
+FEED = Script("feed")
+PUBLISH = Script("publish")
 
 ALL = (
     ENQUEUE,
@@ -122,4 +124,6 @@ ALL = (
     REPLACE,
     ASSIGN,
     VACATE,
+    FEED,
+    PUBLISH,
 )

@@ -48,6 +48,7 @@ _META_KINDS: dict[str, tuple[type, ...]] = {
     "begin": (bool,),
     "flow": (list,),
     "replaced": (int,),
+    "event": (list,),
     "time_limit": (int, float),
     "soft_time_limit": (int, float),
 }
@@ -98,7 +99,8 @@ class Message:
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
               where it takes values by reference, which ones, the number that theirs count from, and what was added to
-              these), replaced (how often a call has taken the place of another, in a row)
+              these), replaced (how often a call has taken the place of another, in a row), event (the stream and the id
+              of the event that it is about)
     """
 
     id: str
@@ -141,6 +143,8 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
             or not _are_counts(place[4:])
         ):
             raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
+    if "event" in meta and [type(part) for part in meta["event"]] != [str, str]:
+        raise DecodeError(f"meta carries event {meta['event']!r}, not a stream and the id of an entry")
     if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
         raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
     return meta
@@ -209,6 +213,7 @@ class Delivery:
     runtime_s   how long its body ran, once it has
     timelimit   (hard, soft) time limit of its body in seconds, once it runs; None = none
     overdue_s   the hard time limit that this attempt has passed; 0.0 = it has not
+    sent        how often its body has sent a call like that, by what that is, where it is of an event
     revoked     set when it must not start; while it runs: when it is to be interrupted, and its outcome is REVOKED
     exhausted   set when its body asked for a retry and was told that none is left
     lease_lost  set when the worker lost its lease while this ran: nothing of it can be committed
@@ -235,6 +240,7 @@ class Delivery:
         "queue",
         "revoked",
         "runtime_s",
+        "sent",
         "taken",
         "task",
         "timelimit",
@@ -243,6 +249,7 @@ class Delivery:
     inputs: Mapping[int, bytes]
     added: dict[str, list[Any]]
     app: Any
+    sent: dict[bytes, int]
 
     def __init__(self, queue: str, priority: int, entry_id: bytes, fields: list[bytes]) -> None:
         self.queue = queue

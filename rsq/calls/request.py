@@ -26,6 +26,7 @@ class Request:
     expires     ms since the epoch, or None
     parent, root  ids of the call that sent this one and of the first of all, or None
     flow        id of the flow that it is a part of, such as its batch, or None
+    event       (stream, id) of the event that it is about, or None
     headers     what the sender put there
     stamps, stamped_headers  what was stamped on the canvas, or on the call: a map, and its names
     timelimit   (hard, soft) time limit in seconds, None for none
@@ -95,6 +96,11 @@ class Request:
     def flow(self) -> str | None:
         flow: str | None = self._delivery.meta.get("flow", (None,))[0]
         return flow
+
+    @property
+    def event(self) -> tuple[str, str] | None:
+        stream, number = self._delivery.meta.get("event", ("", ""))
+        return (stream, number) if number else None
 
     @property
     def headers(self) -> Mapping[str, Any]:

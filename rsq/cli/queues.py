@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from rsq.broker import queue_control
+from rsq.broker.source_status import MOST_COUNTED, SourceInfo, sources
 from rsq.broker.status import counts, workers
 from rsq.cli.common import Context, ago, json_option, pass_context, plural, queue_of
 from rsq.cli.out import confirm, document, say, table
@@ -28,10 +31,13 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     client = context.app_or_plain().client
     names = [queue] if queue else client.queue_names()
     with client.link() as link:
-        queues = [counts(link, queue) for queue in client.located(names)]
+        located = client.located(names)
+        queues = [counts(link, queue) for queue in located]
+        streams = sources(link, located)
     alive = workers(client)
     if as_json:
-        document({"queues": [asdict(q) for q in queues], "workers": [asdict(w) for w in alive]})
+        found: dict[str, Sequence[Any]] = {"queues": queues, "sources": streams, "workers": alive}
+        document({name: [asdict(each) for each in some] for name, some in found.items()})
         return
     rows = [
         (
@@ -47,6 +53,9 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     ]
     table(("QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "SUCCEEDED", "RETRIED"), rows, right=range(1, 7))
     say("")
+    if streams:
+        show_sources(streams)
+        say("")
     if not alive:
         say("no workers: start one with rsq -A your.module worker")
         return
@@ -64,6 +73,30 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
             for w in alive
         ],
     )
+
+
+def show_sources(streams: Sequence[SourceInfo]) -> None:
+    """The table of the streams of events, and what is to be said of them."""
+    table(
+        ("STREAM", "GROUP", "QUEUE", "LENGTH", "UNREAD", "OLDEST"),
+        [
+            (
+                s.stream,
+                s.group,
+                s.queue,
+                "?" if s.problem else "missing" if s.length is None else s.length,
+                f"{s.unread}{'+' * (s.unread >= MOST_COUNTED)}",
+                "" if s.oldest_ms is None else ago(s.oldest_ms),
+            )
+            for s in streams
+        ],
+        right=(3, 4),
+    )
+    for s in streams:
+        if s.problem:
+            say(f"stream {s.stream}: {s.problem}")
+        if s.foreign:
+            say(f"{', '.join(s.foreign)} read stream {s.stream} in group {s.group}, too, and are not of rsq")
 
 
 @click.command()

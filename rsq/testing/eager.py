@@ -260,7 +260,7 @@ class MemoryClient(Client):
         self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
-        self.flows = self.memory_flows = MemoryFlows(settings, self._follow, self._afollow, self.queue, self.queues)
+        self.flows = self.memory_flows = MemoryFlows(settings, self.follow, self.afollow, self.queue, self.queues)
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
 

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from rsq import keys
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.queue import Queue
+from rsq.broker.source_status import waits
 from rsq.broker.wire import Command
 from rsq.broker.worker_queue import by_partition
+from rsq.calls.source import Source
 from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.testing.server import LINK_TIMEOUT_S
 from rsq.worker.solo import SoloWorker
@@ -26,6 +29,7 @@ class ThreadWorker:
     """A real worker in a thread of this process. Made by `app.testing.worker()`."""
 
     def __init__(self, app: BaseApp, queue_names: Sequence[str]) -> None:
+        self._app = app
         self._settings = app.settings
         self._solo = SoloWorker(app, queue_names, main_thread=False)
         self._link = Link(Endpoint.of(self._settings), LINK_TIMEOUT_S)
@@ -78,11 +82,26 @@ class ThreadWorker:
         solo = self._solo
         done = solo.done
         # What runs may be in no queue any more (`acks_late=False`), and it may send something: look before and after.
-        return self._running() or self._waiting(delayed) or self._running() or ("more" if solo.done != done else "")
+        # An event goes from its stream into a queue.
+        left = self._unread() or self._running() or self._waiting(delayed) or self._running()
+        return left or ("more" if solo.done != done else "")
 
     def _running(self) -> str:
         held = self._solo.unsettled()
         return f"running: {', '.join(f'{d.task}[{d.id}]' for d in held)}" if held else ""
+
+    def _unread(self) -> str:
+        """The streams of events of which not all is fed."""
+        left = [source for source, queue in self._sources() if waits(self._link, queue, source)]
+        return f"unread: {', '.join(map(str, left))}" if left else ""
+
+    def _sources(self) -> list[tuple[Source, Queue]]:
+        queues = {queue.name: queue for queue in self._solo.queues}
+        return [
+            (task.source, queues[task.options.queue])
+            for task in self._app.tasks.values()
+            if task.source is not None and task.options.queue in queues
+        ]
 
     def _waiting(self, delayed: bool) -> str:
         left = []

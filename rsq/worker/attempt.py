@@ -23,6 +23,7 @@ from rsq.calls.message import Delivery
 from rsq.calls.outcome import RESULT_ERRORS, Completed, Released, Retried, Verdict, pack_failure, pack_success, revoked
 from rsq.calls.request import Request, current
 from rsq.calls.retry import FOREIGN_TTL_MS, RetryPolicy, after_crashes, bury, decide
+from rsq.calls.source import decoded
 from rsq.clock import ServerClock
 from rsq.errors import DecodeError, MaxRetriesExceededError, UnknownTask
 from rsq.settings import Settings
@@ -200,6 +201,8 @@ class Attempts:
                 )
             else:
                 args, kwargs = codec.decode_call(delivery.body)
+                if delivery.meta:
+                    args = decoded(task.source, delivery, args)
         except DecodeError as error:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)

@@ -13,6 +13,7 @@ from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import WorkerQueue, by_partition
 from rsq.calls.message import Delivery
 from rsq.settings import Settings
+from rsq.streams.feeder import feeders_of
 from rsq.task import Task
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
@@ -93,6 +94,7 @@ class Crew:
         for lane in lanes:
             prefetch = Prefetch(settings.prefetch_ms, self.executor.slots, len(lanes))
             lane.feed(self.executor, board, weights or {}, prefetch)
+        self._feeders = feeders_of(tasks, queues, surroundings.links)
         self._board = board
         self._stopping = threading.Lock()
 
@@ -103,6 +105,8 @@ class Crew:
         """
         for lane in self._lanes:
             lane.start()
+        for feeder in self._feeders:
+            feeder.start()
         self.executor.serve()
         self._board.done = self.executor.done
         self._watch.close()
@@ -113,7 +117,7 @@ class Crew:
         """Hand back what has not begun, at once; the running body ends in its own time. From any thread, repeatedly."""
         with self._stopping:
             self._inbox.close()
-            side_by_side([lane.stop for lane in self._lanes])
+            side_by_side([*(lane.stop for lane in self._lanes), *(feeder.stop for feeder in self._feeders)])
 
     def unsettled(self) -> list[Delivery]:
         """Deliveries that run, or whose verdict is not known to be written."""

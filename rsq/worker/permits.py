@@ -10,6 +10,7 @@ from rsq.broker.worker_queue import Rules
 from rsq.calls.inputs import arguments_of
 from rsq.calls.message import Delivery, unpack_meta
 from rsq.calls.outcome import Retried
+from rsq.calls.source import decoded
 from rsq.errors import DecodeError
 from rsq.task import Task
 
@@ -38,7 +39,10 @@ def _namer(task: Task[..., Any], delivery: Delivery) -> Callable[[str, str | Cal
     first = task.name.replace("%", "%25").replace(":", "%3A")
 
     def name(option: str, key: str | Callable[..., str] | None) -> str:
-        return first if key is None else f"{first}:{task.key_of(option, key, *arguments_of(delivery))}"
+        if key is None:
+            return first
+        args, kwargs = arguments_of(delivery)
+        return f"{first}:{task.key_of(option, key, decoded(task.source, delivery, args), kwargs)}"
 
     return name
 
@@ -58,5 +62,7 @@ def put_off(delivery: Delivery, rules: Rules, answer: Begin) -> Retried:
     if answer.why == "slot":
         why = f"{rules.slot[1]} of {rules.slot[0]} run already"
         return Retried(delivery, "limited", delivery.meta, answer.wait_ms, why, rules.slot)
+    if answer.why == "twin":
+        return Retried(delivery, "limited", delivery.meta, answer.wait_ms, "another event with its id has not ended")
     assert rules.rate is not None
     return Retried(delivery, "limited", delivery.meta, answer.wait_ms, f"the rate of {rules.rate[0]} is reached")

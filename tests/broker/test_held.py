@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from rsq.broker import scripts
 from rsq.broker.queue_control import purge
 from rsq.broker.replies import Begin
+from rsq.broker.rows import Fed
 from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
@@ -132,3 +134,17 @@ def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery]
     rig.redis.zadd(rig.keys.consumers, {"carol": FAR})
     assert rig.begin("carol", "d", RULES).word == "go"
     rig.redis.flushall()  # what `c` and `d` hold now is not told by any entry
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_the_id_of_an_event_is_free_only_where_that_never_ran(rig: Rig, way: Callable[[Rig, Delivery], None]) -> None:
+    rig.hire("alice")
+    event = Fed("a", "tests.task", b"body", b"", "k", b"")
+    rig.run(scripts.FEED, "g:events", "me", HOUR_MS, 100, HOUR_MS, "", "5-0", *event)
+    (delivery,) = rig.get("alice")
+    assert rig.begin("alice", delivery, RULES) == Begin("go")
+    way(rig, delivery)
+    kept = WAYS[way] not in ("revoked", "purged", "expired")
+    assert (0 < rig.ttl_ms("dedupe:key:k") <= HOUR_MS) == kept
+    left = {name for name in rig.snapshot() if rig.ttl_ms(name) < 0 and "strays" not in name}
+    assert left <= KEPT | {"stream", "sources"}, left

@@ -1,6 +1,7 @@
 -- What is known of a call beyond its entry, for calls that have rules: one record each. Needs _common and _ready.
 -- Calls without rules cost one EXISTS a batch. A record holds
---   key, ends, ttl_ms     its dedupe key, what ends that (see enqueue), for how long it was to be kept
+--   key, ends, ttl_ms     its dedupe key, what ends that (see enqueue; KEPT: of an event), for how long it was to be kept
+--   twin                  1: another event with this key had not ended when it came, so it asks before it starts
 --   replaceable           1: a duplicate may bring newer arguments
 --   newer, revision       {task, body, meta} that one brought while it was in a stream, and how many did
 --   begun                 1: it has started once, so newer arguments come too late
@@ -11,6 +12,8 @@
 --   taken                 acknowledged early: {consumer that answers for it, token, result if it is lost, its ttl_ms}
 --   flow, node            and its place in a flow, which hears of its end
 local CALLS = T .. ':calls'
+-- The marker is kept from the end of the call on, but dropped where that never ran to an end: somebody else may.
+local KEPT, DROPPED = 'kept', { revoked = 1, purged = 1, expired = 1 }
 -- Records that this script has read, by task id: whoever changes one changes it for all. With `none_known` there are none.
 local records, none_known = {}, false
 
@@ -27,7 +30,7 @@ local function read_record(packed)
   local readable, record = pcall(cmsgpack.unpack, packed)
   if not readable or type(record) ~= 'table' then return {} end
   local kinds = {
-    key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', newer = 'table', revision = 'number',
+    key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', twin = 'number', newer = 'table', revision = 'number',
     begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
     versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number',
   }
@@ -65,6 +68,11 @@ local function mark(key, id, ttl_ms, ends, replace, record, queue)
   end
 end
 
+-- The key of an event is its call's while that has not ended, and so long it is kept for some days more (ms).
+local function claim(key, id, ttl_ms)
+  redis.call('SET', marker_of(key), id, 'PX', string.format('%.0f', tonumber(ttl_ms) + 604800000))
+end
+
 -- Who has this key, or nil. One that was revoked before it began will never run; unless its key has its time anyway.
 local function stands(key, queue)
   local winner = redis.call('GET', marker_of(key, queue))
@@ -75,7 +83,13 @@ local function stands(key, queue)
 end
 
 -- A dedupe marker that lives only until the call begins or ends; a later call with the key may have set it anew.
-local function drop_marker(id, record)
+-- way  in which the call has ended, where it has
+local function drop_marker(id, record, way)
   local marker = marker_of(record.key)
-  if redis.call('GET', marker) == id then redis.call('DEL', marker) end
+  if redis.call('GET', marker) ~= id then return end
+  if record.ends == KEPT and not DROPPED[way] then
+    redis.call('PEXPIRE', marker, record.ttl_ms)
+  else
+    redis.call('DEL', marker)
+  end
 end

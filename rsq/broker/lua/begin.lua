@@ -5,7 +5,7 @@
 --       slot ('' = none; name of a concurrency limit), most at once,
 --       rate ('' = none; name of a rate limit), interval_us between two starts, burst
 -- out   -1 the consumer lost its lease | 'go' | 'newer', revision, task, body, meta (ask again, by its rules)
---       | 'superseded', version that is done | 'wait', ms, 'slot' or 'rate'
+--       | 'superseded', version that is done, or event with its id | 'wait', ms, 'slot', 'rate' or 'twin'
 -- It looks at as many places as the limit has.
 -- include: _common
 -- include: _ready
@@ -22,6 +22,13 @@ local LOOK_MS, LOOKS_PER_S = 5000, 50
 
 if record.newer and (record.revision or 0) ~= revision then
   return { 'newer', record.revision, record.newer[1], record.newer[2], record.newer[3] }
+end
+if record.twin then
+  local winner = stands(record.key)
+  if winner and winner ~= id then
+    if record_of(winner).key ~= record.key then return { 'superseded', winner } end
+    return { 'wait', LOOK_MS, 'twin' }
+  end
 end
 if versioned ~= '' then
   local done = redis.call('GET', version_of(versioned))
@@ -92,6 +99,10 @@ end
 leave_line(id, record)
 record.line, record.since = nil, nil
 if versioned ~= '' then record.versioned, record.version, record.version_ttl_ms = versioned, version, ARGV[7] end
+if record.twin then
+  claim(record.key, id, record.ttl_ms)
+  record.twin = nil
+end
 if record.key then
   record.begun = 1
   if record.ends == 'started' then drop_marker(id, record) end

@@ -1,0 +1,99 @@
+"""A stream of events that others write, as rsq reads it. Nothing is written into it but how far a group has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsq import keys
+from rsq.broker.connection import Endpoint, Link
+from rsq.broker.wire import Command
+from rsq.errors import BrokerError, BrokerRefused
+
+READ_TIMEOUT_S = 3.0
+"""Beyond the time for which a read may block: then the peer is lost."""
+
+
+@dataclass(frozen=True)
+class StreamLook:
+    """How a stream stands.
+
+    last       id of the last entry that was ever added; None: there is no such stream
+    length     entries in it
+    delivered  how far the group has come by its own word; None: there is no such group
+    foreign    whether the group has consumers; rsq needs none
+    """
+
+    last: str | None
+    length: int
+    delivered: str | None
+    foreign: bool
+
+
+class EventStream:
+    """One stream and the group that rsq reads it for, on a link of its own, for one thread at a time.
+
+    Every method raises BrokerError.
+    """
+
+    def __init__(self, endpoint: Endpoint, stream: str, group: str, timeout_s: float = READ_TIMEOUT_S) -> None:
+        self._stream = stream
+        self._group = group
+        self._link = Link(endpoint, timeout_s, keys.stream_tag(stream) if endpoint.cluster is not None else None)
+
+    def look(self) -> StreamLook:
+        """How it stands now."""
+        about, groups = self._link.pipeline([("XINFO", "STREAM", self._stream), ("XINFO", "GROUPS", self._stream)])
+        for reply in (about, groups):
+            if isinstance(reply, BrokerError) and "no such key" not in str(reply).lower():
+                raise reply
+        if isinstance(about, BrokerError) or isinstance(groups, BrokerError):
+            return StreamLook(None, 0, None, False)
+        info = _pairs(about)
+        group = next((each for each in map(_pairs, groups) if each[b"name"] == self._group.encode()), None)
+        return StreamLook(
+            info[b"last-generated-id"].decode(),
+            info[b"length"],
+            None if group is None else group[b"last-delivered-id"].decode(),
+            group is not None and group[b"consumers"] > 0,
+        )
+
+    def consumers(self) -> list[str]:
+        """The consumers of the group, none of which is rsq's."""
+        rows = self._link.call("XINFO", "CONSUMERS", self._stream, self._group)
+        return [_pairs(row)[b"name"].decode("utf-8", "replace") for row in rows]
+
+    def read(self, position: str, count: int, block_ms: int = 0) -> list[tuple[bytes, list[bytes]]]:
+        """Up to `count` entries behind a position, as (id, fields).
+
+        block_ms  wait for so long where there are none; 0 = not at all
+        """
+        wait: Command = ("BLOCK", block_ms) if block_ms else ()
+        reply = self._link.call("XREAD", "COUNT", count, *wait, "STREAMS", self._stream, position)
+        return [(number, fields) for number, fields in reply[0][1]] if reply else []
+
+    def tell(self, position: str) -> None:
+        """Have the group stand there, for others to see. Where there is no stream there is nobody to tell."""
+        try:
+            self._link.call("XGROUP", "SETID", self._stream, self._group, position)
+        except BrokerRefused as error:
+            if "NOGROUP" in str(error):
+                self._make_group(position)
+            elif "requires the key to exist" not in str(error):
+                raise
+
+    def _make_group(self, position: str) -> None:
+        try:
+            self._link.call("XGROUP", "CREATE", self._stream, self._group, position)
+        except BrokerRefused as error:
+            if "BUSYGROUP" not in str(error) and "requires the key to exist" not in str(error):
+                raise
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        self._link.close()
+
+
+def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,252 @@
+"""feed: calls of events and how far their source was read, in one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rsq.broker import scripts
+from rsq.broker.queue_control import purge
+from rsq.broker.replies import Begin
+from rsq.broker.rows import Fed
+from rsq.broker.worker_queue import Rules
+from rsq.calls.message import Delivery, pack_meta
+from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
+from tests.broker.conftest import HOUR_MS, Rig, completed, entry
+
+SOURCE = "g:events"
+
+
+def feed(
+    rig: Rig,
+    *ids: str,
+    after: str = "",
+    upto: str = "",
+    feeder: str = "me",
+    lease_ms: int = HOUR_MS,
+    window: int = 100,
+    key: str = "",
+) -> tuple[str, str, int]:
+    rows = [Fed(each, "tests.task", b"body", b"", key, pack_meta({"begin": True})) for each in ids]
+    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, after, upto)
+    who, position, number = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
+    return who.decode(), position.decode(), number
+
+
+def state(rig: Rig) -> dict[str, Any]:
+    found = rig.snapshot()
+    found.pop(f"feeder:{SOURCE}", None)
+    return found
+
+
+def test_calls_and_position_are_one_step(rig: Rig) -> None:
+    assert feed(rig) == ("you", "", 100)
+    assert feed(rig, upto="0-0") == ("you", "0-0", 100)
+    assert feed(rig, "a", "b", after="0-0", upto="5-1") == ("you", "5-1", 98)
+    assert state(rig) == {"stream": [entry("a"), entry("b")], "sources": {SOURCE: "5-1"}, "stats": {"fed": "2"}}
+    assert 0 < rig.ttl_ms(f"feeder:{SOURCE}") <= HOUR_MS
+
+
+def test_twice_it_feeds_once(rig: Rig) -> None:
+    feed(rig, "a", upto="5-1")
+    before = state(rig)
+    assert feed(rig, "a", upto="5-1") == ("you", "5-1", 99)
+    assert feed(rig, "z", after="4-0", upto="4-1") == ("you", "5-1", 99)
+    assert state(rig) == before
+
+
+def test_another_feeder_changes_nothing_while_the_lease_runs(rig: Rig) -> None:
+    feed(rig, "a", upto="5-1")
+    before = rig.dumps()
+    who, position, left_ms = feed(rig, "b", after="5-1", upto="6-1", feeder="you")
+    assert (who, position) == ("other", "5-1")
+    assert 0 < left_ms <= HOUR_MS
+    assert rig.dumps() == before
+    assert feed(rig, feeder="you", lease_ms=0)[0] == "other"
+    assert feed(rig, lease_ms=0)[0] == "you"
+    assert feed(rig, "b", after="5-1", upto="6-1", feeder="you") == ("you", "6-1", 98)
+
+
+def test_one_that_feeds_late_does_no_harm(rig: Rig) -> None:
+    """Its lease has run out, and another one has fed the same events since."""
+    feed(rig, upto="0-0", lease_ms=1)
+    rig.redis.delete(f"{rig.keys.prefix}:feeder:{SOURCE}")
+    feed(rig, "a", "b", after="0-0", upto="5-1", feeder="you", lease_ms=0)
+    assert feed(rig, "a", after="0-0", upto="4-1") == ("you", "5-1", 98)
+    assert rig.ready() == ["a", "b"]
+
+
+def test_the_window_counts_what_waits_for_a_worker(rig: Rig) -> None:
+    rig.hire("alice")
+    assert feed(rig, *"abcdef", upto="6-0", window=5) == ("you", "6-0", 0)
+    rig.get("alice", room=4)
+    assert feed(rig, window=5) == ("you", "6-0", 3)
+
+
+@pytest.mark.parametrize("how", ["pause", "refuse"])
+def test_a_paused_queue_asks_for_no_more(rig: Rig, how: str) -> None:
+    """What is on its way is taken: nobody hands it out."""
+    feed(rig, upto="0-0")
+    rig.redis.set(rig.keys.paused, how)
+    assert feed(rig, "a", after="0-0", upto="5-1") == ("you", "5-1", 0)
+    assert rig.ready() == ["a"]
+
+
+def test_a_queue_that_lies_elsewhere_is_not_fed(rig: Rig) -> None:
+    rig.redis.set(rig.keys.paused, "moved")
+    before = rig.dumps()
+    assert feed(rig, "a", upto="5-1") == ("moved", "", 0)
+    assert rig.dumps() == before
+
+
+@pytest.mark.parametrize("key", ["stream", "sources", f"feeder:{SOURCE}"])
+def test_nothing_is_half_done(rig: Rig, key: str) -> None:
+    rig.redis.rpush(f"{rig.keys.prefix}:{key}", "x")
+    before = rig.dumps()
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        feed(rig, "a", upto="5-1")
+    assert rig.dumps() == before
+    rig.redis.flushall()
+
+
+def test_a_counter_that_nobody_can_read_stops_nothing(rig: Rig) -> None:
+    rig.redis.set(rig.keys.stats, "x")
+    assert feed(rig, "a", upto="5-1") == ("you", "5-1", 99)
+    rig.redis.delete(rig.keys.stats)
+
+
+# -- events with the same id
+
+
+def feed_one(rig: Rig, task_id: str) -> None:
+    """One more event, with the id k."""
+    _, position, _ = feed(rig)
+    feed(rig, task_id, after=position, upto=f"{int(position.partition('-')[0] or 0) + 1}-0", key="k")
+
+
+def counters(rig: Rig) -> dict[str, int]:
+    return {name.decode(): int(number) for name, number in rig.redis.hgetall(rig.keys.stats).items()}
+
+
+def get(rig: Rig) -> Delivery:
+    (delivery,) = rig.get("alice")
+    return delivery
+
+
+def begin(rig: Rig, delivery: Delivery) -> Begin:
+    return rig.begin("alice", delivery, Rules())
+
+
+@pytest.fixture
+def hired(rig: Rig) -> Rig:
+    rig.hire("alice")
+    return rig
+
+
+def test_one_that_comes_after_the_end_is_left_out(hired: Rig) -> None:
+    feed_one(hired, "a")
+    hired.commit("alice", completed(get(hired)))
+    assert 0 < hired.ttl_ms("dedupe:key:k") <= HOUR_MS
+    feed_one(hired, "b")
+    assert (hired.ready(), counters(hired)) == ([], {"fed": 1, "succeeded": 1, "duplicate": 1})
+    assert "calls" not in hired.snapshot()
+
+
+def test_one_that_comes_before_the_end_waits_for_it(hired: Rig) -> None:
+    feed_one(hired, "a")
+    first = get(hired)
+    assert first.meta == {}
+    assert hired.ttl_ms("dedupe:key:k") > HOUR_MS
+    feed_one(hired, "b")
+    twin = get(hired)
+    assert twin.meta == {"begin": True}
+    assert begin(hired, twin) == Begin("wait", wait_ms=5000, why="twin")
+    hired.commit("alice", Retried(twin, "limited", twin.meta, HOUR_MS, ""))
+    hired.commit("alice", completed(first))
+    hired.ripen("b")
+    twin = get(hired)
+    assert begin(hired, twin) == Begin("superseded", why="a")
+    hired.commit("alice", Completed(twin, "superseded", b"", 0))
+    assert counters(hired) == {"fed": 2, "succeeded": 1, "limited": 1, "superseded": 1}
+    assert "calls" not in hired.snapshot()
+    assert hired.redis.get(f"{hired.keys.prefix}:dedupe:key:k") == b"a"
+
+
+def test_of_two_in_one_step_one_waits(hired: Rig) -> None:
+    feed(hired, "a", "b", upto="5-0", key="k")
+    first, twin = hired.get("alice")
+    assert (first.id, first.meta, twin.id, twin.meta) == ("a", {}, "b", {"begin": True})
+    assert begin(hired, twin).why == "twin"
+    hired.commit("alice", completed(first), completed(twin))
+
+
+def is_revoked(rig: Rig, first: Delivery) -> None:
+    rig.link.run_one(rig.queue.revoke_call(["a"], False))
+    rig.commit("alice", revoked(first))
+
+
+def is_purged(rig: Rig, first: Delivery) -> None:
+    rig.commit("alice", Released(first))
+    assert purge(rig.link, rig.queue) == 1
+
+
+def expires(rig: Rig, first: Delivery) -> None:
+    rig.commit("alice", Completed(first, "expired", b"", 0))
+
+
+@pytest.mark.parametrize("way", [is_revoked, is_purged, expires])
+def test_where_the_first_never_ran_the_next_one_does(hired: Rig, way: Any) -> None:
+    feed_one(hired, "a")
+    way(hired, get(hired))
+    assert hired.ttl_ms("dedupe:key:k") == -2
+    feed_one(hired, "b")
+    hired.commit("alice", completed(get(hired)))
+
+
+def test_a_twin_takes_the_place_of_one_that_never_ran(hired: Rig) -> None:
+    feed(hired, "a", "b", upto="5-0", key="k")
+    first, twin = hired.get("alice")
+    is_revoked(hired, first)
+    assert begin(hired, twin) == Begin("go")
+    assert hired.ttl_ms("dedupe:key:k") > HOUR_MS
+    hired.commit("alice", completed(twin))
+    feed_one(hired, "c")
+    assert hired.ready() == []
+
+
+def buried(delivery: Delivery) -> Buried:
+    return Buried(delivery, "failed", {}, b"", 0)
+
+
+def test_a_dead_letter_keeps_its_id_and_comes_back_with_it(hired: Rig) -> None:
+    feed_one(hired, "a")
+    hired.commit("alice", buried(get(hired)))
+    feed_one(hired, "b")
+    assert hired.ready() == []
+    (letter,) = hired.redis.xrange(hired.keys.dead)
+    assert hired.run(scripts.REDRIVE, letter[0], b"") == [b"sent", b"a"]
+    feed_one(hired, "c")
+    first, twin = hired.get("alice")
+    assert begin(hired, twin).why == "twin"
+    hired.commit("alice", completed(first), completed(twin))
+    hired.redis.delete(hired.keys.dead)
+
+
+def test_the_same_event_runs_whatever_is_remembered(hired: Rig) -> None:
+    """Of a stream that was made anew, with the same ids."""
+    feed_one(hired, "a")
+    hired.commit("alice", completed(get(hired)))
+    feed_one(hired, "a")
+    hired.commit("alice", completed(get(hired)))
+    assert counters(hired) == {"fed": 2, "succeeded": 2}
+
+
+def test_a_retry_keeps_the_id(hired: Rig) -> None:
+    feed_one(hired, "a")
+    hired.commit("alice", Retried(get(hired), "retried", {"attempt": 2}, HOUR_MS, ""))
+    feed_one(hired, "b")
+    twin = get(hired)
+    assert begin(hired, twin).why == "twin"
+    hired.ripen("a")
+    hired.commit("alice", completed(get(hired)), completed(twin))
