@@ -433,7 +433,11 @@ def test_the_rights_of_a_worker_cover_its_scripts() -> None:
             assert f"+{command.lower()}" in rights, f"{script}: {command}"
 
 
-def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_these_rights_are_enough(
+    own_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partitions: int
+) -> None:
+    monkeypatch.setenv("RSQ_PARTITIONS", str(partitions))
     given = users()
     acl = tmp_path / "users.acl"
     acl.write_text("\n".join(["user default on nopass resetchannels ~* &* +@all", *given.values(), ""]))
@@ -444,7 +448,7 @@ def test_these_rights_are_enough(own_server: MakeServer, tmp_path: Path) -> None
     }
     path = os.pathsep.join(part for part in sys.path if part)
     environment = {**os.environ, "RSQ_URL": url["worker"], tasks.JOURNAL: str(tmp_path / "journal"), "PYTHONPATH": path}
-    arguments = ("-A", tasks.__name__, "worker", "-c", "1", "--lease", "1", "-B")
+    arguments = ("-A", tasks.__name__, "worker", "-Q", "default,other", "-c", "1", "--lease", "1", "-B")
     worker = Worker(*arguments, env=environment, log=tmp_path / "log")
     try:
         produce_as(url["producer"])
@@ -479,6 +483,8 @@ def produce_as(url: str) -> None:
     name = tasks.__name__
     try:
         assert app.send_task(f"{name}.add", (1, 2)).get(timeout=30) == 3
+        assert app.send_task(f"{name}.add", (1, 2), queue="other").get(timeout=30) == 3
+        app.send_task(f"{name}.add", (1, 2), queue="unread")
         assert app.send_task(f"{name}.add", (1, 2), countdown=0.05, expires=60).get(timeout=30) == 3
         assert app.send_task(f"{name}.add", (1, 2), priority=5, task_id="mine", max_length=99).get(timeout=30) == 3
         assert app.send_task(f"{name}.add", (1, 2), dedupe_key="once").get(timeout=30) == 3
@@ -535,6 +541,8 @@ def operate_as(url: str) -> None:
     assert rsq("control", "pool-grow", "--timeout", "60").endswith(": 2 children\n")
     assert rsq("control", "pool-shrink", "--timeout", "60").endswith(": 1 child\n")
     assert "dropped" in rsq("purge", "default", "--yes")
+    assert "unread" in rsq("partitions")
+    assert rsq("partitions", "pin", "unused", "0")
     rsq("schedule", "add", "often", f"{tasks.__name__}.add", "1", "2", "--every", "1s")
     wait_until(lambda: "SUCCESS" in rsq("schedule", "list"), 30, "a beat to fire")
     for act in ("pause", "resume", "trigger", "remove"):
