@@ -171,11 +171,13 @@ class Cluster:
         raise LookupError("no master holds any slot")
 
     def replica_of(self, master: Server) -> Server:
+        """Also where it was away until now, and the master has not heard of it yet."""
         name = self.id_of(master)
-        for row in self.rows(master):
-            if row[3] == name and "fail" not in row[2].split(","):
-                return self._named(row[0])
-        raise LookupError(f"{name} has no replica")
+
+        def heard_of() -> list[str]:
+            return [row[0] for row in self.rows(master) if row[3] == name and "fail" not in row[2].split(",")]
+
+        return self._named(wait_until(heard_of, SETTLE_S, f"{name} to have a replica")[0])
 
     def other_master(self, than: Server) -> Server:
         """A master that is another one."""
