@@ -205,7 +205,9 @@ class Cluster:
                 link = client.execute_command("INFO", "replication")
         except redis.RedisError:
             return False
-        return "cluster_state:ok" in info and ("role:master" in link or "master_link_status:up" in link)
+        # It calls itself well also where a part of the slots has no master, if it is told not to care.
+        whole = "cluster_state:ok" in info and "cluster_slots_ok:16384" in info
+        return whole and ("role:master" in link or "master_link_status:up" in link)
 
     # -- what happens to clusters
 
