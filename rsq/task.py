@@ -161,7 +161,9 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         if "task_id" in options:
             raise SettingsError("map_async makes an id for each call: task_id cannot be given")
         defaults = self.call_options(options)
-        pairs = [_followed_up(*self.made(self._args(args), {}, defaults)) for args in calls]
+        pairs = [self.made(self._args(args), {}, defaults) for args in calls]
+        if current.get() is not None:
+            pairs = [_followed_up(*pair) for pair in pairs]
         if self.app.eager is not None:
             return [self._send(message, placement) for message, placement in pairs]
         if before_publish.handlers:

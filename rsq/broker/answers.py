@@ -48,13 +48,20 @@ def answer(queue: Queue, message: Message, placement: Placement, reply: Any) -> 
     return Accepted(value.decode(), duplicate=verdict in (b"duplicate", b"replaced"))
 
 
+def too_few(count: Any, replicas: int) -> str:
+    """Why `count`, what WAIT answered, is not enough; '' = it is."""
+    if not isinstance(count, int):
+        return str(count)
+    return "" if count >= replicas else f"{count} of {replicas} replicas have confirmed"
+
+
 def check_replicated(sends: Sequence[Send], accepted: Sequence[Accepted], count: Any, replicas: int) -> None:
     """Whether `count`, what WAIT answered, is enough. Raises NotReplicated."""
-    if isinstance(count, int) and count >= replicas:
+    why = too_few(count, replicas)
+    if not why:
         return
     message = sends[0][0]
     what = f"{message.task}[{message.id}] is" if len(sends) == 1 else f"these calls of {message.task} are"
-    why = f"{count} of {replicas} replicas have confirmed" if isinstance(count, int) else str(count)
     raise NotReplicated(
         f"{what} stored on the master, but may be lost if it fails before its replicas have caught up: {why}. Sent "
         "again with the same task_id from this process, a call is not doubled",

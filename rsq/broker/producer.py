@@ -18,7 +18,7 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, pauses
 from rsq.broker.partitions import Queues
 from rsq.broker.pool import LinkPool
-from rsq.broker.queue import Queue, QueueMoved
+from rsq.broker.queue import Queue, QueueMoved, replication
 from rsq.broker.wire import packed
 from rsq.calls.message import Message
 from rsq.calls.placement import PLAIN, Placement
@@ -286,7 +286,7 @@ class Sending:
 
         def then() -> list[bytes]:
             each = [queue.plain_enqueue(message) for message, _ in plain]
-            return each + queue.replication(replicas, deadline.left_s()) if replicas else each
+            return each + replication(queue.keys.barrier, replicas, deadline.left_s()) if replicas else each
 
         calls = [queue.enqueue_call(message, placement, repeated) for message, placement in by_script]
         replies = yield from running(calls, deadline, then, introduction)

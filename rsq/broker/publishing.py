@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from rsq import keys
 from rsq.broker import scripts
+from rsq.broker.answers import too_few
 from rsq.broker.connection import running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, repeating
-from rsq.broker.queue import BARRIER_TTL_MS
-from rsq.broker.wire import Argument, packed
+from rsq.broker.queue import replication
+from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, NotReplicated
 
 PAGE, PAGE_BYTES = 500, 1024 * 1024
@@ -84,11 +85,7 @@ def _write(
         rows += (event.id, len(event.fields), *event.fields)
 
     def then() -> list[bytes]:
-        # WAIT counts from the last write of its own connection, and an event that is there already writes nothing.
-        if not replicas:
-            return []
-        wait_ms = max(1, int(deadline.left_s() * 500))
-        return [packed("SET", f"{tag}:rsq:barrier", "", "PX", BARRIER_TTL_MS), packed("WAIT", replicas, wait_ms)]
+        return replication(f"{tag}:rsq:barrier", replicas, deadline.left_s()) if replicas else []
 
     answers, *waited = yield from running([(scripts.PUBLISH, tag, (stream, ttl_ms, *rows))], deadline, then)
     if isinstance(answers, BrokerError):
@@ -100,9 +97,9 @@ def _write(
 
 
 def _check_replicated(stream: str, events: Sequence[NewEvent], count: Any, replicas: int) -> None:
-    if isinstance(count, int) and count >= replicas:
+    why = too_few(count, replicas)
+    if not why:
         return
-    why = f"{count} of {replicas} replicas have confirmed" if isinstance(count, int) else str(count)
     raise NotReplicated(
         f"what was published to stream {stream} is on the master, but may be lost if it fails before its replicas have "
         f"caught up: {why}. With an id an event can be sent again",

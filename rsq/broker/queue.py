@@ -42,6 +42,16 @@ def repeat_window_ms(settings: Settings) -> int:
     return int(min(settings.broker_timeout_s, 900.0) * 4000)  # an hour at most, as in _common.lua
 
 
+def replication(barrier: str, replicas: int, left_s: float) -> list[bytes]:
+    """The packed commands after a send that wait for replicas; the last one answers how many have it.
+
+    WAIT counts from the last write of its own connection, and a send that finds itself repeated writes nothing: so
+    something is written here, under the key `barrier`, that surely goes to the replicas. It takes half of the time that
+    is left, for there has to be some for a repeat.
+    """
+    return [packed("SET", barrier, "", "PX", BARRIER_TTL_MS), packed("WAIT", replicas, max(1, int(left_s * 500)))]
+
+
 class QueueMoved(BrokerRefused):
     """A queue was looked for in a partition in which it does not lie any more."""
 
@@ -79,16 +89,6 @@ class Queue:
     def promise(self) -> bytes:
         """The packed command by which it counts as used, before calls come: so it stays where it lies."""
         return packed("HINCRBY", self.keys.stats, "wakes", 0)
-
-    def replication(self, replicas: int, left_s: float) -> list[bytes]:
-        """The packed commands after an enqueue that wait for replicas; the last one answers how many have it.
-
-        WAIT counts from the last write of its own connection, and an enqueue that finds its call there writes nothing:
-        so something is written here that surely goes to the replicas. It takes half of the time that is left, for there
-        has to be some for a repeat.
-        """
-        wait_ms = max(1, int(left_s * 500))
-        return [packed("SET", self.keys.barrier, "", "PX", BARRIER_TTL_MS), packed("WAIT", replicas, wait_ms)]
 
     def enqueue_call(self, message: Message, placement: Placement, repeated: bool = False) -> ScriptCall:
         """The script call for everything else. `repeated`: an earlier try did not arrive."""

@@ -63,10 +63,7 @@ def strays(
     held     what it knows of, as it was before this
     Returns  (whether there are entries of that kind, the ids of such calls that were acknowledged early)
     """
-    known: dict[int, set[bytes]] = {priority: set() for priority in priorities}
-    for delivery in held:
-        if delivery.queue == queue.name:
-            known.setdefault(delivery.priority, set()).add(delivery.entry_id)
+    known = {priority: entries_of(held, queue, priority) for priority in priorities}
     # Of one more than are known one is not, if there is any.
     looks = [
         ("XPENDING", queue.keys.stream(priority), keys.GROUP, "-", "+", len(known[priority]) + 1, consumer)
@@ -81,6 +78,11 @@ def strays(
     )
     mine = {delivery.id for delivery in held if delivery.queue == queue.name}
     return entries, set() if isinstance(taken, BrokerError) else {id.decode() for id in taken} - mine
+
+
+def entries_of(held: Collection[Delivery], queue: WorkerQueue, priority: int) -> set[bytes]:
+    """The entry ids of one stream: two streams may use the same one."""
+    return {each.entry_id for each in held if (each.queue, each.priority) == (queue.name, priority)}
 
 
 REVOKED_WEIGHT = 14

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rsq.app import BaseApp
+from rsq.broker.queue import Queue
 from rsq.calls.source import Source
 from rsq.errors import DuplicateTask, InvalidTask
 from rsq.functions import arity_check, check_function, place_of, signature_of
 from rsq.task import Task
+
+Q = TypeVar("Q", bound=Queue)
 
 _OF_SENDERS = (
     "priority",
@@ -47,3 +50,12 @@ def declare(app: BaseApp, source: Source, function: Callable[..., Any], given: M
     task = app.register(function, options)
     task.source = replace(source, kept_ms=max(1, int(options.dedupe_ttl * 1000)))
     return task
+
+
+def sources_of(tasks: Mapping[str, Task[..., Any]], queues: Sequence[Q]) -> Iterator[tuple[str, Source, Q]]:
+    """The sources that feed one of these queues, each with the name of its task."""
+    by_name = {queue.name: queue for queue in queues}
+    for task in tasks.values():
+        queue = by_name.get(task.options.queue or "")
+        if task.source is not None and queue is not None:
+            yield task.name, task.source, queue

@@ -23,6 +23,7 @@ from rsq.broker.rows import Fed
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.source import BEGINNING, NEW, Source, order_of
 from rsq.errors import BrokerError
+from rsq.streams.declare import sources_of
 from rsq.task import Task
 
 log = logging.getLogger("rsq.worker")
@@ -216,9 +217,4 @@ def _own_fault(error: Exception) -> Exception | None:
 
 def feeders_of(tasks: Mapping[str, Task[..., Any]], queues: Sequence[WorkerQueue], links: LinkPool) -> list[Feeder]:
     """One for each source whose queue is among these."""
-    by_name = {queue.name: queue for queue in queues}
-    return [
-        Feeder(task.source, task.name, by_name[task.options.queue or ""], links)
-        for task in tasks.values()
-        if task.source is not None and task.options.queue in by_name
-    ]
+    return [Feeder(source, name, queue, links) for name, source, queue in sources_of(tasks, queues)]

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from rsq import keys
 from rsq.app import BaseApp
 from rsq.broker.connection import Endpoint, Link
-from rsq.broker.queue import Queue
 from rsq.broker.source_status import waits
 from rsq.broker.wire import Command
 from rsq.broker.worker_queue import by_partition
-from rsq.calls.source import Source
 from rsq.errors import BrokerError, BrokerUnavailable
+from rsq.streams.declare import sources_of
 from rsq.testing.server import LINK_TIMEOUT_S
 from rsq.worker.solo import SoloWorker
 
@@ -92,16 +91,9 @@ class ThreadWorker:
 
     def _unread(self) -> str:
         """The streams of events of which not all is fed."""
-        left = [source for source, queue in self._sources() if waits(self._link, queue, source)]
+        sources = sources_of(self._app.tasks, self._solo.queues)
+        left = [source for _, source, queue in sources if waits(self._link, queue, source)]
         return f"unread: {', '.join(map(str, left))}" if left else ""
-
-    def _sources(self) -> list[tuple[Source, Queue]]:
-        queues = {queue.name: queue for queue in self._solo.queues}
-        return [
-            (task.source, queues[task.options.queue])
-            for task in self._app.tasks.values()
-            if task.source is not None and task.options.queue in queues
-        ]
 
     def _waiting(self, delayed: bool) -> str:
         left = []

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rsq.broker.connection import Link
-from rsq.broker.reads import adopting, strays
+from rsq.broker.reads import adopting, entries_of, strays
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 
@@ -70,8 +70,7 @@ class Strays:
         held = self._held()
         for queue in self._queues:
             for priority in priorities[queue.name]:
-                # Two streams may use the same entry id.
-                known = {each.entry_id for each in held if (each.queue, each.priority) == (queue.name, priority)}
+                known = entries_of(held, queue, priority)
                 for deliveries, wakes in adopting(self._link, queue, consumer, known, priority):
                     if deliveries:
                         text = "adopted %d messages of queue %s whose delivery, or outcome, was lost"
@@ -79,4 +78,4 @@ class Strays:
                     yield queue, deliveries, wakes
         self.lost_replies = False
         # Calls that were acknowledged early are no entries.
-        self._look_at = min(self._look_at, time.monotonic())
+        self._look_at = 0.0
