@@ -25,6 +25,7 @@ import pytest
 
 from tests.cluster_client import ClusterClient
 from tests.clusters import Cluster, WholeNode
+from tests.modes import MODES, running
 from tests.servers import Server, ServerMissing, find_binary, on_cluster
 
 MakeServer: TypeAlias = Callable[..., Server]
@@ -109,6 +110,13 @@ def own_server() -> Iterator[MakeServer]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How the calls of the `app` of a module run, see there."""
+    with running(request.module.app, request) as mode:
+        yield mode
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from rsq import App
+from rsq import App, Signature
+from tests.helpers import wait_until
 
 MODES = ("eager", "worker")
 
@@ -22,3 +24,10 @@ def running(app: App, request: pytest.FixtureRequest) -> Iterator[str]:
         with app.testing.worker(url=request.getfixturevalue("url")) as worker:
             yield "worker"
             worker.wait_idle(timeout=60)
+
+
+def noted_in(noted: list[Any], behind: Signature[Any], count: int) -> list[Any]:
+    """What was noted, as soon as it is so much; that no more comes is seen by a call behind it."""
+    wait_until(lambda: len(noted) >= count, 60, "the notes")
+    behind.delay().get(timeout=60)
+    return noted

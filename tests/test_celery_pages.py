@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ from rsq import (
     group,
     signature,
 )
-from tests.helpers import wait_until
-from tests.modes import MODES, running
+from tests.modes import MODES, noted_in, running
 
 app = App("pages", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -123,10 +123,7 @@ def mode(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield mode
 
 
-def noted_after(count: int) -> list[Any]:
-    wait_until(lambda: len(noted) >= count, 60, "the notes")
-    add.delay(1, 1).get(timeout=60)
-    return noted
+noted_after = partial(noted_in, noted, add.s(1, 1))
 
 
 class TestCalling:

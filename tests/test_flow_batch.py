@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from rsq.flow.filling import NewBatch
 from rsq.home import project
 from rsq.signals import after_publish, before_publish, task_postrun
 from tests.helpers import patience, wait_until
-from tests.modes import MODES, running
 
 app = App("batches", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -98,12 +96,6 @@ def becomes(self: Task[..., Any], sig: Signature[Any]) -> None:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     noted.clear()
     monkeypatch.setattr(project, "find", lambda: app)
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
 
 
 def telling(**more: Any) -> NewBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +12,7 @@ from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.errors import SettingsError
 from rsq.home import project
 from rsq.result_group import GroupResult
-from tests.helpers import wait_until
-from tests.modes import MODES, running
+from tests.modes import noted_in
 
 app = App("beside", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -92,17 +91,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "find", lambda: app)
 
 
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
-
-
-def noted_after(count: int) -> list[Any]:
-    """What was noted, as soon as it is so much; that no more comes is seen by a call behind it."""
-    wait_until(lambda: len(noted) >= count, 60, "the notes")
-    add.delay(1, 1).get(timeout=60)
-    return noted
+noted_after = partial(noted_in, noted, add.s(1, 1))
 
 
 def test_its_value_comes_last(mode: str) -> None:

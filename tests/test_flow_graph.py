@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from rsq.flow.graph import Graph
 from rsq.flow.run import FlowRun
 from rsq.home import project
 from tests.helpers import wait_until
-from tests.modes import MODES, running
 
 app = App("graphs", task_defaults={"max_retries": 0})
 other = App("others")
@@ -78,12 +76,6 @@ def who(self: Task[..., Any], *args: Any) -> Any:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     noted.clear()
     monkeypatch.setattr(project, "find", lambda: app)
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
 
 
 def fill(*sizes: int) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rsq import App, Signature, Task, chain, chord, group, signature
 from rsq.errors import EncodeError, MessageTooLarge, UnknownTask
-from tests.modes import MODES, running
 
 app = App("mistakes", max_message_bytes=100_000, unknown_task_grace_s=0, task_defaults={"max_retries": 0})
 
@@ -28,12 +26,6 @@ def count(values: Any, more: Any = None) -> int:
 @app.task(bind=True)
 def becomes(self: Task[..., Any], name: str) -> None:
     self.replace(signature(name, args=(1,), app=app))
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
 
 
 def unknown() -> Signature[Any]:

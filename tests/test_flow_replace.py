@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.errors import SettingsError
 from rsq.signals import before_publish, task_postrun
 from tests.helpers import wait_until
-from tests.modes import MODES, running
+from tests.modes import MODES, noted_in, running
 
 app = App("replacing", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -105,11 +106,7 @@ def mode(request: pytest.FixtureRequest) -> Iterator[str]:
         yield mode
 
 
-def noted_after(count: int) -> list[Any]:
-    """What was noted, as soon as it is so much; that no more comes is seen by a call behind it."""
-    wait_until(lambda: len(noted) >= count, 60, "the notes")
-    add.delay(1, 1).get(timeout=60)
-    return noted
+noted_after = partial(noted_in, noted, add.s(1, 1))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from rsq import (
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.status import counts
 from tests.helpers import wait_until
-from tests.modes import MODES, running
+from tests.modes import MODES, noted_in, running
 
 app = App("flows", task_defaults={"max_retries": 0})
 noted: list[Any] = []
@@ -125,11 +126,7 @@ def mode(request: pytest.FixtureRequest) -> Iterator[str]:
         yield mode
 
 
-def noted_after(count: int) -> list[Any]:
-    """What was noted, as soon as it is so much; that no more comes is seen by a call behind it."""
-    wait_until(lambda: len(noted) >= count, 60, "the notes")
-    add.delay(1).get(timeout=60)
-    return noted
+noted_after = partial(noted_in, noted, add.s(1))
 
 
 def started_by(given: Signature[int]) -> AsyncResult[Any]:

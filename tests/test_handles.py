@@ -6,7 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -33,7 +33,6 @@ from rsq.canvas.signature import Chain
 from rsq.errors import DecodeError
 from rsq.home import project, reading_for
 from rsq.result_member import MemberResult
-from tests.modes import MODES, running
 
 app = App("handles", task_defaults={"max_retries": 0})
 elsewhere = App("elsewhere", url="redis://localhost:1")
@@ -73,12 +72,6 @@ def looks_again(self: Task[..., Any], given: Signature[int], handle: AsyncResult
 @app.task
 def told(handle: AsyncResult[int]) -> list[Any]:
     return [type(handle).__name__, handle.id, handle.queue]
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
 
 
 def canvas() -> AsyncResult[Any]:

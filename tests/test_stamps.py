@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from rsq import (
 )
 from rsq.canvas.stamping import NAMES
 from tests.helpers import wait_until
-from tests.modes import MODES, running
 
 app = App("stamps", task_defaults={"max_retries": 1, "default_retry_delay": 0.01})
 noted: list[Any] = []
@@ -70,12 +69,6 @@ def fresh() -> None:
     noted.clear()
     running_now.clear()
     go_on.clear()
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(app, request) as mode:
-        yield mode
 
 
 class Trail(StampingVisitor):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -47,6 +49,17 @@ def words(journal: Journal) -> list[str]:
 
 def wide_chord(members: int) -> Signature[list[object]]:
     return group(tasks.note.s(f"m{number}") for number in range(members)) | tasks.note_after.s("body")
+
+
+@contextmanager
+def killed_at(proxy: Proxy, script: Script, fault: str, start: StartWorker) -> Iterator[None]:
+    """What is sent in the block is run by a worker that is killed when it calls this script; then by another one."""
+    dying = start(worker_url=proxy.url, concurrency=1, lease=2)
+    proxy.plan(fault, at=proxy.sha(script))
+    yield
+    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
+    dying.kill()
+    start(concurrency=1, lease=2)
 
 
 @pytest.mark.parametrize("page", [0, 1, 2], ids=["first", "second", "last"])
@@ -138,16 +151,12 @@ def test_a_worker_that_is_killed_as_it_reports_or_releases(
     app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, script: Script, fault: str
 ) -> None:
     """Before the script ran its bodies run again, elsewhere; after it nothing does. What follows runs once."""
-    dying = start_worker(worker_url=proxy.url, concurrency=1, lease=2)
-    proxy.plan(fault, at=proxy.sha(script))
-    result = chain(
-        tasks.note.s("first"),
-        group(tasks.note_after.s(f"m{number}") for number in range(500)),
-        tasks.note_after.s("last"),
-    ).delay()
-    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
-    dying.kill()
-    start_worker(concurrency=1, lease=2)
+    with killed_at(proxy, script, fault, start_worker):
+        result = chain(
+            tasks.note.s("first"),
+            group(tasks.note_after.s(f"m{number}") for number in range(500)),
+            tasks.note_after.s("last"),
+        ).delay()
     assert len(result.get(timeout=PATIENCE_S)) == 501
     wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
     assert totals(app).counters["succeeded"] == 502
@@ -194,12 +203,8 @@ def test_a_replacement_whose_request_or_reply_is_lost(
 def test_a_worker_that_is_killed_as_it_is_replaced(
     app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
 ) -> None:
-    dying = start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1, lease=2)
-    proxy.plan(fault, at=proxy.sha(scripts.REPLACE))
-    result = (flow_tasks.becomes.s(tasks.note.si("instead")) | tasks.note_after.s("last")).delay()
-    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
-    dying.kill()
-    start_worker(name=flow_tasks.__name__, concurrency=1, lease=2)
+    with killed_at(proxy, scripts.REPLACE, fault, partial(start_worker, name=flow_tasks.__name__)):
+        result = (flow_tasks.becomes.s(tasks.note.si("instead")) | tasks.note_after.s("last")).delay()
     assert result.get(timeout=PATIENCE_S) == ["instead", "last"]
     wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
     counters = totals(app).counters
@@ -236,15 +241,21 @@ def test_a_member_that_adds_others_and_whose_outcome_is_lost(
 def test_a_member_that_adds_others_and_is_killed_as_it_reports(
     app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, fault: str
 ) -> None:
-    dying = start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1, lease=2)
-    proxy.plan(fault, at=proxy.sha(scripts.COMPLETE))
-    with telling(app) as batch:
+    with (
+        killed_at(proxy, scripts.COMPLETE, fault, partial(start_worker, name=flow_tasks.__name__)),
+        telling(app) as batch,
+    ):
         batch.add(flow_tasks.grows.s(1, 300))
-    wait_until(lambda: proxy.pending == 0, PATIENCE_S, "the script to be called")
-    dying.kill()
-    start_worker(name=flow_tasks.__name__, concurrency=1, lease=2)
     grown(app, batch, 300)
     assert words(journal) == ["complete", "success"]
+
+
+def all_once(app: App, batch: NewBatch, journal: Journal) -> None:
+    """A batch of 1,500 has ended, and each of them, and what it calls, has run once."""
+    progress = app.batches[batch.id].wait(timeout=PATIENCE_S)
+    assert (progress.state, progress.total, progress.done) == ("succeeded", 1500, 1500)
+    wait_until(lambda: settled(app), PATIENCE_S, "all to have ended")
+    assert words(journal) == sorted(["complete", "success", *(f"m{number}" for number in range(1500))])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -258,10 +269,7 @@ def test_a_batch_that_is_begun_filled_and_sealed_when_requests_and_replies_are_l
     assert proxy.pending == 0
     producer.configure(url=url)
     start_worker()
-    progress = producer.batches[batch.id].wait(timeout=PATIENCE_S)
-    assert (progress.state, progress.total, progress.done) == ("succeeded", 1500, 1500)
-    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
-    assert words(journal) == sorted(["complete", "success", *(f"m{number}" for number in range(1500))])
+    all_once(producer, batch, journal)
 
 
 def test_a_batch_that_could_not_be_begun_or_filled_goes_on(
@@ -282,10 +290,7 @@ def test_a_batch_that_could_not_be_begun_or_filled_goes_on(
         batch.flush()
     producer.configure(url=url)
     start_worker()
-    progress = producer.batches[batch.id].wait(timeout=PATIENCE_S)
-    assert (progress.state, progress.total, progress.done) == ("succeeded", 1500, 1500)
-    wait_until(lambda: settled(producer), PATIENCE_S, "all to have ended")
-    assert words(journal) == sorted(["complete", "success", *(f"m{number}" for number in range(1500))])
+    all_once(producer, batch, journal)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
