@@ -21,7 +21,7 @@ from rsq.errors import SettingsError
 @json_option
 @pass_context
 def status(context: Context, queue: str | None, as_json: bool) -> None:
-    """Show queues and workers.
+    """Show queues, the streams of events that feed them, and workers.
 
     \b
     Example:
