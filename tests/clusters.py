@@ -190,12 +190,20 @@ class Cluster:
         return next(node for node, its in self._names.items() if its == name)
 
     def settle(self) -> None:
-        """Wait until every running node says that all is well, and replicas follow their masters."""
-        wait_until(
-            lambda: all(self._is_settled(node) for node in self.nodes if node.running),
-            SETTLE_S,
-            "the cluster to settle",
-        )
+        """Wait until every running node says that all is well, and the same of the slots, and replicas follow their
+        masters.
+        """
+
+        def is_settled() -> bool:
+            running = [node for node in self.nodes if node.running]
+            # One that was replaced while it hung still takes itself for a master when it is back.
+            return all(map(self._is_settled, running)) and len({*map(self._owners, running)}) == 1
+
+        wait_until(is_settled, SETTLE_S, "the cluster to settle")
+
+    def _owners(self, node: Server) -> frozenset[tuple[str, str]]:
+        """Ranges of slots and the names of their masters, by the word of a node."""
+        return frozenset((part, row[0]) for row in self.rows(node) if _is_master(row) for part in _held(row))
 
     def _is_settled(self, node: Server) -> bool:
         try:

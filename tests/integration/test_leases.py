@@ -111,6 +111,7 @@ def failed_over_in_a_cluster(how: Callable[[Server], None]) -> Outage:
                 master = cluster.master(HOME)
                 await_other = cluster.await_other_master
                 replaced(how, master, cluster.replica_of(master), lambda old: await_other(HOME, old))
+                cluster.settle()
 
             yield Place(cluster.url, cluster.client, lose)
 
