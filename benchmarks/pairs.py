@@ -25,8 +25,8 @@ from rsq.bench.picture import number
 from rsq.bench.report import Figure, from_json
 
 HERE = Path(__file__).parents[1]
-QUICK = ("drain", "latency", "footprint")
-WHOLE = ("enqueue-single", "enqueue-bulk")
+QUICK = ("latency", "footprint")
+WHOLE = ("enqueue-single", "enqueue-bulk", "drain")
 """A quick run of these is as short as one collection of garbage, which falls into it or not."""
 SCENARIOS = (*WHOLE, *QUICK)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -286,6 +287,43 @@ def test_a_deleted_stream(rig: Rig) -> None:
 
 
 # -- much at once
+
+
+def names_of(stream: list[Any]) -> list[str]:
+    return [fields[b"id"].decode() for _, fields in stream]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]], ids=str)
+def test_many_leave_the_stream_and_no_others_whoever_comes_first(rig: Rig, order: list[int]) -> None:
+    rig.hire("alice", "bob", "carol")
+    names = [f"a{number}" for number in range(700)]
+    rig.add(*names)
+    held = {name: rig.get(name, room=200) for name in ("alice", "bob", "carol")}
+    left = list(names)
+    for place in order:
+        name = ("alice", "bob", "carol")[place]
+        # All but the first: one that takes long stands before the others.
+        assert rig.commit(name, *map(completed, held[name][1:])) == [199]
+        left = [each for each in left if each not in {delivery.id for delivery in held[name][1:]}]
+        assert names_of(rig.redis.xrange(rig.keys.stream())) == left
+    for name, deliveries in held.items():
+        assert rig.commit(name, completed(deliveries[0])) == [1]
+    assert names_of(rig.redis.xrange(rig.keys.stream())) == names[600:]
+    last = rig.get("alice", room=200)
+    assert rig.commit("alice", *map(completed, last)) == [100]
+    assert rig.snapshot()["stats"] == {"succeeded": "700"}
+
+
+def test_what_nobody_was_given_stays_where_somebody_has_set_the_group_back(rig: Rig) -> None:
+    rig.hire("alice")
+    rig.add(*(f"a{number}" for number in range(20)))
+    stream, before = rig.keys.stream(), [entry_id for entry_id, _ in rig.redis.xrange(rig.keys.stream())]
+    rig.redis.xgroup_setid(stream, keys.GROUP, before[9])
+    late = rig.get("alice", room=10)
+    rig.redis.xgroup_setid(stream, keys.GROUP, "0")
+    assert rig.commit("alice", *map(completed, late)) == [10]
+    assert names_of(rig.redis.xrange(stream)) == [f"a{number}" for number in range(10)]
+    assert len(rig.get("alice", room=20)) == 10
 
 
 @pytest.mark.parametrize("result", [b"done", b""])

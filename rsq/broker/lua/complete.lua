@@ -9,6 +9,8 @@
 -- include: _outcome
 local consumer, stream, taken, way = ARGV[1], stream_of(ARGV[2]), ARGV[3] == '1', ARGV[4]
 if not taken and not holds_lease(consumer) then return -1 end
+-- Fewer entries are deleted one by one.
+local FEW = 4
 local FIRST, reports, pages = 7, tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, ids, entry_ids, untraced = now_ms(), {}, {}, {}
 
@@ -26,11 +28,15 @@ local function publish(row)
   publish_result(ARGV[row + ID], ARGV[row + RESULT], ARGV[row + TTL_MS], way == 'revoked')
 end
 
--- Settles all these entries in two calls instead of two for each. False when not all of them were pending: then each is
+-- Settles all these entries in a few calls instead of two for each. False when not all of them were pending: then each is
 -- to be settled alone, which tells whose outcome is ours.
 local function settle_whole()
   if #entry_ids == 0 or redis.call('XACK', stream, GROUP, unpack(entry_ids)) < #entry_ids then return false end
-  redis.call('XDEL', stream, unpack(entry_ids))
+  if #entry_ids < FEW then
+    redis.call('XDEL', stream, unpack(entry_ids))
+  else
+    -- include: _drop
+  end
   return true
 end
 

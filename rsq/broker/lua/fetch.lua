@@ -5,7 +5,7 @@
 --       now ms, due time of the next delayed message (-1 = none), paused (0 | 1), priorities in use, most urgent first,
 --       claimed: list of {priority, entry id, fields, deliveries, crashes ('' = none, else "<n> <how>"),
 --         overdue ('' = no, else the time limit in s for which it was killed)},
---       fresh: list of {priority, entries},
+--       fresh: list of {priority, entries}, one or more a priority,
 --       revoked: the task ids among all these that are revoked,
 --       cut (1 = there was room for more, which a bound of this call forbade),
 --       unfinished (1 = something is left of flows, see go_on)
@@ -135,18 +135,13 @@ end
 
 -- Takes entries that nobody was given yet.
 local function read(priority, stream)
-  local got, wanted = nil, to_hand_out.ask()
+  local wanted = to_hand_out.ask()
   if wanted == 0 then make_group(stream) end
   while wanted > 0 do
     local reply = on_group(stream, 'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
     local entries = reply and reply[1] and reply[1][2] or {}
     to_hand_out.spend(#entries, sizes(entries))
-    if got then
-      for i = 1, #entries do got[#got + 1] = entries[i] end
-    elseif #entries > 0 then
-      got = entries
-      fresh[#fresh + 1] = { priority, got }
-    end
+    if #entries > 0 then fresh[#fresh + 1] = { priority, entries } end
     wanted = #entries == wanted and to_hand_out.ask() or 0
   end
 end
