@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rsq import codec
@@ -22,6 +23,7 @@ from rsq.calls.retry import bury_unusable, error_of
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeError, LeaseLost
 from rsq.logs import guarded
 from rsq.worker.identity import Identity
+from rsq.worker.turnstile import Turnstile
 from rsq.worker.wakeup import Bell
 
 log = guarded("rsq.task")
@@ -53,7 +55,10 @@ class _GaveUp(Exception):
 
 
 class Committer:
-    """Writes verdicts, in its own thread. A commit whose reply was lost is repeated: the scripts recognise it."""
+    """Writes verdicts, in its own thread. A commit whose reply was lost is repeated: the scripts recognise it.
+
+    turnstile  of the committers of one child; default: there is no other
+    """
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class Committer:
         on_failure: Callable[[], None],
         on_caught_up: Callable[[], None],
         log_arguments: bool = False,
+        turnstile: Turnstile | None = None,
     ) -> None:
+        self._turn = nullcontext if turnstile is None else turnstile.turn
         self._link = link
         self._queues = queues
         self._identity = identity
@@ -161,7 +168,7 @@ class Committer:
                 self._sleeping = False
                 self._take_up_refused()
                 while self._has_work:
-                    with self._writing:
+                    with self._turn(), self._writing:
                         self._commit()
         except BaseException:
             # Outcomes that cannot be written must not pile up unseen: what this child holds goes to others.

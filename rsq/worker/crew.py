@@ -27,6 +27,7 @@ from rsq.worker.interrupt import InMainThread, InThread
 from rsq.worker.lane import COMMIT_TIMEOUT_S, Lane
 from rsq.worker.lanes import Committers, Inboxes, side_by_side
 from rsq.worker.prefetch import Prefetch
+from rsq.worker.turnstile import Turnstile
 from rsq.worker.watch import Watch
 
 SWITCH_S = 0.0005
@@ -64,13 +65,14 @@ class Crew:
         weights: Mapping[str, int] | None = None,
         main_thread: bool = True,
     ) -> None:
-        endpoint = Endpoint.of(settings)
+        endpoint, by_lane = Endpoint.of(settings), by_partition(queues)
+        one = len(by_lane) == 1
+        turnstile = None if one else Turnstile()
         self._lanes = lanes = [
-            Lane(endpoint, some, identity, on_failure or self._give_up)
-            for some, identity in zip(by_partition(queues), identities, strict=True)
+            Lane(endpoint, some, identity, turnstile, on_failure or self._give_up)
+            for some, identity in zip(by_lane, identities, strict=True)
         ]
         lane_of = {queue.name: lane for lane in lanes for queue in lane.queues}
-        one = len(lanes) == 1
         self._inbox: Inbox | Inboxes = lanes[0].inbox if one else Inboxes([lane.inbox for lane in lanes])
         self._committer: Committer | Committers = (
             lanes[0].committer if one else Committers({name: lane.committer for name, lane in lane_of.items()})

@@ -186,8 +186,8 @@ class Fetcher:
         done = self._child.done = self._workload.done
         ahead = self._prefetch.update(done, self._workload.busy_s)
         held = len(self._inbox)
-        self._inbox.low_water = ahead // 2
-        if held > ahead // 2 or self._committer.is_behind or self._patience(running, now) <= 0:
+        low_water = self._inbox.low_water = self._prefetch.low_water(ahead)
+        if held > low_water or self._committer.is_behind or self._patience(running, now) <= 0:
             return 0
         return min(self._prefetch.page, self._workload.slots - len(running) + ahead - held)
 

@@ -19,6 +19,7 @@ from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.prefetch import Prefetch
 from rsq.worker.turns import Turns
+from rsq.worker.turnstile import Turnstile
 
 READ_MARGIN_S = 2.0
 """A blocking read that is this late has lost its peer."""
@@ -30,11 +31,17 @@ class Lane:
     """What is done in one partition.
 
     queues      its queues, in order
+    turnstile   of all lanes of the child; None: there is no other
     on_failure  called when nothing can be committed any more
     """
 
     def __init__(
-        self, endpoint: Endpoint, queues: Sequence[WorkerQueue], identity: Identity, on_failure: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        queues: Sequence[WorkerQueue],
+        identity: Identity,
+        turnstile: Turnstile | None,
+        on_failure: Callable[[], None],
     ) -> None:
         settings = queues[0].settings
         self.queues = queues
@@ -51,6 +58,7 @@ class Lane:
             on_failure=on_failure,
             on_caught_up=self.inbox.hungry.set,
             log_arguments=settings.log_arguments,
+            turnstile=turnstile,
         )
 
     def feed(self, workload: Workload, board: ChildBoard, weights: Mapping[str, int], prefetch: Prefetch) -> None:

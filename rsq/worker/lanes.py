@@ -23,7 +23,10 @@ class Inboxes:
 
     def __init__(self, parts: Sequence[Inbox]) -> None:
         self._parts = list(parts)
-        self._turn = 0
+        # From each turn on: the lanes, and whose turn it is after each.
+        numbers = [(part, (number + 1) % len(parts)) for number, part in enumerate(parts)]
+        self._orders = [(*numbers[turn:], *numbers[:turn]) for turn in range(len(parts))]
+        self._turn = self._next_turn = 0
         self._shown = parts[0]
         self._idle = False
         self._arrived = Bell()
@@ -58,17 +61,16 @@ class Inboxes:
         return found
 
     def _next(self) -> Delivery | None:
-        parts, turn = self._parts, self._turn
-        for part in (*parts[turn:], *parts[:turn]):
+        for part, next_turn in self._orders[self._turn]:
             delivery = part.first()
             if delivery is not None:
-                self._shown = part
+                self._shown, self._next_turn = part, next_turn
                 return delivery
         return None
 
     def remove(self, delivery: Delivery) -> bool:
         """Take the message that was shown; see `Inbox.remove`. The next one is of another lane, if that has any."""
-        self._turn = (self._parts.index(self._shown) + 1) % len(self._parts)
+        self._turn = self._next_turn
         return self._shown.remove(delivery)
 
     def held(self) -> list[Delivery]:

@@ -67,6 +67,10 @@ class Prefetch:
             self.ahead = min(wanted, MOST_AHEAD, max(1, self.ahead * GROWTH), self._affordable(number, self._mean_s))
         return min(-(-self.ahead // self._lanes), self._fitting)
 
+    def low_water(self, ahead: int) -> int:
+        """With how many left more is asked for; later where others have work meanwhile, and then more at once."""
+        return ahead // (1 + self._lanes)
+
     def saw(self, number: int, size_bytes: int) -> None:
         """So many messages came, with so many bytes in all."""
         mean_bytes = size_bytes / number

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from rsq.settings import Settings
 from rsq.worker.board import Board
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
 from rsq.worker.identity import Identity
+from rsq.worker.turnstile import Turnstile
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 
@@ -27,7 +29,7 @@ from tests.helpers import wait_until
 class Office:
     """A queue, its consumer, and a committer whose thread sleeps."""
 
-    def __init__(self, redis: Any, url: str) -> None:
+    def __init__(self, redis: Any, url: str, turnstile: Turnstile | None = None) -> None:
         self.redis = redis
         self.link = Link(Endpoint(url), 5)
         self.queue = WorkerQueue("default", Settings(url=url))
@@ -45,6 +47,7 @@ class Office:
             on_lease_lost=lambda consumer: None,
             on_failure=self.failed.set,
             on_caught_up=self.caught_up.set,
+            turnstile=turnstile,
         )
 
     def deliveries(self, number: int) -> list[Delivery]:
@@ -61,6 +64,10 @@ class Office:
 
     def succeeded(self) -> int:
         return int(self.redis.hget(self.queue.keys.stats, "succeeded") or 0)
+
+
+def has_written(office: Office, number: int) -> bool:
+    return office.succeeded() == number
 
 
 def done(delivery: Delivery) -> Completed:
@@ -190,6 +197,29 @@ def test_the_board_tells_of_a_commit_that_hangs(own_server: MakeServer) -> None:
         assert office.succeeded() == 1
         assert office.committer.close(10)
         office.link.close()
+
+
+def test_one_whose_server_hangs_keeps_no_other_from_writing(redis: Any, url: str, own_server: MakeServer) -> None:
+    server, turnstile = own_server(), Turnstile()
+    with server.client() as client:
+        offices = [Office(client, server.url, turnstile), Office(redis, url, turnstile)]
+        hangs, serves = offices
+        for each in offices:
+            each.start()
+        (stuck,) = hangs.deliveries(1)
+        server.freeze()
+        hangs.committer.put(done(stuck))
+        wait_until(lambda: hangs.board.commit_beat > 0, what="it to hang")
+        for number, delivery in enumerate(serves.deliveries(20), 1):
+            serves.committer.put(done(delivery))
+            wait_until(partial(has_written, serves, number), what="the other one to write")
+        assert hangs.committer.held() == [stuck]
+        server.thaw()
+        wait_until(lambda: hangs.committer.held() == [], what="it to be written")
+        assert hangs.succeeded() == 1
+        for each in offices:
+            assert each.committer.close(10)
+            each.link.close()
 
 
 def test_what_ends_the_thread_is_told(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
