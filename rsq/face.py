@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from rsq import pickling
@@ -74,6 +75,31 @@ class App(BaseApp):
 
         source = Source(stream, group, start, decode, id_field, version_field, key_field)
         return cast("Decorator", lambda function: declare(self, source, function, options))
+
+    def stream(
+        self,
+        stream: str,
+        *,
+        retain: int | timedelta,
+        retain_for: Iterable[str] | None = None,
+        longest_silence: float | timedelta | None = None,
+        hard: bool = False,
+    ) -> None:
+        """Have the workers keep a stream of events short: ``app.stream("user_events", retain=100_000)``.
+
+        Nothing goes that a group which counts has not read, or not acknowledged. Which those are: all that the stream
+        has, and those of this app's sources.
+
+        retain   how many entries stay, or a timedelta: for how long
+        retain_for  these groups count, and no others
+        longest_silence  seconds after which a group counts no more that has something to read and does not move
+        hard     what is beyond goes all the same, and is counted
+        Raises   SettingsError
+        """
+        from rsq.calls.retention import retention
+        from rsq.streams.retain import Retentions
+
+        self.part(Retentions).declare(retention(stream, retain, retain_for, longest_silence, hard))
 
     def publish(
         self,

@@ -134,6 +134,16 @@ def stream_tag(stream: str) -> str:
     return stream if found is None else found[1]
 
 
+def beside(stream: str) -> str:
+    """What a script gets that works on a stream of others: its tag, as of all that rsq keeps beside it."""
+    return f"{{{stream_tag(stream)}}}"
+
+
+def about(stream: str) -> str:
+    """Hash with a TTL: how far it was read, and what was trimmed of it."""
+    return f"{beside(stream)}:rsq:stream:{stream}"
+
+
 class FlowKeys:
     """The key of one flow, and those that all flows of a partition share. The queue's name in them is empty.
 

@@ -67,5 +67,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "vacate": ("", ""),
     "feed": ("", "ready"),
     "publish": ("", ""),
+    "tell": ("", ""),
+    "trim": ("", ""),
 }
 """Script name -> (from, to). "taken" is running after an early acknowledgement (`acks_late=False`)."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsq import keys
+from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.wire import Command
-from rsq.errors import BrokerError, BrokerRefused
+from rsq.errors import BrokerError
 
 READ_TIMEOUT_S = 3.0
 """Beyond the time for which a read may block: then the peer is lost."""
@@ -75,20 +76,7 @@ class EventStream:
 
     def tell(self, position: str) -> None:
         """Have the group stand there, for others to see. Where there is no stream there is nobody to tell."""
-        try:
-            self._link.call("XGROUP", "SETID", self._stream, self._group, position)
-        except BrokerRefused as error:
-            if "NOGROUP" in str(error):
-                self._make_group(position)
-            elif "requires the key to exist" not in str(error):
-                raise
-
-    def _make_group(self, position: str) -> None:
-        try:
-            self._link.call("XGROUP", "CREATE", self._stream, self._group, position)
-        except BrokerRefused as error:
-            if "BUSYGROUP" not in str(error) and "requires the key to exist" not in str(error):
-                raise
+        self._link.run(scripts.TELL, keys.beside(self._stream), self._stream, self._group, position)
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""

@@ -79,7 +79,7 @@ def publishing(
 def _write(
     stream: str, events: Sequence[NewEvent], ttl_ms: int, replicas: int, deadline: Deadline
 ) -> Exchange[list[bytes]]:
-    tag = f"{{{keys.stream_tag(stream)}}}"
+    tag = keys.beside(stream)
     rows: list[Argument] = []
     for event in events:
         rows += (event.id, len(event.fields), *event.fields)

@@ -91,6 +91,8 @@ ASSIGN = Script("assign")
 VACATE = Script("vacate")
 FEED = Script("feed")
 PUBLISH = Script("publish")
+TELL = Script("tell")
+TRIM = Script("trim")
 
 ALL = (
     ENQUEUE,
@@ -126,4 +128,6 @@ ALL = (
     VACATE,
     FEED,
     PUBLISH,
+    TELL,
+    TRIM,
 )

@@ -11,9 +11,11 @@ import click
 from rsq.broker import queue_control
 from rsq.broker.source_status import MOST_COUNTED, SourceInfo, sources
 from rsq.broker.status import counts, workers
+from rsq.broker.trimming import TrimInfo, trimmed
 from rsq.cli.common import Context, ago, json_option, pass_context, plural, queue_of
 from rsq.cli.out import confirm, document, say, table
 from rsq.errors import SettingsError
+from rsq.streams.retain import WHY, retentions_of
 
 
 @click.command()
@@ -28,15 +30,18 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
       rsq status
       rsq status --json | jq '.queues[] | select(.dead > 0)'
     """
-    client = context.app_or_plain().client
+    app = context.app_or_plain()
+    client = app.client
     names = [queue] if queue else client.queue_names()
     with client.link() as link:
         located = client.located(names)
         queues = [counts(link, queue) for queue in located]
         streams = sources(link, located)
+        kept = [] if queue else [each.stream for each in retentions_of(app)]
+        short = trimmed(link, list(dict.fromkeys([*(each.stream for each in streams), *kept])))
     alive = workers(client)
     if as_json:
-        found: dict[str, Sequence[Any]] = {"queues": queues, "sources": streams, "workers": alive}
+        found: dict[str, Sequence[Any]] = {"queues": queues, "sources": streams, "trimmed": short, "workers": alive}
         document({name: [asdict(each) for each in some] for name, some in found.items()})
         return
     rows = [
@@ -55,6 +60,9 @@ def status(context: Context, queue: str | None, as_json: bool) -> None:
     say("")
     if streams:
         show_sources(streams)
+        say("")
+    if short:
+        show_trimmed(short)
         say("")
     if not alive:
         say("no workers: start one with rsq -A your.module worker")
@@ -97,6 +105,18 @@ def show_sources(streams: Sequence[SourceInfo]) -> None:
             say(f"stream {s.stream}: {s.problem}")
         if s.foreign:
             say(f"{', '.join(s.foreign)} read stream {s.stream} in group {s.group}, too, and are not of rsq")
+
+
+def show_trimmed(short: Sequence[TrimInfo]) -> None:
+    """The table of the streams that are kept short, and who holds them back."""
+    table(
+        ("STREAM", "LENGTH", "TRIMMED", "DROPPED UNREAD"),
+        [(each.stream, each.length, each.trimmed, each.dropped) for each in short],
+        right=(1, 2, 3),
+    )
+    for each in short:
+        if each.held_by:
+            say(f"stream {each.stream} is held back by group {each.held_by}, which {WHY.get(each.why, each.why)}")
 
 
 @click.command()

@@ -24,6 +24,7 @@ from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.source import BEGINNING, NEW, Source, order_of
 from rsq.errors import BrokerError
 from rsq.streams.declare import sources_of
+from rsq.streams.saying import Saying
 from rsq.task import Task
 
 log = logging.getLogger("rsq.worker")
@@ -52,8 +53,8 @@ FULL_S = (0.005, 0.25)
 FAULT_S = (0.1, 2.0)
 """First and longest wait after a fault."""
 
-SAY_S = 60.0
-"""The same fault is told so often."""
+TELL_S = 600.0
+"""Others are told so often how far it is, though that has not changed: somebody may have moved the group."""
 
 
 class _Answer(NamedTuple):
@@ -81,9 +82,10 @@ class Feeder:
         self._feeds = False
         self._page = 1
         self._told = ""
+        self._tell_at = 0.0
         self._look_at = 0.0
         self._full_s = FULL_S[0]
-        self._said: dict[str, float] = {}
+        self._saying = Saying()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.run, name="rsq-feeder", daemon=True)
 
@@ -103,7 +105,7 @@ class Feeder:
                 wait_s = self.step()
                 pause_s = FAULT_S[0]
             except Exception as error:
-                self._say(logging.WARNING, "%s is not read: %s", self._source, error, exc_info=_own_fault(error))
+                self._saying.warn(f"{self._source} is not read: {error}", error)
                 self._stream.close()
                 self._look_at = 0.0
                 wait_s, pause_s = pause_s, min(FAULT_S[1], 2 * pause_s)
@@ -128,9 +130,9 @@ class Feeder:
                 continue
             if monotonic() >= self._look_at:
                 answer = self._look(answer)
-            if answer.position != self._told:
+            if answer.position != self._told or monotonic() >= self._tell_at:
                 self._stream.tell(answer.position)
-                self._told = answer.position
+                self._told, self._tell_at = answer.position, monotonic() + TELL_S
             events = self._stream.read(answer.position, min(self._page, answer.number), BLOCK_MS)
             if self._stop.is_set():
                 return 0.0
@@ -156,12 +158,9 @@ class Feeder:
         look = self._stream.look()
         self._look_at = monotonic() + LOOK_S
         if look.foreign:
-            self._say(
-                logging.WARNING,
-                "%s: %s read in this group, too, though rsq reads all of it: give them a group of their own",
-                self._source,
-                ", ".join(self._stream.consumers()),
-            )
+            who = ", ".join(self._stream.consumers())
+            told = "read in this group, too, though rsq reads all of it: give them a group of their own"
+            self._saying.warn(f"{self._source}: {who} {told}")
         if self._told and look.last is not None and look.delivered is None:
             log.warning("%s: the group was destroyed; it is made again behind %s", self._source, answer.position)
             self._told = ""
@@ -202,17 +201,6 @@ class Feeder:
         answer = _Answer(reply[0].decode(), reply[1].decode(), reply[2])
         self._feeds = answer.who == "you" and lease_ms > 0
         return answer
-
-    def _say(self, level: int, text: str, *parts: Any, exc_info: Any = None) -> None:
-        """Log it, and not again for a while."""
-        said = text % parts
-        if monotonic() >= self._said.get(said, 0.0):
-            self._said = {said: monotonic() + SAY_S}
-            log.log(level, "%s", said, exc_info=exc_info)
-
-
-def _own_fault(error: Exception) -> Exception | None:
-    return None if isinstance(error, BrokerError) else error
 
 
 def feeders_of(tasks: Mapping[str, Task[..., Any]], queues: Sequence[WorkerQueue], links: LinkPool) -> list[Feeder]:

@@ -20,6 +20,7 @@ from rsq.errors import RsqError
 from rsq.flow.own_tasks import with_own_tasks
 from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
+from rsq.streams.retain import retentions_of
 from rsq.worker.board import ChildBoard
 from rsq.worker.child_limits import Wear
 from rsq.worker.crew import Crew, share_the_interpreter
@@ -104,6 +105,7 @@ def run(place: ChildPlace) -> int:
         Wear(place.max_tasks, place.max_memory_mib),
         lambda: os._exit(EXIT_FAILED),
         place.weights,
+        retentions=retentions_of(app),
     )
     crew.executor.install()
     stopping = threading.Event()

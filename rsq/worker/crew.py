@@ -12,8 +12,10 @@ from rsq.broker.connection import Endpoint
 from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import WorkerQueue, by_partition
 from rsq.calls.message import Delivery
+from rsq.calls.retention import Retention
 from rsq.settings import Settings
-from rsq.streams.feeder import feeders_of
+from rsq.streams.feeder import Feeder, feeders_of
+from rsq.streams.retain import Trimmer, trimmers_of
 from rsq.task import Task
 from rsq.worker.attempt import Attempts
 from rsq.worker.board import ChildBoard
@@ -49,6 +51,7 @@ class Crew:
     wear        after how much the crew begins nothing more; default: never
     weights     of the queues; default: their order is strict
     main_thread  `serve` is called in it
+    retentions  streams of events that it keeps short
     on_failure  called when nothing can be committed any more; default: `serve` ends
     """
 
@@ -64,6 +67,7 @@ class Crew:
         on_failure: Callable[[], None] | None = None,
         weights: Mapping[str, int] | None = None,
         main_thread: bool = True,
+        retentions: Sequence[Retention] = (),
     ) -> None:
         endpoint, by_lane = Endpoint.of(settings), by_partition(queues)
         one = len(by_lane) == 1
@@ -96,7 +100,10 @@ class Crew:
         for lane in lanes:
             prefetch = Prefetch(settings.prefetch_ms, self.executor.slots, len(lanes))
             lane.feed(self.executor, board, weights or {}, prefetch)
-        self._feeders = feeders_of(tasks, queues, surroundings.links)
+        self._beside: list[Feeder | Trimmer] = [
+            *feeders_of(tasks, queues, surroundings.links),
+            *trimmers_of(tasks, retentions, endpoint),
+        ]
         self._board = board
         self._stopping = threading.Lock()
 
@@ -107,8 +114,8 @@ class Crew:
         """
         for lane in self._lanes:
             lane.start()
-        for feeder in self._feeders:
-            feeder.start()
+        for each in self._beside:
+            each.start()
         self.executor.serve()
         self._board.done = self.executor.done
         self._watch.close()
@@ -119,7 +126,7 @@ class Crew:
         """Hand back what has not begun, at once; the running body ends in its own time. From any thread, repeatedly."""
         with self._stopping:
             self._inbox.close()
-            side_by_side([*(lane.stop for lane in self._lanes), *(feeder.stop for feeder in self._feeders)])
+            side_by_side([*(lane.stop for lane in self._lanes), *(each.stop for each in self._beside)])
 
     def unsettled(self) -> list[Delivery]:
         """Deliveries that run, or whose verdict is not known to be written."""

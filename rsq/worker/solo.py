@@ -26,6 +26,7 @@ from rsq.errors import BrokerError, BrokerUnavailable
 from rsq.flow.own_tasks import with_own_tasks
 from rsq.loader import load_app, need_real_threads
 from rsq.signals import child_exit, child_init, worker_ready, worker_shutdown
+from rsq.streams.retain import retentions_of
 from rsq.worker.board import Board, Running
 from rsq.worker.child_limits import Wear
 from rsq.worker.children import WorkerOptions
@@ -101,6 +102,7 @@ class SoloWorker:
             self._wear,
             weights=self._weights,
             main_thread=self._main_thread,
+            retentions=retentions_of(self._app),
         )
         leases_until, errors = duty.rounds.register([identity.consumer for identity in self._identities])
         if not any(leases_until):

@@ -27,6 +27,9 @@ def register(event: Event) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+app.stream("user_events", retain=100_000)
+
+
 @app.on("user_events", group="mail")
 async def mail(event: Event) -> None:
     journal("mail", event["user_id"])
