@@ -205,6 +205,8 @@ local function close(f, node)
     expect_delayed(0, queue)
     node.told = true
     hastened[#hastened + 1] = { f, queue, id }
+    -- Whoever gets it finds the result there, and tells nobody again.
+    return tell(f, queue, id, f.result, true)
   else
     -- What runs ends by itself; unless nothing was heard of it for so long.
     return
