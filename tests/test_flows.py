@@ -523,12 +523,22 @@ def test_an_errback_whose_call_has_succeeded_meanwhile_is_told_the_error(url: st
     assert noted == ["mended", "not yet"]
 
 
+DELAYED: dict[str, Callable[[], Signature[Any]]] = {
+    "of a group": lambda: group(add.s(1, 1).set(countdown=600), add.s(2, 2).set(countdown=600)),
+    "before others": lambda: chain(add.s(1, 1).set(countdown=600), add.s(2)),
+}
+
+
 @pytest.mark.parametrize("cancel", ["the flow", "by id, too"])
-def test_that_a_delayed_call_was_cancelled_is_told_once(url: str, cancel: str) -> None:
+@pytest.mark.parametrize("made", DELAYED.values(), ids=DELAYED.keys())
+def test_that_a_delayed_call_was_cancelled_is_told_once(
+    url: str, cancel: str, made: Callable[[], Signature[Any]]
+) -> None:
     """By the flow; neither who revokes it nor the worker that gives it up tells it again."""
     with app.testing.worker(url=url) as worker, app.client.link() as link:
-        handle = group(add.s(1, 1).set(countdown=600), add.s(2, 2).set(countdown=600)).delay()
-        channels = [app.client.queue(None).keys.result(each.id) for each in handle]
+        handle = made().delay()
+        calls = [*handle] if isinstance(handle, GroupResult) else [handle.parent, handle]
+        channels = [app.client.queue(None).keys.result(each.id) for each in calls if each is not None]
         with redis.Redis.from_url(app.settings.url) as client, client.pubsub(ignore_subscribe_messages=True) as told:
             told.subscribe(*channels)
             told.get_message(ignore_subscribe_messages=False, timeout=60)
@@ -544,7 +554,8 @@ def test_that_a_delayed_call_was_cancelled_is_told_once(url: str, cancel: str) -
                 if (message := told.get_message(timeout=60)) is not None:
                     heard.append(message["data"])
         assert len(heard) == 3
-        for each in handle:
+        for each in calls:
+            assert each is not None
             with pytest.raises(TaskRevoked, match="cancelled"):
                 each.get(timeout=60)
 

@@ -87,7 +87,8 @@ class Pages:
         """The arguments of `flow_add.lua`, for the nodes of this plan."""
         rows = [self._row(number, node) for number, node in enumerate(self._plan.nodes)]
         beside = {"beside": pack((self._waiting, self._beside))} if self._beside else {}
-        return [pack({**self._counts(), **beside, "queues": pack([*self.queues])}), *rows]
+        queues = pack([*self.queues])
+        return [pack({**self._counts(), **beside, "queues": queues, "most": self._settings.max_flow_calls}), *rows]
 
     def _counts(self) -> dict[str, int | bytes]:
         roots = pack(in_runs(self._roots))

@@ -226,6 +226,11 @@ class Flows:
                 yield from self._look_anew(flow_id, queue.decode())
             case [b"closed"]:
                 raise BatchClosed(f"batch {flow_id} takes no more calls: it is sealed, has ended, or is gone")
+            case [b"full"]:
+                most = self._settings.max_flow_calls
+                raise SettingsError(
+                    f"batch {flow_id} would have more than {most:,} calls (max_flow_calls): make several of it"
+                )
 
     def _introducing(self, flow_id: str, queues: Collection[str]) -> Exchange[None]:
         found = yield from self._located(flow_id, queues)

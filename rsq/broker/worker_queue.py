@@ -286,7 +286,8 @@ class WorkerQueue(Queue):
                     if verdict.counter == "succeeded" and hasattr(delivery, "added"):
                         pages[kind] += self._pages(delivery, len(batches[kind]) // len(rows.Completed._fields))
                     # A `rows.Reported`, as below.
-                    reports[kind] += (*delivery.meta["flow"][:2], *report_of(verdict))
+                    place = delivery.meta["flow"]
+                    reports[kind] += (place[0], place[1], *report_of(verdict))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
                 batches[kind] += (
                     delivery.entry_id,

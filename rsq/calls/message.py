@@ -7,7 +7,7 @@ On the wire a message is a stream entry of four fields, always in this order: ``
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -32,26 +32,6 @@ MOST_NODES = 1_000_000
 """Nodes of one flow."""
 
 NO_META: Mapping[str, Any] = {}
-
-# What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
-_META_KINDS: dict[str, tuple[type, ...]] = {
-    "attempt": (int,),
-    "max_retries": (int, type(None)),
-    "expires": (int,),
-    "ignore_result": (bool,),
-    "result_expires": (int, float),
-    "deferred_since": (int,),
-    "headers": (dict,),
-    "parent": (str,),
-    "root": (str,),
-    "version": (list,),
-    "begin": (bool,),
-    "flow": (list,),
-    "replaced": (int,),
-    "event": (list,),
-    "time_limit": (int, float),
-    "soft_time_limit": (int, float),
-}
 
 NO_LIMIT: tuple[float | None, float | None] = (None, None)
 
@@ -116,6 +96,52 @@ def pack_meta(meta: Mapping[str, Any]) -> bytes:
     return codec.encode(dict(meta), where="meta") if meta else b""
 
 
+def _is_limit(value: float) -> bool:
+    return 0 < value <= LONGEST_S  # not NaN, either
+
+
+def _is_version(parts: list[Any]) -> bool:
+    """A key, a version and milliseconds."""
+    return [type(part) for part in parts] == [str, int, int] and 0 < parts[2] <= LONGEST_S * 1000
+
+
+def _is_place(parts: list[Any]) -> bool:
+    """A flow's id, the number there, what it takes, from where that counts, and [node, number] of what was added."""
+    if len(parts) < 2 or type(parts[0]) is not str or type(parts[1]) is not int or not 0 <= parts[1] < MOST_NODES:
+        return False
+    if len(parts) < 5:
+        return True
+    added = parts[4]
+    kinds = [type(count) for count in added] if type(added) is list else []
+    return len(parts) == 5 and kinds == [int, int] and 0 <= min(added) <= max(added) <= MOST_NODES
+
+
+def _is_event(parts: list[Any]) -> bool:
+    """A stream and the id of an entry."""
+    return [type(part) for part in parts] == [str, str]
+
+
+# What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
+_META: dict[str, tuple[tuple[type, ...], Callable[[Any], bool] | None]] = {
+    "attempt": ((int,), lambda value: 1 <= value <= MOST_ATTEMPTS),
+    "max_retries": ((int, type(None)), None),
+    "expires": ((int,), None),
+    "ignore_result": ((bool,), None),
+    "result_expires": ((int, float), _is_limit),
+    "deferred_since": ((int,), None),
+    "headers": ((dict,), None),
+    "parent": ((str,), None),
+    "root": ((str,), None),
+    "version": ((list,), _is_version),
+    "begin": ((bool,), None),
+    "flow": ((list,), _is_place),
+    "replaced": ((int,), None),
+    "event": ((list,), _is_event),
+    "time_limit": ((int, float), _is_limit),
+    "soft_time_limit": ((int, float), _is_limit),
+}
+
+
 def unpack_meta(data: bytes) -> Mapping[str, Any]:
     """The inverse of `pack_meta`. Raises DecodeError."""
     if not data:
@@ -124,36 +150,12 @@ def unpack_meta(data: bytes) -> Mapping[str, Any]:
     if not isinstance(meta, dict):
         raise DecodeError(f"meta is {type(meta).__name__}, not a map")
     for name, value in meta.items():
-        kinds = _META_KINDS.get(name)
-        if kinds is not None and not isinstance(value, kinds):
-            raise DecodeError(f"meta carries {name} {value!r}")
-        if name in ("time_limit", "soft_time_limit") and not 0 < value <= LONGEST_S:  # NaN, too
-            raise DecodeError(f"meta carries {name} {value!r}")
-    if not 1 <= meta.get("attempt", 1) <= MOST_ATTEMPTS:
-        raise DecodeError(f"meta carries attempt {meta['attempt']}")
-    if "version" in meta:
-        parts = meta["version"]
-        if [type(part) for part in parts] != [str, int, int] or not 0 < parts[2] <= LONGEST_S * 1000:
-            raise DecodeError(f"meta carries version {parts!r}, not a key, a version and milliseconds")
-    if "flow" in meta:
-        place = meta["flow"]
-        if (
-            [type(part) for part in place[:2]] != [str, int]
-            or not 0 <= place[1] < MOST_NODES
-            or not _are_counts(place[4:])
-        ):
-            raise DecodeError(f"meta carries flow {place!r}, not a flow's id, its number and what it takes")
-    if "event" in meta and [type(part) for part in meta["event"]] != [str, str]:
-        raise DecodeError(f"meta carries event {meta['event']!r}, not a stream and the id of an entry")
-    if not 0 < meta.get("result_expires", 1) <= LONGEST_S:
-        raise DecodeError(f"meta carries result_expires {meta['result_expires']}")
+        known = _META.get(name)
+        if known is not None:
+            kinds, allowed = known
+            if not isinstance(value, kinds) or (allowed is not None and not allowed(value)):
+                raise DecodeError(f"meta carries {name} {value!r}, which that cannot be")
     return meta
-
-
-def _are_counts(parts: list[Any]) -> bool:
-    """Whether this is nothing, or the number of a node and one of nodes."""
-    kinds = [type(count) for part in parts for count in (part if isinstance(part, list) else [None])]
-    return not parts or (kinds == [int, int] and len(parts) == 1 and 0 <= max(parts[0]) <= MOST_NODES)
 
 
 def changed_meta(raw: bytes, old: Mapping[str, Any], new: Mapping[str, Any]) -> bytes:

@@ -40,6 +40,9 @@ from rsq.worker.time_limits import Limits, Timed, exceeded
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
 
+_QUIET = frozenset(("flow", "parent", "root", "headers"))
+"""What may be said of a call that starts unasked all the same."""
+
 _NO_POLICY = RetryPolicy()
 """Of a task that nobody here knows."""
 
@@ -72,7 +75,9 @@ class Attempts:
     def is_plain(self, delivery: Delivery) -> bool:
         """Whether its body starts without a word to the server, as nearly all do."""
         task = self._tasks.get(delivery.task)
-        return task is None or (task.is_plain and not delivery.meta)
+        return task is None or (
+            task.is_plain and (not delivery.meta or (delivery.meta.keys() <= _QUIET and takes_of(delivery) is None))
+        )
 
     def rules(self, delivery: Delivery) -> Rules | Verdict | None:
         """What must be asked before its body starts; or the verdict, where that cannot be told; or None."""

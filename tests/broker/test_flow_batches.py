@@ -9,7 +9,7 @@ import pytest
 from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.calls.inputs import arguments_of
 from rsq.calls.plan import CALLBACKS, Node
-from rsq.errors import BatchClosed
+from rsq.errors import BatchClosed, SettingsError
 from tests.broker.flowing import Flowing, call, chain, chord, flowing, group
 
 __all__ = ["flowing"]
@@ -182,6 +182,36 @@ def test_a_large_page(flowing: Flowing) -> None:
     assert sorted(came) == sorted([*(f"m{key}.{n}" for n in range(1000) for key in "12"), "on_complete", "on_success"])
 
 
+class TestMost:
+    """`max_flow_calls` counts what is added, too."""
+
+    def test_from_without(self, flowing: Flowing, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(flowing.flows, "_settings", flowing.rig.queue.settings.with_values(max_flow_calls=6))
+        opened(flowing)
+        flowing.flows.add("f", "1", group(["a", "b", "c"]))
+        with pytest.raises(SettingsError, match=r"batch f would have more than 6 calls \(max_flow_calls\)"):
+            flowing.flows.add("f", "2", group(["d"]))
+        assert flowing.fetch() == ["a", "b", "c"]
+
+    def test_from_inside(self, flowing: Flowing, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The outcome of the member stands, and so does that of its neighbours; the batch cannot go on."""
+        settings = flowing.rig.queue.settings.with_values(max_flow_calls=6)
+        monkeypatch.setattr(flowing.rig.queue, "settings", settings)
+        opened(flowing)
+        opened(flowing, "g")
+        flowing.flows.add("f", "1", group(["a", "b"]))
+        flowing.flows.add("g", "1", group(["x", "y"]))
+        flowing.fetch()
+        for task_id, flow_id, number in (("a", "f", 2), ("x", "g", 1)):
+            flowing.held[task_id].added = {flow_id: group(f"{task_id}{n}" for n in range(number))}
+        ended(flowing, "a", "x")
+        assert flowing.fetch() == ["x0"]
+        assert flowing.result("a") == ("SUCCESS", None)
+        assert (flowing.state("f"), flowing.state("g")) == ("failed", "started")
+        error = flowing.rig.redis.hget("{rsq:0}::flow:f", "error")
+        assert error == b"it would hold more than 6 calls (max_flow_calls)"
+
+
 class TestLease:
     def test_nobody_keeps_it_open(self, flowing: Flowing) -> None:
         opened(flowing)
@@ -206,6 +236,19 @@ class TestLease:
         flowing.flows.add("f", "1", group(["a"]))
         flowing.flows.seal("f")
         assert flowing.rig.redis.zscore("{rsq:0}::flows", "f") - flowing.rig.now_ms() > 86_400_000
+
+
+def test_a_cancelled_one_is_marked_wherever_its_calls_go(flowing: Flowing) -> None:
+    """Those too that were added, from without and by members: what waits in a stream there does not start."""
+    opened(flowing)
+    flowing.flows.add("f", "1", [Node(call("a"), sink=True), Node(call("b", queue="bulk"), sink=True)])
+    flowing.flows.add("f", "2", [Node(call("c", queue="bulk"), sink=True), Node(call("d", queue="side"), sink=True)])
+    flowing.fetch()
+    flowing.held["a"].added = {"f": [Node(call("e", queue="inner"), sink=True)]}
+    ended(flowing, "a")
+    assert flowing.flows.cancel("f")
+    for queue in ("q", "bulk", "side", "inner"):
+        assert flowing.rig.redis.zscore(f"{{rsq:0}}:{queue}:revoked", "flow f") is not None
 
 
 def test_a_cancelled_one_tells_nobody(flowing: Flowing) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from rsq import App
 from rsq.broker.status import QueueCounts, counts
+from rsq.keys import FlowKeys
 from tests.helpers import patience, wait_until
 from tests.integration import tasks
 
@@ -183,6 +184,7 @@ def nobody_reads(redis: Any) -> bool:
 
 
 def settled(app: App, queue: str | None = None) -> bool:
-    """Nothing waits and nothing runs."""
+    """Nothing waits and nothing runs, and nothing is left of flows."""
     now = totals(app, queue)
-    return now.ready == now.running == now.delayed == 0
+    (unfinished,) = app.client.ask(("EXISTS", FlowKeys(app.client.queue(None).keys.prefix, "").unfinished))
+    return not (now.ready or now.running or now.delayed or unfinished)

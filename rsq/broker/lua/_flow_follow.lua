@@ -1,14 +1,13 @@
 -- Part of _flow: what follows, edge by edge, as far as the budget goes.
 
--- One node that waits for the one of this item. Gives true where that one's value is needed later.
-local function visit(item, node)
-  local f, from = item.flow, item.node
+-- One node that waits for `from`, which has come to that end. Gives true where the value of `from` is needed later.
+function visit(f, from, how, parent, origin, node)
   if not is_live(f) then return end
-  if item.how == 'blamed' or item.how == 'bad' and node.policy ~= CONTINUE then
-    if node.policy ~= CONTINUE and from.state >= BAD then doom(f, node, item.origin, item.parent) end
-  elseif item.how ~= 'late' or node.policy ~= CONTINUE then
+  if how == 'blamed' or how == 'bad' and node.policy ~= CONTINUE then
+    if node.policy ~= CONTINUE and from.state >= BAD then doom(f, node, origin, parent) end
+  elseif how ~= 'late' or node.policy ~= CONTINUE then
     if from and count_down(f, node) > 0 then return true end
-    return release(f, node, item.parent, nil, from) or node.kind == JOIN
+    return release(f, node, parent, nil, from) or node.kind == JOIN
   end
 end
 
@@ -47,7 +46,7 @@ local function step(item)
       local node = f.nodes[n + base] or node_ahead(f, n + base, from + length - n)
       if item.how == 'close' then
         close(f, node)
-      elseif visit(item, node) and item.node then
+      elseif visit(f, item.node, item.how, item.parent, item.origin, node) and item.node then
         keep(item.node)
       end
       item.at = item.at + 1

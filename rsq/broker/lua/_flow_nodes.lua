@@ -4,11 +4,18 @@
 local work, first = {}, 1
 local sends, told, hastened, stale = {}, {}, {}, {}
 local claimed, some_revoked, ready_for = {}, {}, {}
+local visit
 
 -- how  what becomes of those behind it: 'ok', 'late' (after it was bad), 'bad', or 'blamed' (they are bad already, but for
 --      another one that is not to blame any more). Of an item it may be 'roots', 'close' and 'tell' as well.
 local function follow(f, node, how, parent, origin)
   if node.outs == 0 and not node.more then return end
+  -- One alone is seen to at once.
+  if how == 'ok' and node.outs == 1 and not node.more and not self.used_up() then
+    nodes_left = nodes_left - 1
+    if visit(f, node, how, parent, node.n, node_of(f, node.out + node.base)) then keep(node) end
+    return
+  end
   work[#work + 1] = { flow = f, node = node, how = how, at = 0, parent = parent, origin = origin or node.n }
 end
 
@@ -176,7 +183,7 @@ end
 
 -- It is to end with its flow: who waits for it hears of it.
 local function close(f, node)
-  local within = redis.call('HGET', f.key, node.n .. 's')
+  local within = redis.call('HGET', f.key, node.name .. 's')
   if within then self.stop(within, f.state, f.result, f.terminate == 1) end
   if node.state ~= OPEN or node.kind == ERRBACK and not stands_above(f, node) then return end
   if node.kind == JOIN then return move(f, node, BAD) end
@@ -198,6 +205,8 @@ local function close(f, node)
     expect_delayed(0, queue)
     node.told = true
     hastened[#hastened + 1] = { f, queue, id }
+    -- Whoever gets it finds the result there, and tells nobody again.
+    return tell(f, queue, id, f.result, true)
   else
     -- What runs ends by itself; unless nothing was heard of it for so long.
     return

@@ -105,19 +105,43 @@ local function wait_beside(f, beside, base)
   return true
 end
 
--- More nodes, which count their edges from 0. True where they stand, also since an earlier time; false where the flow
--- has ended, or is sealed and the one that adds is none of its members that run.
+-- Calls of it go to these queues, too: there it is marked where it is cancelled.
+local function know_queues(f, names)
+  if not f.goes_to then
+    f.goes_to, f.queue_known = cmsgpack.unpack(redis.call('HGET', f.key, 'queues') or '\144'), {}
+    for i = 1, #f.goes_to, 3 do f.queue_known[f.goes_to[i]] = true end
+  end
+  local before = #f.goes_to
+  for _, name in ipairs(names) do
+    if not f.queue_known[name] then
+      f.queue_known[name] = true
+      for _, part in ipairs({ name, 0, 0 }) do f.goes_to[#f.goes_to + 1] = part end
+    end
+  end
+  if #f.goes_to > before then also(f, 'queues', cmsgpack.pack(f.goes_to)) end
+end
+
+-- More nodes, which count their edges from 0. 'added' where they stand, also since an earlier time; 'closed' where the flow
+-- has ended, or is sealed and the one that adds is none of its members that run; 'full' where it would hold too many: one
+-- of which a member that has succeeded says so cannot go on.
 -- key    names them: they are added once
 -- head   as in flow_add
 -- rows   of the nodes
 function self.add(id, key, head, rows, inside, parent)
   local f = self.flow(id)
-  if not f or f.broken or not is_live(f) then return false end
+  if not f or f.broken or not is_live(f) then return 'closed' end
   f.pages, f.rows = f.pages or {}, f.rows or {}
-  if f.pages[key] or redis.call('HEXISTS', f.key, '+' .. key) == 1 then return true end
-  if f.unsealed == 0 and not inside then return false end
+  if f.pages[key] or redis.call('HEXISTS', f.key, '+' .. key) == 1 then return 'added' end
+  if f.unsealed == 0 and not inside then return 'closed' end
+  if f.size + #rows > head.most then
+    if inside then f.broken = string.format('it would hold more than %d calls (max_flow_calls)', head.most) end
+    return 'full'
+  end
   local base = f.size
-  if head.beside and not guarded(f, wait_beside, f, cmsgpack.unpack(head.beside), base) then return false end
+  if head.beside and not guarded(f, wait_beside, f, cmsgpack.unpack(head.beside), base) then
+    return 'closed'
+  end
+  guarded(f, know_queues, f, cmsgpack.unpack(head.queues))
   f.pages[key] = true
   also(f, '+' .. key, base)
   if base == 0 then f.touched = 0 end
@@ -128,7 +152,7 @@ function self.add(id, key, head, rows, inside, parent)
   local item = { flow = f, how = 'roots', at = 0, parent = parent, origin = -1, packed = head.roots, base = base }
   item.runs = cmsgpack.unpack(head.roots)
   work[#work + 1] = item
-  return true
+  return 'added'
 end
 
 -- Nothing is added any more, but by members that run. `late`: nobody has said so, and nobody will.

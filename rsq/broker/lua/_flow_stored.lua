@@ -14,10 +14,13 @@ local known, order, awaited = {}, {}, {}
 
 local function key_of(id) return P .. '::flow:' .. id end
 
-local function take_in(f, n, row)
+-- Numbers are made into texts here, since a server does so at ten times the cost.
+local function name_of(n) return string.format('%d', n) end
+
+local function take_in(f, n, row, name)
   local state, kind, policy, sink, more, waits, fails, base, out, outs = struct.unpack(EDGES, row)
   local node = {
-    n = n, row = row, state = state, kind = kind, policy = policy, sink = sink == 1, more = more == 1, waits = waits,
+    n = n, name = name, row = row, state = state, kind = kind, policy = policy, sink = sink == 1, more = more == 1, waits = waits,
     -- What it says of other nodes is counted from its base.
     fails = fails, base = base, out = out, outs = outs, changed = false, value = false, kept = false,
   }
@@ -34,8 +37,9 @@ local function know_fixed(f)
 end
 
 local function read_flow(id)
-  local key, numbers = key_of(id), awaited[id] or {}
-  local found = redis.call('HMGET', key, 'head', unpack(numbers))
+  local key, numbers, names = key_of(id), awaited[id] or {}, {}
+  for i, n in ipairs(numbers) do names[i] = name_of(n) end
+  local found = redis.call('HMGET', key, 'head', unpack(names))
   local head = found[1]
   if not head then return redis.call('EXISTS', key) == 1 and { id = id, key = key, state = 'starting' } or nil end
   local state, flags, size, calls, open, ok, bad, sunk, failed, unsealed, touched, far, at = struct.unpack(COUNTS, head)
@@ -49,7 +53,7 @@ local function read_flow(id)
     lists = flags >= 4,
   }
   for i, n in ipairs(numbers) do
-    if found[i + 1] and not f.nodes[n] then take_in(f, n, found[i + 1]) end
+    if found[i + 1] and not f.nodes[n] then take_in(f, n, found[i + 1], names[i]) end
   end
   return f
 end
@@ -75,7 +79,10 @@ end
 local function is_live(f) return f.state == 'started' or f.state == 'failed' end
 
 local function node_of(f, n)
-  return f.nodes[n] or take_in(f, n, f.rows and f.rows[n] or redis.call('HGET', f.key, n))
+  local node = f.nodes[n]
+  if node then return node end
+  local name = name_of(n)
+  return take_in(f, n, f.rows and f.rows[n] or redis.call('HGET', f.key, name), name)
 end
 
 -- One of a row of nodes, of which so many more will be asked for.
@@ -87,11 +94,12 @@ local function node_ahead(f, n, more)
     f.largest = math.max(f.largest or 1, #node.row)
     return node
   end
-  local numbers = {}
-  for i = 1, number do numbers[i] = n + i - 1 end
-  for i, row in ipairs(redis.call('HMGET', f.key, unpack(numbers))) do
+  local names = {}
+  for i = 1, number do names[i] = name_of(n + i - 1) end
+  for i, row in ipairs(redis.call('HMGET', f.key, unpack(names))) do
+    local each = n + i - 1
     if row then f.largest = math.max(f.largest, #row) end
-    if not f.nodes[numbers[i]] and not (f.rows and f.rows[numbers[i]]) then take_in(f, numbers[i], row) end
+    if not f.nodes[each] and not (f.rows and f.rows[each]) then take_in(f, each, row, names[i]) end
   end
   return f.nodes[n]
 end
@@ -126,21 +134,21 @@ end
 -- One less to wait for. Gives how many are left.
 local function count_down(f, node)
   if node.waits <= 1 then return 0 end
-  node.left = (node.left or tonumber(redis.call('HGET', f.key, node.n .. 'n') or node.waits)) - 1
+  node.left = (node.left or tonumber(redis.call('HGET', f.key, node.name .. 'n') or node.waits)) - 1
   node.changed = true
   return node.left
 end
 
 -- It waits for these as well, and takes their values at the end of its list.
 local function wait_for(f, node, numbers)
-  node.listed = node.listed or tonumber(redis.call('HGET', f.key, node.n .. 'm') or 0)
+  node.listed = node.listed or tonumber(redis.call('HGET', f.key, node.name .. 'm') or 0)
   node.lists = node.lists or {}
   for _, n in ipairs(numbers) do
-    local name = node.n .. 'm' .. math.floor(node.listed / LIST_PAGE)
+    local name = node.name .. 'm' .. math.floor(node.listed / LIST_PAGE)
     node.lists[name] = (node.lists[name] or redis.call('HGET', f.key, name) or '') .. struct.pack('>I4', n)
     node.listed = node.listed + 1
   end
-  local left = node.left or tonumber(redis.call('HGET', f.key, node.n .. 'n') or node.waits)
+  local left = node.left or tonumber(redis.call('HGET', f.key, node.name .. 'n') or node.waits)
   node.left, node.waits, node.changed, f.lists = left + #numbers, node.waits + #numbers, true, true
   node.row = string.sub(node.row, 1, WAITS_AT - 1) .. struct.pack('>I4', node.waits) .. string.sub(node.row, WAITS_AT + 4)
 end
@@ -150,7 +158,7 @@ local function added_to(f, node, takes, from)
   local kind = string.byte(takes) or 0
   if not f.lists or kind < 0x90 or kind > 0x9f and kind ~= 0xdc and kind ~= 0xdd then return end
   local owner = from and from.kind == JOIN and from or node
-  owner.listed = owner.listed or tonumber(redis.call('HGET', f.key, owner.n .. 'm') or 0)
+  owner.listed = owner.listed or tonumber(redis.call('HGET', f.key, owner.name .. 'm') or 0)
   return owner.listed > 0 and { owner.n, owner.listed } or nil
 end
 
@@ -158,13 +166,13 @@ end
 local function keep(node) node.kept, node.changed = true, true end
 
 local function value_of(f, node)
-  if not node.value then node.value = redis.call('HGET', f.key, node.n .. 'v') end
+  if not node.value then node.value = redis.call('HGET', f.key, node.name .. 'v') end
   return node.value or ''
 end
 
 -- What a node gave, where it is kept and small enough to be put in front of arguments.
 local function small_value(f, node)
-  if not node.value and redis.call('HSTRLEN', f.key, node.n .. 'v') > INLINE_BYTES then return end
+  if not node.value and redis.call('HSTRLEN', f.key, node.name .. 'v') > INLINE_BYTES then return end
   local value = value_of(f, node)
   if value ~= '' and #value <= INLINE_BYTES and string.sub(value, 1, 1) ~= FAILED then return value end
 end

@@ -5,18 +5,22 @@ local CODES = { started = 1, failed = 2, succeeded = 3, cancelled = 4, expired =
 -- All that has changed in the nodes is set behind the first two of `fields`; gives how many there are then.
 local function list_nodes(f, fields)
   local i = 2
-  for n, node in pairs(f.nodes) do
+  for _, node in pairs(f.nodes) do
     if node.changed then
-      fields[i + 1], fields[i + 2], i = n, string.char(node.state) .. string.sub(node.row, 2), i + 2
-      if node.left then fields[i + 1], fields[i + 2], i = n .. 'n', node.left, i + 2 end
-      if node.kept and node.value then fields[i + 1], fields[i + 2], i = n .. 'v', node.value, i + 2 end
-      if node.error then fields[i + 1], fields[i + 2], i = n .. 'e', node.error, i + 2 end
-      for name, numbers in pairs(node.lists or {}) do fields[i + 1], fields[i + 2], i = name, numbers, i + 2 end
-      if node.lists then fields[i + 1], fields[i + 2], i = n .. 'm', node.listed, i + 2 end
+      local name = node.name
+      fields[i + 1], fields[i + 2], i = name, string.char(node.state) .. string.sub(node.row, 2), i + 2
+      if node.left then fields[i + 1], fields[i + 2], i = name .. 'n', node.left, i + 2 end
+      if node.kept and node.value then fields[i + 1], fields[i + 2], i = name .. 'v', node.value, i + 2 end
+      if node.error then fields[i + 1], fields[i + 2], i = name .. 'e', node.error, i + 2 end
+      if node.lists then
+        fields[i + 1], fields[i + 2], i = name .. 'm', node.listed, i + 2
+        for page, numbers in pairs(node.lists) do fields[i + 1], fields[i + 2], i = page, numbers, i + 2 end
+      end
     end
   end
-  for n, row in pairs(f.rows or {}) do
-    if not f.nodes[n] or not f.nodes[n].changed then fields[i + 1], fields[i + 2], i = n, row, i + 2 end
+  if not f.rows then return i end
+  for n, row in pairs(f.rows) do
+    if not f.nodes[n] or not f.nodes[n].changed then fields[i + 1], fields[i + 2], i = name_of(n), row, i + 2 end
   end
   return i
 end
