@@ -19,7 +19,20 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock", "signals", "logs", "naming", "functions", "hints", "celery_names", "texts"},
+    {
+        "errors",
+        "states",
+        "keys",
+        "clock",
+        "signals",
+        "logs",
+        "naming",
+        "bell",
+        "functions",
+        "hints",
+        "celery_names",
+        "texts",
+    },
     {"codec", "url"},
     {"settings"},
     {"remote"},

@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, cast
 
 from hiredis import Reader
@@ -39,6 +40,9 @@ class Channel:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection  # closes the socket when it is dropped
         self.socket = cast("socket.socket", connection._sock)  # the library has no other way to hand it over
+        self._tls = self.socket if isinstance(self.socket, ssl.SSLSocket) else None
+        self._poll = select.poll()
+        self._poll.register(self.socket, select.POLLIN)
         self._timeout_s = TICK_S
         self.socket.settimeout(TICK_S)
         self._reader = Reader(replyError=Refusal)
@@ -68,7 +72,7 @@ class Channel:
             except TimeoutError:
                 pass
         if sent < len(data):
-            self.send(memoryview(data)[sent:], _until(deadline))
+            self.send(memoryview(data)[sent:], deadline)
         if on_late is not None and not self.readable(on_late[0]):
             on_late[1]()
         replies: list[Any] = []
@@ -82,16 +86,25 @@ class Channel:
             raise
         return replies
 
-    def send(self, data: bytes | memoryview, deadline: Deadline) -> None:
-        """Send all of it."""
-        view = memoryview(data)
-        while view:
-            self._bound(deadline)
+    def send(self, data: bytes | memoryview, deadline: Deadline | float) -> None:
+        """Send all of it.
+
+        deadline  or a number of seconds
+        """
+        sent = 0
+        if (deadline.left_s() if isinstance(deadline, Deadline) else deadline) >= self._timeout_s:
             try:
-                sent = self.socket.send(view)
+                sent = self.socket.send(data)
+            except TimeoutError:
+                pass
+        if sent < len(data):
+            until = _until(deadline)
+        while sent < len(data):
+            self._bound(until)
+            try:
+                sent += self.socket.send(memoryview(data)[sent:])
             except TimeoutError:
                 continue
-            view = view[sent:]
 
     def read(self, deadline: Deadline) -> Any:
         """The next reply."""
@@ -105,15 +118,18 @@ class Channel:
 
     def push(self, seconds: float, lock: threading.Lock) -> Any:
         """The next reply, or None after so many seconds. Other threads may send meanwhile, holding the lock."""
-        deadline = Deadline(seconds)
-        while (reply := self._reader.gets()) is False:
-            if not self.readable(deadline.left_s()):
+        gets, until = self._reader.gets, monotonic() + seconds
+        while (reply := gets()) is False:
+            if not self.readable(until - monotonic()):
                 return None
-            with lock:  # TLS forbids to read and write at once
+            if not self._tls:
+                self._receive()
+                continue
+            with lock:  # TLS forbids to read and write at once, and what is readable may be a part of a record
                 self.socket.settimeout(0)
                 try:
                     self._receive()
-                except (BlockingIOError, ssl.SSLWantReadError):
+                except ssl.SSLWantReadError:
                     continue
                 finally:
                     self.socket.settimeout(self._timeout_s)
@@ -121,14 +137,11 @@ class Channel:
 
     def readable(self, seconds: float) -> bool:
         """Whether something comes within so many seconds."""
-        if self._reader.has_data() or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+        if self._reader.has_data() or (self._tls and self._tls.pending()):
             return True
-        poll = select.poll()
-        try:
-            poll.register(self.socket, select.POLLIN)
-        except ValueError:
-            raise ConnectionError(CLOSED) from None  # by another thread
-        return bool(poll.poll(max(0.0, seconds) * 1000))
+        if self.socket.fileno() < 0:
+            raise ConnectionError(CLOSED)  # by another thread
+        return bool(self._poll.poll(max(0.0, seconds) * 1000))
 
     def close(self) -> None:
         self._connection.disconnect()

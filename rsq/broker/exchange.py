@@ -68,7 +68,7 @@ def repeating(
     fault: BrokerError | None = None
     for pause_s in pauses(deadline):
         try:
-            replies = yield from ask(deadline.within(answer_s))
+            replies = yield from ask(deadline if answer_s == math.inf else deadline.within(answer_s))
             refusal = next((reply for reply in replies if isinstance(reply, BrokerError)), None)
             if refusal is None:
                 return replies

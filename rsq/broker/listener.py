@@ -64,7 +64,7 @@ class ResultListener:
         try:
             for subscription, some in parts.items():
                 subscription.join(waiter, some)
-            while (waiter.wanted or arrived) and (left_s := deadline.left_s()) > 0:
+            while waiter.wanted and (left_s := deadline.left_s()) > 0:
                 if arrived:
                     for subscription in parts:
                         subscription.rest(waiter)
@@ -72,12 +72,14 @@ class ResultListener:
                 elif waiter.unseen:
                     waiter.unseen = False
                     self._first_look(waiter, deadline)
-                elif led := [each for each in parts if each.leads(waiter)]:
-                    for subscription in led:
-                        subscription.read(min(read_s, left_s), deadline, waiter)
                 else:
-                    waiter.wakeup.wait(min(LONGEST_READ_S, left_s))
-                    waiter.wakeup.clear()
+                    leads = False
+                    for subscription in parts:
+                        if subscription.leads(waiter):
+                            leads = True
+                            subscription.read(min(read_s, left_s), deadline, waiter)
+                    if not leads:
+                        waiter.wakeup.wait(min(LONGEST_READ_S, left_s))
                 if timeout_s is None:
                     for subscription in parts:
                         subscription.give_up_in_time()

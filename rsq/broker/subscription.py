@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
+from rsq.bell import Bell
 from rsq.broker.channel import Channel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
@@ -32,7 +33,7 @@ class Waiter:
         self.wanted = wanted
         self.unconfirmed: set[bytes] = set()
         self.unseen = False
-        self.wakeup = threading.Event()
+        self.wakeup = Bell()
 
 
 class Subscription:
@@ -90,10 +91,9 @@ class Subscription:
             self._leader = None
         if self._leader is None:
             # Whoever stops reading wakes another one, or nobody would read.
-            for each in self._waiting.all():
-                if each is not waiter:
-                    each.wakeup.set()
-                    break
+            heir = self._waiting.another(waiter)
+            if heir is not None:
+                heir.wakeup.set()
 
     def leads(self, waiter: Waiter) -> bool:
         """Whether this one is to read, for all."""
@@ -166,13 +166,14 @@ class Subscription:
                 if waiter.unconfirmed:
                     continue  # one look for all of them
                 waiter.unseen = True
-            waiter.wakeup.set()
+            if waiter is not self._leader:
+                waiter.wakeup.set()
 
     def _send(self, request: bytes) -> None:
         """Where it breaks now, the leader connects, for all."""
         if self._channel is not None:
             try:
-                self._channel.send(request, Deadline(self._timeout_s))
+                self._channel.send(request, self._timeout_s)
             except FAULTS:
                 self._drop()
 

@@ -48,6 +48,10 @@ class Waiting(Generic[W]):
     def all(self) -> Iterable[W]:
         return dict.fromkeys(waiter for waiters in self._each.values() for waiter in waiters)
 
+    def another(self, waiter: W) -> W | None:
+        """One of them that is not this one."""
+        return next((each for waiters in self._each.values() for each in waiters if each is not waiter), None)
+
     def join(self, waiter: W, keys: Iterable[bytes]) -> list[bytes]:
         """Add one. Gives the keys for which nobody waited before: their channels are to be subscribed."""
         fresh = []

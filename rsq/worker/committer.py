@@ -24,7 +24,7 @@ from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeErro
 from rsq.logs import guarded
 from rsq.worker.identity import Identity
 from rsq.worker.turnstile import Turnstile
-from rsq.worker.wakeup import Bell
+from rsq.bell import Bell
 
 log = guarded("rsq.task")
 broker_log = guarded("rsq.worker")

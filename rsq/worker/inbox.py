@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from rsq.calls.message import Delivery
-from rsq.worker.wakeup import Bell
+from rsq.bell import Bell
 
 
 class Inbox:

@@ -10,7 +10,7 @@ from rsq.calls.message import Delivery
 from rsq.calls.outcome import Verdict
 from rsq.worker.committer import Committer
 from rsq.worker.inbox import Inbox
-from rsq.worker.wakeup import Bell
+from rsq.bell import Bell
 
 T = TypeVar("T")
 

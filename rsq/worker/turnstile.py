@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from rsq.worker.wakeup import Bell
+from rsq.bell import Bell
 
 LATE_S = 0.05
 """One that takes longer, since its server is away or slow, is waited for no more: the others pass it by."""

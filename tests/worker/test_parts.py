@@ -13,7 +13,7 @@ from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.outlook import BUSY_SWEEP_S, SWEEP_S, WHOLE_SWEEP_S, Outlook
 from rsq.worker.prefetch import BYTES_AHEAD, GROWTH, MOST_AHEAD, PAGE, Prefetch
-from rsq.worker.wakeup import Bell
+from rsq.bell import Bell
 
 
 def delivery(number: int) -> Delivery:

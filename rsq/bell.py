@@ -1,4 +1,4 @@
-"""A bell between two threads of a child: one waits for it, any may ring it."""
+"""A bell between threads: one waits for it, any may ring it."""
 
 from __future__ import annotations
 
