@@ -19,20 +19,8 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {
-        "errors",
-        "states",
-        "keys",
-        "clock",
-        "signals",
-        "logs",
-        "naming",
-        "bell",
-        "functions",
-        "hints",
-        "celery_names",
-        "texts",
-    },
+    {"errors", "states", "keys", "clock", "bell", "signals", "logs", "naming", "functions", "texts"},
+    {"hints", "celery_names"},
     {"codec", "url"},
     {"settings"},
     {"remote"},

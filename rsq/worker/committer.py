@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from rsq import codec
+from rsq.bell import Bell
 from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
@@ -24,7 +25,6 @@ from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable, DecodeErro
 from rsq.logs import guarded
 from rsq.worker.identity import Identity
 from rsq.worker.turnstile import Turnstile
-from rsq.bell import Bell
 
 log = guarded("rsq.task")
 broker_log = guarded("rsq.worker")

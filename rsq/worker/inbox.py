@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from rsq.calls.message import Delivery
 from rsq.bell import Bell
+from rsq.calls.message import Delivery
 
 
 class Inbox:

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from rsq.bell import Bell
 from rsq.calls.message import Delivery
 from rsq.calls.outcome import Verdict
 from rsq.worker.committer import Committer
 from rsq.worker.inbox import Inbox
-from rsq.bell import Bell
 
 T = TypeVar("T")
 

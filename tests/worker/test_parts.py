@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+from rsq.bell import Bell
 from rsq.calls.message import Delivery
 from rsq.worker.board import Board, Running
 from rsq.worker.children import Child
@@ -13,7 +14,6 @@ from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.outlook import BUSY_SWEEP_S, SWEEP_S, WHOLE_SWEEP_S, Outlook
 from rsq.worker.prefetch import BYTES_AHEAD, GROWTH, MOST_AHEAD, PAGE, Prefetch
-from rsq.bell import Bell
 
 
 def delivery(number: int) -> Delivery:
