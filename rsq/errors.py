@@ -83,7 +83,7 @@ class BrokerRefused(BrokerError):
 class NotReplicated(BrokerError):
     """The master holds the call and it will run, but fewer replicas than `wait_replicas` have it yet.
 
-    task_ids  the calls of which this is so; sending one again with the same id, from this process, is safe
+    task_ids  the calls of which this is so, or the flow; sending one again with the same id, from this process, is safe
     """
 
     def __init__(self, message: str, task_ids: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from rsq.bench.steps import steps
 from rsq.bench.tasks import add, add_quietly, app, mark, swallow
 from rsq.bench.working_off import WARM_UP
 from rsq.broker.connection import Link
+from rsq.broker.deadline import Deadline
 from rsq.broker.reads import BlockingRead
 from rsq.broker.worker_queue import LONGEST_BLOCK_MS, WorkerQueue
 from rsq.errors import LeaseLost
@@ -215,7 +216,7 @@ def idle_workers(rig: Rig) -> Samples:
         due = time.monotonic()
         while not stop.is_set():
             for number, each in enumerate(leases):
-                each.renew([f"child-{number}"])
+                each.renew([f"child-{number}"], Deadline(PATIENCE_S))
                 listings[number].tell({"children": 1})
                 due += lease_s / RENEWALS / count
                 stop.wait(due - time.monotonic())

@@ -16,8 +16,8 @@ from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.dialling import CONNECT_TIMEOUT_S, keepalive_options
 from rsq.broker.exchange import Dial, Exchange
-from rsq.broker.faults import CLOSED, FAULTS, SILENT, translated
-from rsq.broker.spread import NOT_DONE, of_one_try, spreading
+from rsq.broker.faults import CLOSED, FAULTS, SILENT, SlotMoved, translated
+from rsq.broker.spread import of_one_try, spreading
 from rsq.broker.stragglers import Identity
 from rsq.errors import BrokerError
 
@@ -86,7 +86,6 @@ class AsyncLink:
         self._endpoint = endpoint
         self._tag = tag
         self._by_tag: dict[str, AsyncLink] = {}
-        self._scripted: set[str] = set()
         self._channel: AsyncChannel | None = None
         self._identity: Identity | None = None
         self._connecting: asyncio.Task[AsyncChannel] | None = None
@@ -113,9 +112,9 @@ class AsyncLink:
         if len(requests) == 1 and (tag := tag_of(requests[0])):
             own = of_one_try(deadline, self._endpoint.answer_s)
             replies = await self._at(tag).pipeline_packed(requests, own or deadline)
-            if type(replies[0]) not in NOT_DONE:
+            if type(replies[0]) is not SlotMoved:
                 return replies
-        talk = spreading(requests, self._endpoint.home, self._scripted, deadline)
+        talk = spreading(requests, self._endpoint.home, deadline)
         try:
             step = next(talk)
             while True:

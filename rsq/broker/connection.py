@@ -20,10 +20,10 @@ from rsq.broker.cluster import Cluster, tag_of
 from rsq.broker.deadline import Deadline
 from rsq.broker.dialling import dial
 from rsq.broker.exchange import Dial, Exchange, Opening
-from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, translated
+from rsq.broker.faults import FAULTS, Refusal, ScriptMissing, SlotMoved, translated
 from rsq.broker.scripts import Script
 from rsq.broker.sentinel import Sentinels
-from rsq.broker.spread import NOT_DONE, of_one_try, spreading
+from rsq.broker.spread import of_one_try, spreading
 from rsq.broker.stragglers import Identity, Stragglers
 from rsq.broker.wire import Argument, Command, packed
 from rsq.errors import BrokerError, BrokerUnavailable
@@ -175,10 +175,10 @@ def running(
     then: Callable[[], Sequence[bytes]] = tuple,
     first: Sequence[bytes] = (),
 ) -> Exchange[list[Any]]:
-    """Call scripts in one write, loading those that the server does not know, with the packed commands around them.
+    """Call scripts in one write, with the packed commands around them. Those that the server does not know are called
+    again in a second one, each behind its text; `then` is asked again, and sent behind them.
 
-    Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives. Where
-    something had to be loaded, `then` is asked again, and sent behind it.
+    Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives.
     """
     if any(script.sharded is not script for script, _, _ in calls):
         calls = yield list(calls)
@@ -189,13 +189,23 @@ def running(
         missing = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, ScriptMissing)]
         if not missing:
             break
-        loads = [packed("SCRIPT", "LOAD", source) for source in {calls[i][0].source for i in missing}]
-        for loaded in (yield loads, deadline):
-            if isinstance(loaded, BrokerError):
-                raise loaded
-        again: list[Any] = yield [*(requests[i] for i in missing), *then()], deadline
-        for i, reply in zip([*missing, *range(len(calls), len(replies))], again, strict=True):
-            replies[i] = reply
+        again: list[bytes] = []
+        places: dict[int, tuple[int, int]] = {}
+        loads: dict[tuple[Script, str], int] = {}
+        for i in missing:
+            script, tag, _ = calls[i]
+            node = tag.partition("}")[0]
+            if (script, node) not in loads:
+                loads[script, node] = len(again)
+                again.append(packed("SCRIPT", "LOAD", script.source))
+            places[i] = loads[script, node], len(again)
+            again.append(requests[i])
+        answers: list[Any] = yield [*again, *then()], deadline
+        for i, (load, place) in places.items():
+            # Why it could not be loaded tells more than that it is missing.
+            unloaded = isinstance(answers[place], ScriptMissing) and isinstance(answers[load], BrokerError)
+            replies[i] = answers[load if unloaded else place]
+        replies[len(calls) :] = answers[len(again) :]
     forgetful = "cannot serve now: it forgets scripts as soon as they are loaded"
     for i, reply in enumerate(replies[: len(calls)]):
         if isinstance(reply, ScriptMissing):
@@ -217,7 +227,6 @@ class Link:
         self.timeout_s = timeout_s
         self._tag = tag
         self._by_tag: dict[str, Link] = {}
-        self._scripted: set[str] = set()
         self._last: tuple[bytes, Link | None] = b"", None
         self.lender: object = None
         self.idle_since = 0.0
@@ -266,7 +275,7 @@ class Link:
         if Refusal in map(type, replies):
             if self.endpoint.translate(replies):
                 link.close()
-            if link is not self and type(replies[0]) in NOT_DONE:
+            if link is not self and type(replies[0]) is SlotMoved:  # so nothing was done
                 return self._spread(requests, deadline, on_late)
         return replies
 
@@ -286,7 +295,7 @@ class Link:
 
     def _spread(self, requests: Sequence[bytes], deadline: Deadline | None, on_late: OnLate | None) -> list[Any]:
         """`pipeline_packed` in a cluster; see `spreading`."""
-        talk = spreading(requests, self.endpoint.home, self._scripted, deadline)
+        talk = spreading(requests, self.endpoint.home, deadline)
         try:
             step = next(talk)
             while True:

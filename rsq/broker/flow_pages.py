@@ -26,6 +26,7 @@ class Pages:
 
     queues    name -> [most messages, how many calls go there at once]; all of them once the last page is made
     size      nodes so far
+    replicas  how many must have them before their producer goes on
     complete  the last page was made
 
     tail, above  it replaces a call: number of the one that stands for that, and the flow and number of that itself, if
@@ -34,7 +35,7 @@ class Pages:
 
     def __init__(self, plan: Plan, settings: Settings, tail: int = 0, above: tuple[str, int] = ("", 0)) -> None:
         self.queues: dict[str, list[int]] = {}
-        self.size = 0
+        self.size = self.replicas = 0
         self.complete = False
         self._plan = plan
         self._settings = settings
@@ -114,11 +115,13 @@ class Pages:
             self._roots.append(number)
         if node.call is not None:
             self._calls += not node.errback
-            self._count_queue(node.call, not node.waits and not node.errback)
+            self._count(node.call, not node.waits and not node.errback)
         return row_of(node)
 
-    def _count_queue(self, call: Call, at_once: bool) -> None:
+    def _count(self, call: Call, at_once: bool) -> None:
         queue, most = self.queues.setdefault(call.message.queue, [0, 0]), call.placement.max_length
+        wanted = call.placement.replicas
+        self.replicas = max(self.replicas, self._settings.wait_replicas if wanted is None else wanted)
         if most:
             queue[0] = min(queue[0] or most, most)
         queue[1] += at_once

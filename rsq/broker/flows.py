@@ -10,6 +10,7 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker import scripts
+from rsq.broker.answers import too_few
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
@@ -17,14 +18,22 @@ from rsq.broker.flow_looks import HEAD, Flow, NodeState, state_of, unpack_head
 from rsq.broker.flow_pages import PAGE_NODES, Pages
 from rsq.broker.flow_rows import STATES, Stored, above_of, read_counts, read_node
 from rsq.broker.partitions import Queues
-from rsq.broker.queue import MOVED, Queue
+from rsq.broker.queue import MOVED, Queue, replication
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
 from rsq.calls.inputs import FAILED, origin_of
 from rsq.calls.message import check_id
 from rsq.calls.outcome import pack_failure
 from rsq.calls.plan import Node, Plan
-from rsq.errors import BatchClosed, BrokerError, BrokerUnavailable, QueueFull, QueuePaused, SettingsError
+from rsq.errors import (
+    BatchClosed,
+    BrokerError,
+    BrokerUnavailable,
+    NotReplicated,
+    QueueFull,
+    QueuePaused,
+    SettingsError,
+)
 from rsq.settings import Settings
 from rsq.states import State
 
@@ -33,6 +42,9 @@ RELEASED_AT_ONCE = 200
 
 LISTED_PAGE = NODES_PAGE = 500
 """Ids of flows, and nodes of one, that are read at once."""
+
+WRITTEN = [b"accepted"], [b"added"]
+"""Answers of scripts that have written what they were given, now or before."""
 
 CANCELLED = pack_failure(State.REVOKED, 1, 0.0, "cancelled")
 
@@ -194,7 +206,8 @@ class Flows:
         for page in pages:
             call = self._script(scripts.FLOW, plan.id, *page)
             introduction = yield from self._introduction(plan.id, pages.queues)
-            answer = yield from self._insist(call, introduction if pages.complete else ())
+            last = pages.complete
+            answer = yield from self._insist(call, introduction if last else (), pages.replicas if last else 0)
             match answer:
                 case [b"full", queue, held]:
                     raise QueueFull(
@@ -221,7 +234,8 @@ class Flows:
             raise SettingsError(f"{len(nodes)} nodes are too many for one page of adds: {PAGE_NODES} at most")
         pages = Pages(Plan(flow_id, nodes), self._settings)
         call = self._script(scripts.FLOW_ADD, flow_id, key, *pages.added())
-        match (yield from self._insist(call, (yield from self._introduction(flow_id, pages.queues)))):
+        introduction = yield from self._introduction(flow_id, pages.queues)
+        match (yield from self._insist(call, introduction, pages.replicas)):
             case [b"moved", queue]:
                 yield from self._look_anew(flow_id, queue.decode())
             case [b"closed"]:
@@ -276,13 +290,24 @@ class Flows:
             if not isinstance(left, int) or left == 0:
                 return
 
-    def _insist(self, call: ScriptCall, introduction: Sequence[bytes] = ()) -> Exchange[Any]:
-        """Call a script that may be repeated, until it answers or the deadline is over."""
+    def _insist(self, call: ScriptCall, introduction: Sequence[bytes] = (), replicas: int = 0) -> Exchange[Any]:
+        """Call a script that may be repeated, until it answers or the deadline is over.
+
+        replicas  how many must have what was written so far
+        """
         deadline, fault = self._deadline(), None
+        barrier = self._queue(None).keys.barrier
+
+        def then() -> list[bytes]:
+            return replication(barrier, replicas, deadline.left_s()) if replicas else []
+
         for pause_s in pauses(deadline):
             try:
-                *_, reply = yield from running([call], deadline, first=introduction)
+                replies = yield from running([call], deadline, then, introduction)
+                reply = replies[len(introduction)]
                 if not isinstance(reply, BrokerError):
+                    if replicas and reply in WRITTEN:
+                        _check_replicated(call, replies[-1], replicas)
                     return reply
                 if not isinstance(reply, BrokerUnavailable):
                     raise reply
@@ -341,6 +366,18 @@ class Flows:
     def _ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         replies: list[Any] = self._follow(asking([packed(*command) for command in commands], self._deadline()))
         return replies
+
+
+def _check_replicated(call: ScriptCall, count: Any, replicas: int) -> None:
+    """Whether `count`, what WAIT answered, is enough. Raises NotReplicated."""
+    why = too_few(count, replicas)
+    if why:
+        flow_id = str(call[2][0])
+        raise NotReplicated(
+            f"what was sent of flow {flow_id} is stored on the master, but may be lost if it fails before its replicas "
+            f"have caught up: {why}. Sent again with the same id it is not doubled",
+            [flow_id],
+        )
 
 
 def introductions(queues: Iterable[Queue]) -> list[bytes]:

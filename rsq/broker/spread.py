@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from rsq.broker.cluster import loads_script, tag_of
 from rsq.broker.deadline import Deadline
-from rsq.broker.faults import ScriptMissing, SlotMoved
+from rsq.broker.faults import SlotMoved
 from rsq.errors import BrokerError
 
 T = TypeVar("T")
@@ -27,25 +27,17 @@ TRY = 2 / 3
 More than half of it, since a WAIT takes that.
 """
 
-NOT_DONE = frozenset({ScriptMissing, SlotMoved})
-"""Where this is the answer to a command, nothing was done: it may be sent anew."""
-
 BESIDE_S = 1.0
 """What goes to a second node may take this long: one that is gone must not use up the time of the first."""
 
 
-def spreading(
-    requests: Sequence[bytes], home: str, scripted: set[str], deadline: Deadline | None
-) -> Spreading[list[Any]]:
+def spreading(requests: Sequence[bytes], home: str, deadline: Deadline | None) -> Spreading[list[Any]]:
     """Send each command to the master of its tag; give the replies in order.
 
     Where one of several masters is away its commands are answered by that fault; it is raised where all of them are.
 
-    home      tag of a partition, which comes first; the fleet comes last
-    scripted  tags whose nodes have asked for scripts; kept from one write to the next
+    home  tag of a partition, which comes first; the fleet comes last
     """
-    if requests and all(map(loads_script, requests)):
-        return (yield from _loading(list(requests), home, scripted, deadline))
     replies: list[Any] = [None] * len(requests)
     faults: list[BrokerError] = []
     parts = by_tag(requests, home)
@@ -56,8 +48,6 @@ def spreading(
                 answers = yield tag, [requests[number] for number in numbers], own
                 for number, answer in zip(numbers, answers, strict=True):
                     replies[number] = answer
-                    if isinstance(answer, ScriptMissing):
-                        scripted.add(tag)
                 numbers = to_repeat(requests, numbers, replies)
                 if not numbers:
                     break
@@ -71,20 +61,6 @@ def spreading(
     return replies
 
 
-def _loading(loads: list[bytes], home: str, scripted: set[str], deadline: Deadline | None) -> Spreading[list[Any]]:
-    """Each node has scripts of its own. One that is away keeps none of the others from theirs."""
-    answers: list[list[Any]] = []
-    faults: list[BrokerError] = []
-    for tag in sorted(scripted, key=lambda tag: tag != home) or [home]:
-        try:
-            answers.append((yield tag, loads, deadline))
-        except BrokerError as fault:
-            faults.append(fault)
-    if not answers:
-        raise faults[0]
-    return next((each for each in answers if any(isinstance(reply, BrokerError) for reply in each)), answers[0])
-
-
 def of_one_try(deadline: Deadline | None, answer_s: float) -> Deadline | None:
     """By when one try is over: what has less time than for two is one."""
     return deadline if deadline is None or deadline.seconds < 2 * answer_s else deadline.share(TRY)
@@ -93,12 +69,12 @@ def of_one_try(deadline: Deadline | None, answer_s: float) -> Deadline | None:
 def by_tag(requests: Sequence[bytes], home: str) -> dict[str, list[int]]:
     """Which of these go where: their numbers by tag, those of the home first, and those of the fleet last.
 
-    One without a key goes with the one before it.
+    One without a key goes with the one before it; a script is loaded for the call behind it.
     """
     found: dict[str, list[int]] = {home: []}
     last = next((tag for request in requests if (tag := tag_of(request))), home)
     for number, request in enumerate(requests):
-        last = tag_of(request) or last
+        last = tag_of(requests[number + 1] if loads_script(request) else request) or last
         found.setdefault(last, []).append(number)
     # A call goes before what makes its queue known: where the fleet's master is away, that one waits.
     tags = sorted(found, key=lambda tag: (tag != home, ":" not in tag))

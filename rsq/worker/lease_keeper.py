@@ -23,11 +23,9 @@ from rsq.worker.duty import Duty
 from rsq.worker.leases import Leases
 from rsq.worker.part import Part
 from rsq.worker.portrait import Portrait, queues_line
+from rsq.worker.rounds import AGAIN_S, again_at
 
 log = logging.getLogger("rsq.worker")
-
-AGAIN_S = 0.5
-"""Wait before the server is asked again after a fault."""
 
 SAY_S = 10.0
 """While the server is away, it is said again after this long."""
@@ -120,11 +118,10 @@ class LeaseKeeper(Part):
                 return
             if isinstance(error, QueueMoved) and not any(child.registered for child in self._children):
                 self._duty = None  # where its queues lie is asked anew
-            now = time.monotonic()
-            if now >= self._say_at:
+            if time.monotonic() >= self._say_at:
                 log.warning("%s; trying again every %.1f s", error, AGAIN_S)
-                self._say_at = now + SAY_S
-            self.due_at = now + AGAIN_S
+                self._say_at = time.monotonic() + SAY_S
+            self.due_at = again_at(now)
 
     def _begin(self, settings: Settings) -> Duty:
         """Look at the server, and say what runs here."""

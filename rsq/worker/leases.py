@@ -81,10 +81,9 @@ class Leases:
             queue.register(self._link, consumer)
         return asked_at + self._settings.lease_s
 
-    def renew(self, consumers: Sequence[str], deadline: Deadline | None = None) -> Renewal:
-        """Prolong the leases.
+    def renew(self, consumers: Sequence[str], deadline: Deadline) -> Renewal:
+        """Prolong the leases, by one try.
 
-        deadline  default: the link's timeout
         Raises    BrokerError: nothing is known, the old moment stands
         """
         try:
@@ -95,7 +94,7 @@ class Leases:
         self.answers = True
         return renewal
 
-    def _renew(self, consumers: Sequence[str], deadline: Deadline | None) -> Renewal:
+    def _renew(self, consumers: Sequence[str], deadline: Deadline) -> Renewal:
         asked_at = time.monotonic()
         looks = asked_at >= self._look_at
         calls: list[ScriptCall] = [queue.renew_call(consumers) for queue in self._queues] if consumers else []

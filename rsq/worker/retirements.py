@@ -6,9 +6,10 @@ import logging
 import math
 
 from rsq.errors import BrokerUnavailable
-from rsq.worker.lease_keeper import AGAIN_S, LeaseKeeper
+from rsq.worker.lease_keeper import LeaseKeeper
 from rsq.worker.leases import Retirement
 from rsq.worker.part import Part
+from rsq.worker.rounds import AGAIN_S
 
 log = logging.getLogger("rsq.worker")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from rsq import keys
@@ -13,10 +14,29 @@ from rsq.settings import Settings
 from rsq.worker.leases import RENEWALS, Leases, Renewal
 
 LINK_TIMEOUT_S = 2.0
-"""One answer may take this long, so that several tries fit into a lease."""
+"""One answer may take this long."""
+
+TRIES = 5
+"""One try of a renewal takes this part of a lease at most, connecting included: a third one still fits into a lease."""
+
+AGAIN_S = 0.4
+"""From the begin of a try that fails to the next one."""
+
+PAUSE_S = 0.05
+"""And from its end, at least: there is more to do than to wait for a server that hangs."""
 
 BRIEF_S = 0.2
 """What is left to a partition, at least, when others have used up the time."""
+
+
+def try_s(lease_s: float) -> float:
+    """How long one try of a renewal may take."""
+    return min(LINK_TIMEOUT_S, lease_s / TRIES)
+
+
+def again_at(began: float) -> float:
+    """When a renewal is tried again of which a try failed that began then (monotonic seconds)."""
+    return max(began + AGAIN_S, time.monotonic() + PAUSE_S)
 
 
 class Rounds:
@@ -29,8 +49,7 @@ class Rounds:
         places = {queue.name: place for place, queue in enumerate(queues)}
         lanes = by_partition(queues)
         self._settings = settings
-        # Of several each has to come round within its lease, though others are away.
-        self._timeout_s = LINK_TIMEOUT_S if len(lanes) == 1 else min(LINK_TIMEOUT_S, settings.lease_s / 4)
+        self._timeout_s = try_s(settings.lease_s)
         self.lanes = [
             Leases(
                 Link(endpoint.at(keys.tag(settings.namespace, some[0].partition)), self._timeout_s),
@@ -66,9 +85,8 @@ class Rounds:
         deadline = Deadline(self._timeout_s)
         results: dict[int, Renewal | BrokerError] = {}
         for number, lane in sorted(enumerate(self.lanes), key=lambda each: not each[1].answers):
-            own = None if len(self.lanes) == 1 else Deadline(max(BRIEF_S, deadline.left_s()))
             try:
-                results[number] = lane.renew(consumers[number], own)
+                results[number] = lane.renew(consumers[number], Deadline(max(BRIEF_S, deadline.left_s())))
             except BrokerError as error:
                 results[number] = error
         return [result for _, result in sorted(results.items())]

@@ -34,12 +34,12 @@ from rsq.worker.crew import Crew, share_the_interpreter
 from rsq.worker.duty import Duty
 from rsq.worker.identity import Identity, new_worker_id
 from rsq.worker.lanes import side_by_side
-from rsq.worker.lease_keeper import AGAIN_S, what_runs
+from rsq.worker.lease_keeper import what_runs
 from rsq.worker.leases import Retirement
 from rsq.worker.listing import Listing
 from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.process import free_forks
-from rsq.worker.rounds import LINK_TIMEOUT_S, Rounds
+from rsq.worker.rounds import AGAIN_S, LINK_TIMEOUT_S, Rounds, again_at
 from rsq.worker.stop import StopSignals
 
 log = logging.getLogger("rsq.worker")
@@ -79,7 +79,7 @@ class SoloWorker:
         self._selector = selectors.DefaultSelector()
         self._prompter: socket.socket
         self._prompt: socket.socket
-        self._pause_s = 0.0
+        self._due_at = 0.0
         self._stopping = False
         self._keeper: threading.Thread | None = None
 
@@ -164,28 +164,32 @@ class SoloWorker:
 
     def _keep_leases(self) -> None:
         self._selector.register(self._prompt, selectors.EVENT_READ)
-        every_s = self._pause_s = self._duty.rounds.every_s
+        every_s = self._duty.rounds.every_s
+        self._due_at = time.monotonic() + every_s
         while True:
-            if ready := self._selector.select(self._pause_s):
+            if ready := self._selector.select(max(0.0, self._due_at - time.monotonic())):
                 bell = ready[0][0].data
                 if bell is not None:
                     bell.on_readable(ready[0][0].fd)
                 elif self._prompt.recv(64):
-                    self._pause_s = 0.0
+                    self._due_at = 0.0
                 else:
                     break
                 continue
+            began = time.monotonic()
+            self._due_at = began + every_s
             try:
-                self._pause_s = 0.0 if self._renew() else every_s
+                if self._renew():
+                    self._due_at = 0.0
             except BrokerError as error:
-                log.warning("the lease could not be renewed, again in %.1f s: %s", AGAIN_S, error)
-                self._pause_s = AGAIN_S
+                log.warning("the lease could not be renewed, trying again every %.1f s: %s", AGAIN_S, error)
+                self._due_at = again_at(began)
         self._duty.control.end()
         self._selector.close()
         self._prompt.close()
 
     def _rung(self, connected: bool) -> None:
-        self._pause_s = 0.0 if connected else AGAIN_S
+        self._due_at = min(self._due_at, time.monotonic() + (0.0 if connected else AGAIN_S))
 
     def _renew(self) -> bool:
         """Renew the leases. True: something was heard that another report is to tell at once.

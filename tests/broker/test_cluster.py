@@ -10,14 +10,14 @@ import rsq
 from rsq.broker import scripts
 from rsq.broker.address import cluster_address
 from rsq.broker.cluster import Cluster, SlotMap, known_crash, loads_script, slot_of, tag_of
-from rsq.broker.connection import Endpoint, Link, ScriptCall
+from rsq.broker.connection import Endpoint, Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import Refusal, ScriptMissing, SlotMoved, translated
 from rsq.broker.spread import BESIDE_S, MOVES, Spreading, by_tag, spreading
 from rsq.broker.stragglers import Identity
 from rsq.broker.waiting import Channels
 from rsq.broker.wire import packed
-from rsq.errors import BrokerUnavailable, SettingsError
+from rsq.errors import BrokerRefused, BrokerUnavailable, SettingsError
 
 SEEDS = (("a", 1), ("b", 2))
 
@@ -120,8 +120,8 @@ def test_a_call_is_sent_before_its_queue_is_made_known() -> None:
     assert list(by_tag(requests, "rsq:0")) == ["rsq:0", "rsq:2", "rsq"]
 
 
-def spread(*requests: bytes, scripted: set[str] | None = None) -> Spreading[list[object]]:
-    return spreading(requests, "rsq:0", set() if scripted is None else scripted, Deadline(5))
+def spread(*requests: bytes) -> Spreading[list[object]]:
+    return spreading(requests, "rsq:0", Deadline(5))
 
 
 def result_of(talk: Spreading[list[object]], answer: list[object]) -> list[object]:
@@ -180,18 +180,22 @@ def test_nobody_is_asked_for_ever() -> None:
     assert result_of(talk, [moved]) == [moved]
 
 
-def test_scripts_are_loaded_where_they_are_missing_whatever_node_is_away() -> None:
-    load, scripted = packed("SCRIPT", "LOAD", "return 1"), set[str]()
-    talk = spread(FLEET, HOME, scripted=scripted)
-    next(talk)
-    talk.send([ScriptMissing("NOSCRIPT")])
-    assert next(spread(load, scripted=scripted))[0] == "rsq:0"
-    talk = spread(load, scripted={"rsq:0", "rsq"})
-    assert next(talk)[0] == "rsq:0"
-    talk.send([b"sha"])
+def test_scripts_are_loaded_where_they_are_missing_and_nowhere_else() -> None:
+    """In the write that calls them again. A node that lacks nothing is not asked, which may be away."""
+    queues = [(1, "a"), (0, "b"), (1, "c"), (2, "d")]
+    calls: list[ScriptCall] = [(scripts.REGISTER, f"{{rsq:{number}}}:{name}", (name,)) for number, name in queues]
+    talk, missing = running(calls, None), ScriptMissing("x answered: NOSCRIPT")
+    step = next(talk)
+    assert isinstance(step, tuple)
+    a, _, c, d = step[0]
+    load = packed("SCRIPT", "LOAD", scripts.REGISTER.source)
+    step = talk.send([missing, b"done", missing, missing])
+    assert step == ([load, a, c, load, d], None)
+    assert by_tag([load, a, c, load, d], "rsq:0") == {"rsq:1": [0, 1, 2], "rsq:2": [3, 4]}
+    why, away = BrokerRefused("NOPERM"), BrokerUnavailable("away")
     with pytest.raises(StopIteration) as end:
-        talk.throw(BrokerUnavailable("away"))
-    assert end.value.value == [b"sha"]
+        talk.send([why, missing, missing, away, away])
+    assert end.value.value == [why, b"done", why, away]
 
 
 def test_connections_that_broke_at_a_node_are_remembered_there_though_the_map_is_in_doubt() -> None:

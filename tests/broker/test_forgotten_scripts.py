@@ -9,6 +9,7 @@ import pytest
 
 from rsq.broker import scripts
 from rsq.broker.aio import AsyncLink
+from rsq.broker.cluster import loads_script
 from rsq.broker.connection import LOADS, Endpoint, Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.wire import packed
@@ -19,16 +20,16 @@ FLUSH = ("SCRIPT", "FLUSH")
 
 
 class FlushedLink(Link):
-    """Somebody flushes the scripts after each of its next loads."""
+    """Somebody flushes the scripts after each of its next loads, before they are called."""
 
     flushes = 0
 
     def pipeline_packed(self, requests: Sequence[bytes], *rest: Any) -> list[Any]:
-        replies = super().pipeline_packed(requests, *rest)
-        if self.flushes and any(b"LOAD" in request for request in requests):
+        if self.flushes and loads_script(requests[0]):
             self.flushes -= 1
-            super().pipeline_packed([packed(*FLUSH)])
-        return replies
+            loaded, _ = super().pipeline_packed([requests[0], packed(*FLUSH)])
+            return [loaded, *super().pipeline_packed(requests[1:], *rest)]
+        return super().pipeline_packed(requests, *rest)
 
 
 class FlushedAsyncLink(AsyncLink):
@@ -37,11 +38,11 @@ class FlushedAsyncLink(AsyncLink):
     flushes = 0
 
     async def pipeline_packed(self, requests: Sequence[bytes], deadline: Deadline) -> list[Any]:
-        replies = await super().pipeline_packed(requests, deadline)
-        if self.flushes and any(b"LOAD" in request for request in requests):
+        if self.flushes and loads_script(requests[0]):
             self.flushes -= 1
-            await super().pipeline_packed([packed(*FLUSH)], deadline)
-        return replies
+            loaded, _ = await super().pipeline_packed([requests[0], packed(*FLUSH)], deadline)
+            return [loaded, *await super().pipeline_packed(requests[1:], deadline)]
+        return await super().pipeline_packed(requests, deadline)
 
 
 @pytest.fixture

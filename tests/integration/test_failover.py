@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rsq import App, State
+from rsq import App, State, chain
 from rsq.errors import BrokerRefused, BrokerUnavailable, NotReplicated
 from tests.conftest import MakeServer
 from tests.helpers import patience, wait_until
@@ -296,6 +296,25 @@ def test_a_bulk_waits_once_in_each_thousand_and_no_more_when_it_was_in_vain(alon
         assert link.call("XLEN", app.client.queue(None).keys.stream()) == 2500
 
 
+async def test_flows_wait_for_replicas_as_calls_do(alone: tuple[App, Server], start_worker: StartWorker) -> None:
+    """What was started stands, and so does what was added to a batch."""
+    app, server = alone
+    canvas = tasks.add.s(1, 2) | tasks.add.s(3)
+    started = canvas.freeze()
+    text = r"what was sent of flow \S+ is stored on the master, .*: 0 of 1 replicas have confirmed"
+    with app.configured(wait_replicas=1):
+        with pytest.raises(NotReplicated, match=text):
+            canvas.delay()
+        with pytest.raises(NotReplicated, match=text):
+            await chain(tasks.add.s(1, 2), tasks.add.s(3)).adelay()
+        await app.aclose()
+    with app.batch() as batch, app.configured(wait_replicas=1), pytest.raises(NotReplicated, match=text):
+        app.batches[batch.id].add(tasks.add.s(1, 2))
+    start_worker(worker_url=server.url)
+    assert app.AsyncResult(started.id).get(timeout=30) == 6
+    assert batch.wait(30).done == 1
+
+
 async def test_nothing_is_asked_of_replicas_without_the_setting(alone: tuple[App, Server]) -> None:
     app, server = alone
     tasks.note.delay("a")
@@ -303,6 +322,7 @@ async def test_nothing_is_asked_of_replicas_without_the_setting(alone: tuple[App
     tasks.note.apply_async(("d",), countdown=60)
     await tasks.note.adelay("e")
     await tasks.note.aapply_async(("f",), countdown=60)
+    chain(tasks.add.s(1, 2), tasks.add.s(3)).delay()
     await app.aclose()
     assert counted(server, "wait") == 0
     with server.client() as client:

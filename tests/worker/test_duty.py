@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from rsq.broker.connection import Endpoint
 from rsq.settings import Settings
+from rsq.worker import rounds
 from rsq.worker.duty import tells_within_s
 from rsq.worker.leases import RENEWALS
-from rsq.worker.rounds import LINK_TIMEOUT_S
+from rsq.worker.rounds import LINK_TIMEOUT_S, again_at, try_s
 
 
 @pytest.mark.parametrize("lease_s", [1.0, 2.0, 10.0, 60.0])
@@ -18,3 +22,20 @@ def test_a_fleet_that_is_away_leaves_time_to_renew(lease_s: float) -> None:
     takes_s = tells_within_s(Endpoint("redis+cluster://a"), settings)
     assert takes_s <= LINK_TIMEOUT_S
     assert lease_s / RENEWALS + takes_s + lease_s / 4 < lease_s
+
+
+@pytest.mark.parametrize("lease_s", [2.0, 6.0, 10.0, 60.0])
+def test_three_tries_fit_into_what_a_renewal_leaves_of_a_lease(lease_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that hangs, so that each takes as long as it may."""
+    now, tries = lease_s / RENEWALS, 0
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: now))
+    while now + try_s(lease_s) <= lease_s:
+        tries, began = tries + 1, now
+        now += try_s(lease_s)
+        now = again_at(began)
+    assert tries >= 3
+
+
+def test_a_try_that_fails_at_once_is_not_repeated_at_once() -> None:
+    began = time.monotonic()
+    assert again_at(began) == pytest.approx(began + rounds.AGAIN_S)
