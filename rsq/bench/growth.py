@@ -203,9 +203,9 @@ def idle_workers(rig: Rig) -> Samples:
     def supervise() -> None:
         """What all supervisors do, in turn."""
         leases = [Leases(link(), [queue]) for _ in range(count)]
+        tellers = [link() for _ in range(count)]
         listings = [
             Listing(
-                link(),
                 app.settings,
                 f"worker-{number}",
                 {queue.name: queue.partition},
@@ -217,7 +217,7 @@ def idle_workers(rig: Rig) -> Samples:
         while not stop.is_set():
             for number, each in enumerate(leases):
                 each.renew([f"child-{number}"], Deadline(PATIENCE_S))
-                listings[number].tell({"children": 1})
+                tellers[number].follow(listings[number].telling({"children": 1}))
                 due += lease_s / RENEWALS / count
                 stop.wait(due - time.monotonic())
 

@@ -14,7 +14,7 @@ from rsq.broker.channel import AsyncChannel
 from rsq.broker.cluster import tag_of
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
-from rsq.broker.dialling import CONNECT_TIMEOUT_S, keepalive_options
+from rsq.broker.dialling import CONNECT_TIMEOUT_S, keepalive_options, tls_context
 from rsq.broker.exchange import Dial, Exchange
 from rsq.broker.faults import CLOSED, FAULTS, SILENT, SlotMoved, translated
 from rsq.broker.spread import of_one_try, spreading
@@ -255,21 +255,14 @@ async def _dial(step: Dial, channel: AsyncChannel) -> None:
         connecting: Any = loop.create_unix_connection(lambda: channel, options["path"])
     else:
         host = options.get("host", "localhost")
-        connecting = loop.create_connection(
-            lambda: channel, host, options.get("port", 6379), ssl=_tls(options) if step.kind == "rediss" else None
-        )
+        tls = tls_context(options) if step.kind == "rediss" else None
+        connecting = loop.create_connection(lambda: channel, host, options.get("port", 6379), ssl=tls)
     transport, _ = await asyncio.wait_for(connecting, max(0.0, min(step.deadline.left_s(), CONNECT_TIMEOUT_S)))
     if step.kind != "unix":
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in keepalive_options().items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _tls(options: dict[str, Any]) -> Any:
-    from redis.asyncio.connection import SSLConnection
-
-    return SSLConnection(**options).ssl_context.get()
 
 
 async def _in_thread(function: Callable[[], Any], deadline: Deadline) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from typing import Any
 
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
@@ -42,3 +44,10 @@ def keepalive_options() -> dict[int, int]:
     """A peer that vanished without a word is noticed within 15 s, whatever the system's defaults."""
     wanted = (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
     return {getattr(socket, name): value for name, value in wanted if hasattr(socket, name)}
+
+
+def tls_context(options: dict[str, Any]) -> ssl.SSLContext:
+    """What the client library makes of these of its arguments."""
+    from redis.asyncio.connection import SSLConnection
+
+    return SSLConnection(**options).ssl_context.get()

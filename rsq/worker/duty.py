@@ -36,6 +36,7 @@ class Duty:
         portrait: Portrait,
         selector: selectors.BaseSelector,
         rung: Callable[[bool], None],
+        heard: Callable[[], None],
     ) -> None:
         link = Link(endpoint.at(settings.namespace), LINK_TIMEOUT_S)
         self.partitions = partitions_of(link, settings, names)
@@ -43,24 +44,7 @@ class Duty:
         self.queues = [WorkerQueue(name, settings, self.partitions[name]) for name in names]
         self.server = _look(endpoint, settings, dict.fromkeys(self.partitions.values()))
         self.rounds = Rounds(endpoint, self.queues, settings)
-        self.control = RemoteControl(
-            endpoint,
-            tells_within_s(endpoint, settings),
-            settings,
-            worker_id,
-            self.partitions,
-            portrait,
-            selector,
-            rung,
-        )
-
-
-def tells_within_s(endpoint: Endpoint, settings: Settings) -> float:
-    """How long the fleet's server may take for one answer.
-
-    In a cluster that is perhaps another one than those of the leases: where it is away they still come round in time.
-    """
-    return LINK_TIMEOUT_S if endpoint.cluster is None else min(LINK_TIMEOUT_S, settings.lease_s / 4)
+        self.control = RemoteControl(endpoint, settings, worker_id, self.partitions, portrait, selector, rung, heard)
 
 
 def _look(endpoint: Endpoint, settings: Settings, partitions: Iterable[int]) -> str:

@@ -67,6 +67,7 @@ class LeaseKeeper(Part):
         self._obey = obey
         self._fail = fail
         self._duty: Duty | None = None
+        self._renew_at = math.inf
         self._say_at = 0.0
 
     @property
@@ -86,26 +87,34 @@ class LeaseKeeper(Part):
     def soon(self) -> None:
         """Something has changed that is to be told."""
         if self.settings is not None and (self._duty is not None or not self.stopping):
-            self.due_at = 0.0
+            self._renew_at = 0.0
 
     def stop(self) -> None:
         """The worker stops, and says so; one that has not begun begins no more."""
-        self.stopping, self.due_at = True, math.inf
+        self.stopping, self._renew_at = True, math.inf
         self.soon()
 
     def leave(self) -> None:
         """The worker ends: it is listed no more. A server that is away is not waited for once more."""
-        if self._duty is not None and not self._duty.control.answers:
-            log.warning("could not sign off, for the server did not answer when it was last asked")
-        elif self._duty is not None:
-            try:
-                self._duty.control.leave()
-            except BrokerError as error:
-                log.warning("could not sign off: %s", error)
+        if self._duty is not None:
+            self._duty.control.leave()
+
+    @property
+    def due_at(self) -> float:
+        """When the next renewal is due, or something that is told takes too long."""
+        return self._renew_at if self._duty is None else min(self._renew_at, self._duty.control.due_at)
+
+    @due_at.setter
+    def due_at(self, renew_at: float) -> None:
+        self._renew_at = renew_at
 
     def tend(self, now: float) -> None:
         """Renew, then let go who is ready. A server that is away at the start is waited for like one that goes away."""
         assert self.settings is not None, "it has begun"
+        if self._duty is not None:
+            self._duty.control.tend(now)
+        if now < self._renew_at:
+            return
         try:
             duty = self._duty = self._duty or self._begin(self.settings)
             errors = [*self._renew(duty), *self._let_go(duty)]
@@ -121,7 +130,7 @@ class LeaseKeeper(Part):
             if time.monotonic() >= self._say_at:
                 log.warning("%s; trying again every %.1f s", error, AGAIN_S)
                 self._say_at = time.monotonic() + SAY_S
-            self.due_at = again_at(now)
+            self._renew_at = again_at(now)
 
     def _begin(self, settings: Settings) -> Duty:
         """Look at the server, and say what runs here."""
@@ -130,7 +139,9 @@ class LeaseKeeper(Part):
         portrait = Portrait(
             hello["app"], names, tasks, options.pool, options.slots, options.most_children, settings.lease_ms
         )
-        duty = Duty(Endpoint.of(settings), names, settings, self._worker_id, portrait, self._selector, self._rung)
+        duty = Duty(
+            Endpoint.of(settings), names, settings, self._worker_id, portrait, self._selector, self._rung, self._heard
+        )
         queues = queues_line(names, hello["unread"])
         self._announce(what_runs(self._worker_id, hello["app"], tasks, queues, options, duty.server))
         self._begun()
@@ -140,7 +151,7 @@ class LeaseKeeper(Part):
 
     def _rung(self, connected: bool) -> None:
         """Something is wished, or the bell has been cut off."""
-        self.due_at = min(self.due_at, time.monotonic() + (0.0 if connected else AGAIN_S))
+        self._renew_at = min(self._renew_at, time.monotonic() + (0.0 if connected else AGAIN_S))
 
     def _renew(self, duty: Duty) -> list[BrokerError]:
         """Renew all leases, and tell of it; gives what went wrong."""
@@ -164,16 +175,18 @@ class LeaseKeeper(Part):
                 else:
                     lane.lease_until = renewal.until
         members = [(child.pid, child.registered, child.board) for child in self._children]
-        try:
-            duty.control.tell(members, len(self._children.places), self.stopping, self._children.done)
-        except BrokerUnavailable as error:
-            if not living:
-                errors.append(error)  # else the leases are renewed, which matters more
-        self.due_at = self.renewed + duty.rounds.every_s
-        self._obey(duty.control.wish)
-        if duty.control.news:
-            self.due_at = 0.0
+        self._renew_at = self.renewed + duty.rounds.every_s
+        duty.control.tell(members, len(self._children.places), self.stopping, self._children.done)
+        if not living and not self.stopping:
+            duty.control.settle()  # no lease is held up by it, and who works is listed
         return errors
+
+    def _heard(self) -> None:
+        """It is known what is wished."""
+        assert self._duty is not None, "it has told something"
+        self._obey(self._duty.control.wish)
+        if self._duty.control.news:
+            self._renew_at = 0.0
 
     def _let_go(self, duty: Duty) -> list[BrokerError]:
         """Register the consumers of those that have said hello, and let them work; gives what went wrong.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsq import keys
-from rsq.broker.connection import Link
+from rsq.broker.exchange import Exchange
 from rsq.broker.wire import Argument, Command, packed
 from rsq.broker.worker_wishes import Wish, unpack_wish
 from rsq.errors import BrokerError
@@ -23,14 +23,12 @@ class Listing:
 
     def __init__(
         self,
-        link: Link,
         settings: Settings,
         worker_id: str,
         partitions: Mapping[str, int],
         constant: Mapping[str, Argument] | None = None,
     ) -> None:
         namespace = settings.namespace
-        self._link = link
         self._worker_id = worker_id
         self._key, self._wish = keys.worker(namespace, worker_id), keys.wish(namespace, worker_id)
         self._everyone = keys.workers(namespace)
@@ -50,17 +48,17 @@ class Listing:
         self._constant |= constant
         self._forgotten()
 
-    def tell(self, report: Mapping[str, Argument]) -> Wish:
+    def telling(self, report: Mapping[str, Argument]) -> Exchange[Wish]:
         """Tell that the worker lives, and what it does; gives what is wished of it. Raises BrokerError."""
         now = time.monotonic()
         again = dict(report) == self._told and now < self._whole_at
         try:
-            replies = self._checked(self._again() if again else self._whole(report))
+            replies = yield from _checked(self._again() if again else self._whole(report))
             new_fields, kept = 0 if again else replies[0], replies[-2]
             if not kept or (self._knows_constant and new_fields):
                 # It has vanished meanwhile, as with a flush: all is written anew.
                 self._forgotten()
-                again, replies = False, self._checked(self._whole(report))
+                again, replies = False, (yield from _checked(self._whole(report)))
         except BrokerError:
             self._forgotten()
             raise
@@ -69,13 +67,9 @@ class Listing:
         self._knows_constant, self._told = True, dict(report)
         return unpack_wish(replies[-1])
 
-    def leave(self) -> None:
+    def leaving(self) -> Exchange[None]:
         """The worker ends: it is listed no more. Raises BrokerError."""
-        self._checked([("DEL", self._key), ("DEL", self._wish), ("ZREM", self._everyone, self._worker_id)])
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._link.close()
+        yield from _checked([("DEL", self._key), ("DEL", self._wish), ("ZREM", self._everyone, self._worker_id)])
 
     def _whole(self, report: Mapping[str, Argument]) -> list[Command]:
         """Say what this worker is and does."""
@@ -103,12 +97,13 @@ class Listing:
             ("HGETALL", self._wish),
         ]
 
-    def _checked(self, commands: Sequence[Command]) -> list[Any]:
-        replies = self._link.pipeline_packed([packed(*command) for command in commands])
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise reply
-        return replies
-
     def _forgotten(self) -> None:
         self._knows_constant, self._told = False, {}
+
+
+def _checked(commands: Sequence[Command]) -> Exchange[list[Any]]:
+    replies: list[Any] = yield [packed(*command) for command in commands], None
+    for reply in replies:
+        if isinstance(reply, BrokerError):
+            raise reply
+    return replies

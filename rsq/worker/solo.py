@@ -88,7 +88,9 @@ class SoloWorker:
         settings, names = self._settings, self.queue_names
         tasks = sorted(self._app.tasks)
         portrait = Portrait(self._app.name, names, tasks, "solo", 1, 1, settings.lease_ms)
-        duty = self._duty = Duty(self._endpoint, names, settings, self.worker_id, portrait, self._selector, self._rung)
+        duty = self._duty = Duty(
+            self._endpoint, names, settings, self.worker_id, portrait, self._selector, self._rung, self._heard
+        )
         self._app.client.queues.learn(duty.partitions)
         self._board.divide(len(duty.rounds.lanes))
         self._identities = [Identity(self.worker_id, 0, 1, lane) for lane in self._board.lanes]
@@ -111,6 +113,7 @@ class SoloWorker:
             lane.lease_until = until
         with contextlib.suppress(BrokerUnavailable):  # of one partition: it is tried again
             self._renew()
+            duty.control.settle()
         self._prompter, self._prompt = socket.socketpair()
         renew_in_child(self)
         self._keeper = threading.Thread(target=self._keep_leases, name="rsq-lease", daemon=True)
@@ -164,38 +167,46 @@ class SoloWorker:
 
     def _keep_leases(self) -> None:
         self._selector.register(self._prompt, selectors.EVENT_READ)
-        every_s = self._duty.rounds.every_s
+        control, every_s = self._duty.control, self._duty.rounds.every_s
         self._due_at = time.monotonic() + every_s
         while True:
-            if ready := self._selector.select(max(0.0, self._due_at - time.monotonic())):
-                bell = ready[0][0].data
-                if bell is not None:
-                    bell.on_readable(ready[0][0].fd)
+            due_at = min(self._due_at, control.due_at)
+            if ready := self._selector.select(max(0.0, due_at - time.monotonic())):
+                link = ready[0][0].data
+                if link is not None:
+                    link.on_readable(ready[0][0].fd)
                 elif self._prompt.recv(64):
                     self._due_at = 0.0
                 else:
                     break
                 continue
             began = time.monotonic()
+            control.tend(began)
+            if began < self._due_at:
+                continue
             self._due_at = began + every_s
             try:
-                if self._renew():
-                    self._due_at = 0.0
+                self._renew()
             except BrokerError as error:
                 log.warning("the lease could not be renewed, trying again every %.1f s: %s", AGAIN_S, error)
                 self._due_at = again_at(began)
-        self._duty.control.end()
+        control.end()
         self._selector.close()
         self._prompt.close()
 
     def _rung(self, connected: bool) -> None:
         self._due_at = min(self._due_at, time.monotonic() + (0.0 if connected else AGAIN_S))
 
-    def _renew(self) -> bool:
-        """Renew the leases. True: something was heard that another report is to tell at once.
+    def _heard(self) -> None:
+        """It is known what is wished."""
+        control = self._duty.control
+        if control.news:
+            self._due_at = 0.0
+        if control.news and control.wish.stop and not self._stopping:
+            self._on_shutdown()
 
-        Raises BrokerError: some could not be renewed
-        """
+    def _renew(self) -> None:
+        """Renew the leases, and begin to tell of it. Raises BrokerError: some could not be renewed."""
         members = [(os.getpid(), True, self._board)]
         # Read before the names, which may change at any moment.
         generations = [lane.generation for lane in self._board.lanes]
@@ -207,15 +218,10 @@ class SoloWorker:
                 lane.fence(generation)
             else:
                 lane.lease_until = renewal.until
-        control = self._duty.control
-        with contextlib.suppress(BrokerUnavailable):  # said there
-            control.tell(members, 1, self._stopping)
-        if control.news and control.wish.stop and not self._stopping:
-            self._on_shutdown()
+        self._duty.control.tell(members, 1, self._stopping)
         for renewal in renewals:
             if isinstance(renewal, BrokerError):
                 raise renewal
-        return control.news
 
     def _sign_off(self, taken: Sequence[Running]) -> None:
         """Hand back what is held, and be listed no more. On links of its own: a thread may use the others."""
@@ -230,7 +236,7 @@ class SoloWorker:
         link = Link(self._endpoint.at(self._settings.namespace), LINK_TIMEOUT_S)
         try:
             if len(rounds.lanes) > 1 or not any(isinstance(error, BrokerUnavailable) for error in failed):
-                Listing(link, self._settings, self.worker_id, self._duty.partitions).leave()
+                link.follow(Listing(self._settings, self.worker_id, self._duty.partitions).leaving())
         except BrokerError as error:
             log.warning("could not sign off: %s", error)
         finally:

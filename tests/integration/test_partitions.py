@@ -332,6 +332,25 @@ def test_a_master_that_hangs_keeps_nothing_of_the_others_at_the_end(
         assert [result.get(timeout=LONG_S) for result in results] == others
 
 
+@on_cluster
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_worker_ends_though_what_it_runs_is_on_a_master_that_hangs(
+    app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal, tmp_path: Path, pool: str
+) -> None:
+    number = with_neither(cluster, "rsq")
+    queue, gate = QUEUES[number], tmp_path / "gate"
+    first = start_worker("-Q", "a,b,c", "-P", pool, "--shutdown-timeout", "1", lease=2, **THREE)
+    runs = tasks.gate.apply_async((str(gate), "held"), queue=queue)
+    wait_until(lambda: journal.count("began held"), LONG_S, "it to begin")
+    with hanging(cluster, f"rsq:{number}"):
+        first.signal(signal.SIGTERM)
+        assert first.process.wait(patience(30)) == 0
+    gate.touch()
+    start_worker("-Q", queue, lease=2, **THREE)
+    assert runs.get(timeout=LONG_S) == "held"
+    assert journal.count("began held") == 2
+
+
 # -- where a queue lies
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -20,7 +20,6 @@ from rsq.errors import BrokerRefused, BrokerUnavailable
 from rsq.worker import logs, stop
 from rsq.worker.board import Board
 from rsq.worker.children import Child, Children, WorkerOptions
-from rsq.worker.lease_keeper import LeaseKeeper
 from rsq.worker.leases import Retirement
 from rsq.worker.part import Backoff, Part
 from rsq.worker.portrait import Portrait
@@ -190,20 +189,6 @@ def test_nothing_is_handed_on_while_the_leases_of_the_living_cannot_be_renewed()
     part.tend(10.0)
     assert keeper.lanes[0].asked == []
     assert 10.0 < part.due_at < 20.0
-
-
-def test_a_server_that_is_away_is_not_waited_for_once_more_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    nobody: Any = None
-    keeper = LeaseKeeper(nobody, "host-1", nobody, nobody, nobody, nobody, nobody, nobody)
-    asked: list[str] = []
-    control = SimpleNamespace(leave=lambda: asked.append("leave"), answers=False)
-    keeper._duty = cast(Any, SimpleNamespace(control=control))
-    keeper.leave()
-    assert asked == []
-    assert "could not sign off" in caplog.text
-    control.answers = True
-    keeper.leave()
-    assert asked == ["leave"]
 
 
 class Failing(Part):
