@@ -62,8 +62,8 @@ class App(BaseApp):
         group    who reads it: each group gets every event once
         start    where a group begins that was never there: "0" (default) the first event, "$" the next one that comes,
                  or the id of an entry
-        decode   "text" (default): the event is a map of texts; "bytes": of bytes; or a function that makes it of the
-                 map of texts
+        decode   "text" (default): the event is a map of texts; "bytes": of bytes; "json:<field>" or "msgpack:<field>":
+                 what is packed in that field; or a function that makes it of the map of texts
         id_field  of events with the same value in this field one runs
         version_field, key_field  once a newer version (a number) of a key is done, events with older ones do not run
         options  of the task; `dedupe_ttl` says how long ids and versions are remembered. By default its queue is

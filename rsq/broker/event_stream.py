@@ -16,6 +16,10 @@ READ_TIMEOUT_S = 3.0
 """Beyond the time for which a read may block: then the peer is lost."""
 
 
+KEPT_MS = 30 * 86_400_000
+"""What is known of a stream is kept for so long; as in the scripts."""
+
+
 @dataclass(frozen=True)
 class StreamLook:
     """How a stream stands.
@@ -74,9 +78,34 @@ class EventStream:
         reply = self._link.call("XREAD", "COUNT", count, *wait, "STREAMS", self._stream, position)
         return [(number, fields) for number, fields in reply[0][1]] if reply else []
 
+    def newest(self, count: int, end: str = "+") -> list[tuple[bytes, list[bytes]]]:
+        """The last `count` entries up to `end`, the newest first."""
+        return [
+            (number, fields) for number, fields in self._link.call("XREVRANGE", self._stream, end, "-", "COUNT", count)
+        ]
+
     def tell(self, position: str) -> None:
         """Have the group stand there, for others to see. Where there is no stream there is nobody to tell."""
         self._link.run(scripts.TELL, keys.beside(self._stream), self._stream, self._group, position)
+
+    def end(self, position: str) -> None:
+        """The group has come so far, and goes."""
+        about = keys.about(self._stream)
+        replies = self._link.pipeline(
+            [
+                ("HSET", about, f"replayed:{self._group}", position),
+                ("HDEL", about, f"read:{self._group}"),
+                ("PEXPIRE", about, KEPT_MS),
+                ("XGROUP", "DESTROY", self._stream, self._group),
+            ]
+        )
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+
+    def ended(self) -> str:
+        """How far the group had come when it ended; '' = it has not."""
+        return (self._link.call("HGET", keys.about(self._stream), f"replayed:{self._group}") or b"").decode()
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""

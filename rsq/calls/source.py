@@ -7,10 +7,11 @@ the task gets of it, `decode` says.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
@@ -32,6 +33,7 @@ LONGEST_VALUE = 500
 """Characters of a field that is an id, or the key of a version."""
 
 _NUMBER = re.compile(r"\d{1,16}", re.ASCII)
+_DECODE = re.compile(r"text|bytes|(json|msgpack):(.+)", re.DOTALL)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 
 
@@ -49,6 +51,14 @@ def order_of(position: str) -> tuple[int, int]:
     return int(ms), int(number or 0)
 
 
+def before(number: str) -> str:
+    """The position from which the entry with this id is the next one. Raises SettingsError."""
+    ms, seq = order_of(entry_id(number))
+    if seq > 0:
+        return f"{ms}-{seq - 1}"
+    return f"{ms - 1}-{2**64 - 1}" if ms > 0 else BEGINNING
+
+
 @dataclass(frozen=True)
 class Source:
     """What `app.on` says beside the options of a task.
@@ -57,7 +67,9 @@ class Source:
     group   who reads it: each group gets every event, once
     start   where a group begins that was never there: "0" the first event, "$" the next one that comes, or the id of an
             entry, behind which it begins
-    decode  "text": a map of texts; "bytes": a map of bytes; or a function that makes the argument of the map of texts
+    decode  "text": a map of texts; "bytes": a map of bytes; "json:<field>", "msgpack:<field>": what is packed in that
+            field; or a function that makes the argument of the map of texts
+    shape   makes an object of that, see `rsq.calls.shape`; None: it stays what it is
     id_field  name of a field: of events with the same value in it one runs. None: each event is another one
     version_field, key_field  names of the fields with a number and with what it is the version of: once a newer version
             of a key is done, older ones do not run
@@ -72,6 +84,7 @@ class Source:
     version_field: str | None = None
     key_field: str | None = None
     kept_ms: int = 86_400_000
+    shape: Callable[[Any], Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -91,8 +104,11 @@ class Source:
                     raise SettingsError(
                         f"start takes '0' (all events), '$' (those to come) or the id of an entry, not {self.start!r}"
                     ) from None
-            if self.decode not in ("text", "bytes") and not callable(self.decode):
-                raise SettingsError(f"decode takes 'text', 'bytes' or a function of the event, not {self.decode!r}")
+            if not callable(self.decode) and not _DECODE.fullmatch(str(self.decode)):
+                raise SettingsError(
+                    "decode takes 'text', 'bytes', 'json:<field>', 'msgpack:<field>' or a function of the event, not "
+                    f"{self.decode!r}"
+                )
             for name in ("id_field", "version_field", "key_field"):
                 require(name, getattr(self, name), str, None)
             if (self.version_field is None) != (self.key_field is None):
@@ -159,15 +175,25 @@ class Source:
         self._version_of(event)
         if self.decode == "bytes":
             return {_bytes(name): _bytes(value) for name, value in event.items()}
+        try:
+            found = self._decoded(event)
+            return found if self.shape is None else self.shape(found)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"the event cannot be decoded: {type(error).__name__}: {error}") from error
+
+    def _decoded(self, event: Event) -> Any:
+        packed = None if callable(self.decode) else _DECODE.fullmatch(self.decode)
+        if packed is not None and packed[1] is not None:
+            if packed[2] not in event:
+                raise DecodeError(f"{packed[2]} of the event is missing")
+            raw = _bytes(event[packed[2]])
+            return json.loads(raw) if packed[1] == "json" else codec.decode(raw)
         for part in (*event, *event.values()):
             if not isinstance(part, str):
                 raise DecodeError(f"a field of the event is no UTF-8: {part!r:.100}; decode='bytes' takes it as it is")
-        if not callable(self.decode):
-            return event
-        try:
-            return self.decode(event)
-        except Exception as error:
-            raise DecodeError(f"the event cannot be decoded: {type(error).__name__}: {error}") from error
+        return self.decode(event) if callable(self.decode) else event
 
 
 def follow_up(delivery: Delivery, message: Message, placement: Placement) -> tuple[Message, Placement]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ async def mail(event: Event) -> None:
     journal("mail", event["user_id"])
 
 
-@app.on("orders", group="shop", bind=True, decode=lambda event: json.loads(event["payload"]), ignore_result=False)
+@app.on("orders", group="shop", bind=True, decode="json:payload", ignore_result=False)
 def order(self: Any, payload: Any) -> Any:
     journal("order", *self.request.event)
     return payload

@@ -16,7 +16,9 @@ from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.source import Source
 from rsq.settings import Settings
 from rsq.streams import feeder as feeder_module
+from rsq.streams import feeding
 from rsq.streams.feeder import Feeder
+from rsq.streams.feeding import Feed
 from tests.helpers import wait_until
 from tests.servers import Server, not_on_cluster
 
@@ -246,8 +248,8 @@ def test_one_of_several_feeds_and_another_goes_on(start: Make, redis: Any, queue
     add(redis, "a")
     first, second = start(), start()
     wait_until(lambda: fed() == ["a"])
-    wait_until(lambda: first._feeds != second._feeds)
-    end(first if first._feeds else second)
+    wait_until(lambda: first._feed.feeds != second._feed.feeds)
+    end(first if first._feed.feeds else second)
     add(redis, "b")
     wait_until(lambda: fed() == [*"ab"])
     assert redis.hget(queue.keys.stats, "fed") == b"2"
@@ -256,7 +258,7 @@ def test_one_of_several_feeds_and_another_goes_on(start: Make, redis: Any, queue
 def test_what_waits_in_the_queue_bounds_what_is_fed(
     start: Make, redis: Any, queue: WorkerQueue, fed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeder_module, "WINDOW", 3)
+    monkeypatch.setattr(feeding, "WINDOW", 3)
     add(redis, *"abcde")
     start()
     wait_until(lambda: fed() == [*"abc"])
@@ -268,15 +270,15 @@ def test_what_waits_in_the_queue_bounds_what_is_fed(
 def test_large_events_go_in_small_steps(
     start: Make, redis: Any, fed: Any, queue: WorkerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeder_module, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(feeding, "PAGE_BYTES", 1000)
     steps: list[int] = []
-    feed = Feeder._feed
+    feed = Feed.events
 
-    def watched(self: Feeder, at: str, events: Any) -> Any:
+    def watched(self: Feed, at: str, events: Any) -> Any:
         steps.append(len(events))
         return feed(self, at, events)
 
-    monkeypatch.setattr(Feeder, "_feed", watched)
+    monkeypatch.setattr(Feed, "events", watched)
     add(redis, *(f"{number:0400}" for number in range(9)))
     start()
     wait_until(lambda: len(fed()) == 9)
