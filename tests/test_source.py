@@ -14,6 +14,7 @@ import pytest
 
 from rsq import App, codec
 from rsq.calls.message import Delivery
+from rsq.calls.shape import shape_of
 from rsq.calls.source import Source, before, decoded, entry_id, order_of
 from rsq.errors import DecodeError, DuplicateTask, InvalidTask, SettingsError
 from rsq.keys import stream_tag
@@ -69,7 +70,7 @@ def test_json_and_msgpack_of_a_field() -> None:
     for decode, fields, said in [
         ("json:p", [b"p", b"{"], "JSONDecodeError"),
         ("json:p", [b"q", b"{}"], "p of the event is missing"),
-        ("msgpack:p", [b"p", b"\xc1"], ""),
+        ("msgpack:p", [b"p", b"\xc1"], "undecodable data"),
         ("msgpack:p", [b"q", b"\xc0"], "p of the event is missing"),
     ]:
         with pytest.raises(DecodeError, match=said):
@@ -156,14 +157,10 @@ def test_what_the_class_cannot_be_made_of_cannot_be_decoded(text: str, said: str
 
 def test_a_model_of_pydantic() -> None:
     pydantic = pytest.importorskip("pydantic")
-    model = pydantic.create_model("Registered", user_id=(int, ...))
-
-    def take(event: Any) -> None: ...
-
-    take.__annotations__["event"] = model
-    assert made(take, [b"user_id", b"7"]).user_id == 7
+    source = Source("s", "g", shape=shape_of(pydantic.create_model("Registered", user_id=(int, ...))))
+    assert argument(source, [b"user_id", b"7"]).user_id == 7
     with pytest.raises(DecodeError, match="ValidationError"):
-        made(take, [b"user_id", b"x"])
+        argument(source, [b"user_id", b"x"])
 
 
 def test_the_position_before_an_entry() -> None:
@@ -183,16 +180,23 @@ def test_what_somebody_sends_in_place_of_an_event_is_refused() -> None:
 
 
 IDS = Source("s", "g", id_field="message")
+ORDERED = Source("s", "g", order_by="user")
 VERSIONS = Source("s", "g", version_field="number", key_field="user", kept_ms=5)
 
 
 def test_of_an_id_in_the_event_its_key_is_made() -> None:
-    *_, meta, key, twin_meta = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
+    *_, meta, key, twin_meta, order = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
+    assert order == ""
     assert (key, codec.decode(meta), codec.decode(twin_meta)) == (
         "g:s:m:1",
         {"event": ["s", "5-1"]},
         {"event": ["s", "5-1"], "begin": True},
     )
+
+
+def test_an_order_is_the_line_of_its_call() -> None:
+    assert ORDERED.call_of("t", b"5-1", [b"user", b"7"])[-1] == "g:s:7"
+    assert argument(ORDERED, [b"user", b"7"]) == {"user": "7"}
 
 
 def test_a_version_is_the_rule_of_its_call() -> None:
@@ -208,6 +212,7 @@ def test_a_version_is_the_rule_of_its_call() -> None:
         (IDS, [b"message", b""], "message of the event is no text of 1 to 500"),
         (IDS, [b"message", b"x" * 501], "message of the event is no text of 1 to 500"),
         (IDS, [b"message", b"\xff"], "message of the event is no text"),
+        (ORDERED, [b"number", b"1"], "user of the event is missing"),
         (VERSIONS, [b"number", b"1"], "user of the event is missing"),
         (VERSIONS, [b"number", b"1.5", b"user", b"7"], "no version"),
         (VERSIONS, [b"number", b"-1", b"user", b"7"], "no version"),

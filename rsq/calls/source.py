@@ -10,8 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
@@ -30,7 +32,7 @@ NEW = "$"
 """What is in the stream when it is first looked at is passed over."""
 
 LONGEST_VALUE = 500
-"""Characters of a field that is an id, or the key of a version."""
+"""Characters of a field that is an id, the key of a version, or an order."""
 
 _NUMBER = re.compile(r"\d{1,16}", re.ASCII)
 _DECODE = re.compile(r"text|bytes|(json|msgpack):(.+)", re.DOTALL)
@@ -73,6 +75,7 @@ class Source:
     id_field  name of a field: of events with the same value in it one runs. None: each event is another one
     version_field, key_field  names of the fields with a number and with what it is the version of: once a newer version
             of a key is done, older ones do not run
+    order_by  name of a field: events with the same value in it run one after the other, in their order
     kept_ms  how long ids and versions are remembered
     """
 
@@ -83,6 +86,7 @@ class Source:
     id_field: str | None = None
     version_field: str | None = None
     key_field: str | None = None
+    order_by: str | None = None
     kept_ms: int = 86_400_000
     shape: Callable[[Any], Any] | None = field(default=None, compare=False)
 
@@ -109,7 +113,7 @@ class Source:
                     "decode takes 'text', 'bytes', 'json:<field>', 'msgpack:<field>' or a function of the event, not "
                     f"{self.decode!r}"
                 )
-            for name in ("id_field", "version_field", "key_field"):
+            for name in ("id_field", "version_field", "key_field", "order_by"):
                 require(name, getattr(self, name), str, None)
             if (self.version_field is None) != (self.key_field is None):
                 raise SettingsError("version_field and key_field go together: a number, and what it is the version of")
@@ -132,26 +136,54 @@ class Source:
             raise InvalidTask(f"no queue can be named after stream {self.stream!r}: name one with queue=...")
         return name
 
-    def call_of(self, task: str, event_id: bytes, fields: Sequence[bytes]) -> tuple[str, str, bytes, bytes, str, bytes]:
-        """Id, task, body, meta, key and twin's meta of the call of an event, see `rsq.broker.rows.Fed`.
+    def call_of(
+        self, task: str, event_id: bytes, fields: Sequence[bytes]
+    ) -> tuple[str, str, bytes, bytes, str, bytes, str]:
+        """Id, task, body, meta, key, twin's meta and order of the call of an event, see `rsq.broker.rows.Fed`.
 
         Raises nothing, whatever is in it: an event of which its own rules cannot be read has none, and does not run.
         """
-        event = {_text(name): _text(value) for name, value in zip(fields[::2], fields[1::2], strict=True)}
-        number = event_id.decode()
-        meta: dict[str, Any] = {"event": [self.stream, number]}
         try:
-            key, version = self._key_of(event), self._version_of(event)
-        except DecodeError:
-            key, version = "", None
-        if version is not None:
-            meta["version"] = version
-        twin_meta = pack_meta({**meta, "begin": True}) if key else b""
-        return self.task_id(number), task, codec.encode_call((event,), {}, None), pack_meta(meta), key, twin_meta
+            parts: list[Any] = [part.decode() for part in fields]
+        except UnicodeDecodeError:
+            parts = [_text(part) for part in fields]
+        event = dict(zip(parts[::2], parts[1::2], strict=True))
+        number = event_id.decode()
+        key, version, order = "", None, ""
+        if self.has_rules:
+            with suppress(DecodeError):
+                key, version, order = self._rules_of(event)
+        known = {"event": [self.stream, number], **({} if version is None else {"version": version})}
+        meta = self._plain_meta(event_id) if version is None else pack_meta(known)
+        twin_meta = pack_meta({**known, "begin": True}) if key else b""
+        return self.task_id(number), task, codec.encode_call((event,), {}, None), meta, key, twin_meta, order
+
+    @cached_property
+    def has_rules(self) -> bool:
+        """Whether something in an event decides if or when it runs."""
+        return any((self.id_field, self.version_field, self.order_by))
+
+    def _rules_of(self, event: Event) -> tuple[str, list[Any] | None, str]:
+        """Key, version and order of an event. Raises DecodeError."""
+        return self._key_of(event), self._version_of(event), self._order_of(event)
+
+    @cached_property
+    def _meta_head(self) -> bytes:
+        """The meta of each event, up to the id, which is a short text: so it need not be packed again each time."""
+        return pack_meta({"event": [self.stream, ""]})[:-1]
+
+    def _plain_meta(self, event_id: bytes) -> bytes:
+        if len(event_id) > 31:
+            return pack_meta({"event": [self.stream, event_id.decode()]})
+        return b"%b%c%b" % (self._meta_head, 0xA0 | len(event_id), event_id)
 
     def _key_of(self, event: Event) -> str:
         """The dedupe key of an event, '' = none. Raises DecodeError."""
         return "" if self.id_field is None else f"{self.key}:{_field(event, self.id_field)}"
+
+    def _order_of(self, event: Event) -> str:
+        """The line of an event, '' = none. Raises DecodeError."""
+        return "" if self.order_by is None else f"{self.key}:{_field(event, self.order_by)}"
 
     def _version_of(self, event: Event) -> list[Any] | None:
         """The `version` in the meta of its call, or None. Raises DecodeError."""
@@ -164,15 +196,21 @@ class Source:
 
     def task_id(self, event_id: str) -> str:
         """The id of the call of an event: always the same one, and of no other event."""
-        named = f"{self.group} {self.stream} {event_id}".encode("utf-8", "surrogatepass")
-        return hashlib.sha256(named).hexdigest()[:32]
+        hashed = self._hash.copy()
+        hashed.update(event_id.encode("utf-8", "surrogatepass"))
+        digest: str = hashed.hexdigest()
+        return digest[:32]
+
+    @cached_property
+    def _hash(self) -> Any:
+        return hashlib.sha256(f"{self.group} {self.stream} ".encode("utf-8", "surrogatepass"))
 
     def argument(self, event: Any) -> Any:
         """What the task gets of an event as it stands in the body of a call. Raises DecodeError."""
         if not isinstance(event, Mapping):
             raise DecodeError(f"an event is a map of fields, not {type(event).__name__}")
-        self._key_of(event)
-        self._version_of(event)
+        if self.has_rules:
+            self._rules_of(event)
         if self.decode == "bytes":
             return {_bytes(name): _bytes(value) for name, value in event.items()}
         try:

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from rsq.broker.event_stream import EventStream
+from rsq.broker.event_stream import EventStream, StreamLook
 from rsq.broker.pool import LinkPool
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.source import BEGINNING, NEW, Source, order_of
 from rsq.streams.declare import sources_of
-from rsq.streams.feeding import Answer, Feed
+from rsq.streams.feeding import LINE, LINES, Answer, Feed
+from rsq.streams.losses import Losses
 from rsq.streams.saying import Saying
 from rsq.task import Task
 
@@ -56,6 +57,7 @@ class Feeder:
         self._look_at = 0.0
         self._full_s = FULL_S[0]
         self._saying = Saying()
+        self._losses = Losses()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.run, name="rsq-feeder", daemon=True)
 
@@ -77,6 +79,7 @@ class Feeder:
             except Exception as error:
                 self._saying.warn(f"{self._source} is not read: {error}", error)
                 self._stream.close()
+                self._losses.forget()
                 self._look_at = 0.0
                 wait_s, pause_s = pause_s, min(FAULT_S[1], 2 * pause_s)
             self._stop.wait(wait_s)
@@ -98,14 +101,27 @@ class Feeder:
             events = self._stream.read(answer.position, min(self._feed.page, answer.number), BLOCK_MS)
             if self._stop.is_set():
                 return 0.0
-            answer = self._feed.events(answer.position, events) if events else self._feed.ask()
-            self._full_s = FULL_S[0]
+            before = answer.position
+            answer = self._feed.events(before, events) if events else self._feed.ask()
+            if answer.position != before or not events:
+                self._full_s = FULL_S[0]
+            self._losses.read([before, *(number.decode() for number, _ in events)], answer.position)
+        if answer.full:
+            self._say_full(answer.full)
         if answer.who == "you":
             wait_s, self._full_s = self._full_s, min(FULL_S[1], 2 * self._full_s)
             return wait_s
         self._look_at, self._told = 0.0, ""
+        self._losses.forget()
         self._stream.close()
         return LOOK_S if answer.who == "moved" else min(LOOK_S, answer.number / 1000)
+
+    def _say_full(self, order: str) -> None:
+        waits = f"{LINES} calls are delayed in its queue"
+        if order != "*":
+            key = order.removeprefix(f"{self._source.key}:")
+            waits = f"{LINE} events with {self._source.order_by} {key} have not ended"
+        self._saying.warn(f"{self._source}: {waits}, so no more is read until some have ended")
 
     def _first(self) -> str:
         """Where a source begins that was never read: where its group stands, if that is there, else as it says."""
@@ -114,6 +130,14 @@ class Feeder:
             log.info("%s begins behind %s, where the group stood", self._source, look.delivered)
             return look.delivered
         return (look.last or BEGINNING) if self._source.start == NEW else self._source.start
+
+    def _count_lost(self, look: StreamLook, position: str) -> None:
+        first = None
+        if look.added is None and order_of(look.last or BEGINNING) > order_of(position):
+            first = next((number.decode() for number, _ in self._stream.read(position, 1)), None)
+        if lost := self._losses.look(look, position, first):
+            self._stream.count_lost(lost)
+            log.warning("%s: %d events or more were deleted by others before they were read", self._source, lost)
 
     def _look(self, answer: Answer) -> Answer:
         """What others may have done to the stream. Gives how far it is to count as read."""
@@ -127,7 +151,9 @@ class Feeder:
             log.warning("%s: the group was destroyed; it is made again behind %s", self._source, answer.position)
             self._told = ""
         if order_of(look.last or BEGINNING) >= order_of(answer.position):
+            self._count_lost(look, answer.position)
             return answer
+        self._losses.forget()
         if look.last is not None and look.delivered is not None and order_of(look.delivered) <= order_of(look.last):
             # Its group has outlived it, so it is the same stream, on a server that took over without the newest events.
             log.warning("%s has lost what came behind %s: it goes on there", self._source, look.last)

@@ -28,6 +28,9 @@ PAGE, PAGE_BYTES = 500, 1024 * 1024
 """Events of one step: at most so many, and of these bytes together, but one at least."""
 
 
+LINE, LINES = 1000, 10_000
+"""Of a source with an order: so many events of one key wait, and so many calls in its queue, before no more is fed."""
+
 LEAVE_S = 0.5
 """Who ends tries for so long to tell that he feeds no more."""
 
@@ -38,6 +41,7 @@ class Answer(NamedTuple):
     who: str
     position: str
     number: int
+    full: str
 
 
 class Feed:
@@ -61,9 +65,12 @@ class Feed:
     def events(self, position: str, events: Sequence[tuple[bytes, list[bytes]]]) -> Answer:
         """Feed these events, which come behind a position."""
         sizes = [sum(map(len, fields)) for _, fields in events]
-        rows = [Fed(*self._source.call_of(self._name, number, fields)) for number, fields in events]
+        rows = [Fed(*self._source.call_of(self._name, number, fields), number) for number, fields in events]
         self.page = max(1, min(2 * self.page, PAGE, PAGE_BYTES // max(1, *sizes)))
-        return self.ask(position, events[-1][0].decode(), rows)
+        answer = self.ask(position, events[-1][0].decode(), rows)
+        if answer.full:
+            self.page = 1
+        return answer
 
     def ask(
         self,
@@ -74,8 +81,11 @@ class Feed:
         deadline: Deadline | None = None,
     ) -> Answer:
         """How the source stands; with `upto`, once it is read up to there."""
-        head = (self._source.key, self._me, lease_ms, WINDOW, self._source.kept_ms, after, upto)
-        call = (scripts.FEED, self._queue.keys.prefix, (*head, *(part for row in rows for part in row)))
+        source = self._source
+        rules = (int(source.has_rules), *((LINE, LINES) if source.order_by else (0, 0)))
+        head = (source.key, self._me, lease_ms, WINDOW, source.kept_ms, *rules, after, upto)
+        width = len(Fed._fields) if source.has_rules else Fed._fields.index("key")
+        call = (scripts.FEED, self._queue.keys.prefix, (*head, *(part for row in rows for part in row[:width])))
         link = self._links.take()
         try:
             (reply,) = link.follow(running([call], deadline))
@@ -83,7 +93,7 @@ class Feed:
             self._links.give_back(link)
         if isinstance(reply, BrokerError):
             raise reply
-        answer = Answer(reply[0].decode(), reply[1].decode(), reply[2])
+        answer = Answer(reply[0].decode(), reply[1].decode(), reply[2], reply[3].decode())
         self.feeds = answer.who == "you" and lease_ms > 0
         return answer
 

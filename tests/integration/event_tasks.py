@@ -54,6 +54,20 @@ def index(event: Event) -> None:
     journal("indexed", event["user_id"], event["version"])
 
 
+@app.on("{visits}", group="in-order", queue="visits", order_by="user", max_retries=3)
+def visit(event: Event) -> None:
+    request = current_request()
+    assert request is not None
+    if event.get("fails") and request.attempt == 1:
+        raise ValueError(event["n"])
+    journal("visited", event["user"], event["n"])
+
+
+@app.on("{visits}", group="count", queue="visits-2")
+def count(event: Event) -> None:
+    journal("counted", event["user"], event["n"])
+
+
 @app.task(queue="notes")
 def note(word: str) -> None:
     journal("noted", word)

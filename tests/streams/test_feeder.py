@@ -189,6 +189,62 @@ def test_what_others_delete_and_trim_holds_nothing_up(start: Make, redis: Any, f
     wait_until(lambda: fed() == [*"abcd"])
 
 
+@not_on_cluster("it is done to the stream in one transaction, which the client of the tests does not route")
+@pytest.mark.parametrize("window", [3, 2000], ids=["behind", "at the end"])
+def test_what_others_trim_unread_is_counted_and_told(
+    start: Make,
+    redis: Any,
+    queue: WorkerQueue,
+    links: LinkPool,
+    fed: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    window: int,
+) -> None:
+    """A server before 7.0 does not count what is added; there what was seen and is gone counts as one."""
+    monkeypatch.setattr(feeding, "WINDOW", window)
+    add(redis, *"abc")
+    counts = "entries-added" in redis.xinfo_stream(STREAM)
+    start()
+    wait_until(lambda: fed() == [*"abc"])
+    if window == 3:
+        # Room for one more, so that it looks, while others wait.
+        add(redis, *"defghi")
+        redis.xtrim(STREAM, 2, approximate=False)
+        redis.delete(queue.keys.stream())
+        wait_until(lambda: fed() == [*"hi"])
+    else:
+        wait_until(lambda: is_told(redis))
+        with redis.pipeline() as pipe:
+            for value in "defghi":
+                pipe.xadd(STREAM, {"n": value}, maxlen=2, approximate=False)
+            pipe.execute()
+        wait_until(lambda: fed() == [*"abchi"])
+
+    def seen() -> int:
+        link = links.take()
+        (source,) = sources(link, [queue])
+        links.give_back(link)
+        return source.lost
+
+    if counts:
+        wait_until(lambda: seen() == 4)
+        assert "4 events or more were deleted by others before they were read" in caplog.text
+
+
+def test_what_was_read_may_be_deleted(start: Make, redis: Any, fed: Any, caplog: pytest.LogCaptureFixture) -> None:
+    add(redis, *"abc")
+    redis.xtrim(STREAM, 2, approximate=False)
+    start()
+    wait_until(lambda: fed() == [*"bc"])
+    for value in "defg":
+        add(redis, value)
+        wait_until(lambda value=value: fed()[-1] == value)  # type: ignore[misc]
+        redis.xtrim(STREAM, 0, approximate=False)
+    wait_until(lambda: is_told(redis))
+    assert "deleted by others" not in caplog.text
+
+
 def test_a_stream_that_is_deleted_begins_anew(start: Make, redis: Any, queue: WorkerQueue, fed: Any) -> None:
     add(redis, *"ab")
     start()
