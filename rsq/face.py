@@ -52,6 +52,7 @@ class App(BaseApp):
         id_field: str | None = None,
         version_field: str | None = None,
         key_field: str | None = None,
+        order_by: str | None = None,
         **options: Any,
     ) -> Decorator:
         """Call a function with each event of a stream that others write: ``@app.on("user_events", group="mail")``.
@@ -62,10 +63,11 @@ class App(BaseApp):
         group    who reads it: each group gets every event once
         start    where a group begins that was never there: "0" (default) the first event, "$" the next one that comes,
                  or the id of an entry
-        decode   "text" (default): the event is a map of texts; "bytes": of bytes; or a function that makes it of the
-                 map of texts
+        decode   "text" (default): the event is a map of texts; "bytes": of bytes; "json:<field>" or "msgpack:<field>":
+                 what is packed in that field; or a function that makes it of the map of texts
         id_field  of events with the same value in this field one runs
         version_field, key_field  once a newer version (a number) of a key is done, events with older ones do not run
+        order_by  events with the same value in this field run one after the other, in the order of the stream
         options  of the task; `dedupe_ttl` says how long ids and versions are remembered. By default its queue is
                  ``<stream>.<group>``, and no results are kept
         Raises   InvalidTask, DuplicateTask
@@ -73,7 +75,7 @@ class App(BaseApp):
         from rsq.calls.source import Source
         from rsq.streams.declare import declare
 
-        source = Source(stream, group, start, decode, id_field, version_field, key_field)
+        source = Source(stream, group, start, decode, id_field, version_field, key_field, order_by)
         return cast("Decorator", lambda function: declare(self, source, function, options))
 
     def stream(

@@ -34,7 +34,7 @@ MakeServer: TypeAlias = Callable[..., Server]
 PERSISTENT = re.compile(
     r"""
     \{ [^{}:]+ : \d+ \} : [^:]+ : (stream (:[1-9])? | dead | delayed | messages | consumers | orphans | crashes
-      | overdue | stats | sources | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | fired:.+)
+      | overdue | stats | sources | paused | calls | slots:.+ | taken:.+ | missing | parked:.+ | line:.+ | fired:.+)
     | \{ [^{}:]+ \} : (queues | partitions | workers | beat:.+)
     """,
     re.VERBOSE,
@@ -163,7 +163,8 @@ def dangling_ids(client: Any) -> Iterator[str]:
             for kind in ("crashes", "overdue", "calls", "slots:*")
             for key in client.keys(f"{tag}:{kind}")
         }
-        kept |= {key: {*client.zrange(key, 0, -1)} for key in client.keys(f"{tag}:parked:*")}
+        lines = [key for kind in ("parked", "line") for key in client.keys(f"{tag}:{kind}:*")]
+        kept |= {key: {*client.zrange(key, 0, -1)} for key in lines}
         if not kept:
             continue
         alive = messages.union(*(client.smembers(key) for key in client.keys(f"{tag}:taken:*")))

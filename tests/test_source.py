@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
 
 from rsq import App, codec
 from rsq.calls.message import Delivery
-from rsq.calls.source import Source, decoded, entry_id, order_of
+from rsq.calls.shape import shape_of
+from rsq.calls.source import Source, before, decoded, entry_id, order_of
 from rsq.errors import DecodeError, DuplicateTask, InvalidTask, SettingsError
 from rsq.keys import stream_tag
 
@@ -57,6 +62,111 @@ def test_a_function_makes_the_argument() -> None:
         argument(source, [b"payload", b"{"])
 
 
+def test_json_and_msgpack_of_a_field() -> None:
+    assert argument(Source("s", "g", decode="json:a:b"), [b"a:b", b'{"n": [1, null]}', b"\xff", b"\xfe"]) == {
+        "n": [1, None]
+    }
+    assert argument(Source("s", "g", decode="msgpack:raw"), [b"raw", b"\x81\xa1n\xcd\xff\xfe"]) == {"n": 0xFFFE}
+    for decode, fields, said in [
+        ("json:p", [b"p", b"{"], "JSONDecodeError"),
+        ("json:p", [b"q", b"{}"], "p of the event is missing"),
+        ("msgpack:p", [b"p", b"\xc1"], "undecodable data"),
+        ("msgpack:p", [b"q", b"\xc0"], "p of the event is missing"),
+    ]:
+        with pytest.raises(DecodeError, match=said):
+            argument(Source("s", "g", decode=decode), fields)
+
+
+class Kind(Enum):
+    NEW = "new"
+    SECOND = 2
+
+
+@dataclass
+class Address:
+    city: str
+    number: int = 0
+
+
+@dataclass
+class Registered:
+    user_id: int
+    paid: Decimal | None = None
+    at: datetime | None = None
+    kind: Kind = Kind.NEW
+    ok: bool = False
+    address: Address | None = None
+    length: int = field(init=False, default=0)
+
+
+class Model:
+    """As pydantic's."""
+
+    def __init__(self, event: Any) -> None:
+        self.user_id = int(event["user_id"])
+
+    @classmethod
+    def model_validate(cls, event: Any) -> Model:
+        return cls(event)
+
+
+def takes_dataclass(event: Registered) -> None: ...
+
+
+def takes_model(self: Any, event: Model) -> None: ...
+
+
+def takes_what_is_not_there(event: NotThere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def made(function: Any, fields: list[bytes], **options: Any) -> Any:
+    task = App("shop").on("s", group="g", **options)(function)
+    assert task.source is not None
+    return argument(task.source, fields)
+
+
+def test_an_event_is_an_object_of_the_class_that_is_annotated() -> None:
+    fields = b"user_id 7 paid 9.95 at 2026-11-27T10:00:00 kind 2 ok true more x length 3".split()
+    assert made(takes_dataclass, fields) == Registered(
+        7, Decimal("9.95"), datetime(2026, 11, 27, 10), Kind.SECOND, True
+    )
+    packed = [b"p", b'{"user_id": 7, "address": {"city": "Ghent", "number": "5"}, "kind": "new", "paid": null}']
+    assert made(takes_dataclass, packed, decode="json:p") == Registered(7, address=Address("Ghent", 5))
+    assert made(takes_model, [b"user_id", b"7"], bind=True).user_id == 7
+    assert made(takes_what_is_not_there, [b"user_id", b"7"]) == {"user_id": "7"}
+    assert made(takes_dataclass, [b"user_id", b"7"], decode="bytes") == {b"user_id": b"7"}
+    assert made(takes_dataclass, [b"user_id", b"7"], decode=len) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("user_id x", "field user_id: invalid literal"),
+        ("paid 1", "missing 1 required .* 'user_id'"),
+        ("user_id 7 kind old", "field kind: 'old' is none of Kind"),
+        ("user_id 7 paid x", "field paid"),
+        ("user_id 7 ok maybe", "field ok: 'maybe' is neither true nor false"),
+        ("user_id 7 at now", "field at"),
+        ("user_id 7 address Ghent", "field address: Address is made of a map, not of str"),
+    ],
+)
+def test_what_the_class_cannot_be_made_of_cannot_be_decoded(text: str, said: str) -> None:
+    with pytest.raises(DecodeError, match=said):
+        made(takes_dataclass, text.encode().split())
+
+
+def test_a_model_of_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    source = Source("s", "g", shape=shape_of(pydantic.create_model("Registered", user_id=(int, ...))))
+    assert argument(source, [b"user_id", b"7"]).user_id == 7
+    with pytest.raises(DecodeError, match="ValidationError"):
+        argument(source, [b"user_id", b"x"])
+
+
+def test_the_position_before_an_entry() -> None:
+    assert [before(each) for each in ("5-3", "5", "0", "0-1")] == ["5-2", f"4-{2**64 - 1}", "0-0", "0-0"]
+
+
 def test_what_somebody_sends_in_place_of_an_event_is_refused() -> None:
     source = Source("s", "g", decode="bytes")
     call = delivery(source)
@@ -70,16 +180,23 @@ def test_what_somebody_sends_in_place_of_an_event_is_refused() -> None:
 
 
 IDS = Source("s", "g", id_field="message")
+ORDERED = Source("s", "g", order_by="user")
 VERSIONS = Source("s", "g", version_field="number", key_field="user", kept_ms=5)
 
 
 def test_of_an_id_in_the_event_its_key_is_made() -> None:
-    *_, meta, key, twin_meta = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
+    *_, meta, key, twin_meta, order = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
+    assert order == ""
     assert (key, codec.decode(meta), codec.decode(twin_meta)) == (
         "g:s:m:1",
         {"event": ["s", "5-1"]},
         {"event": ["s", "5-1"], "begin": True},
     )
+
+
+def test_an_order_is_the_line_of_its_call() -> None:
+    assert ORDERED.call_of("t", b"5-1", [b"user", b"7"])[-1] == "g:s:7"
+    assert argument(ORDERED, [b"user", b"7"]) == {"user": "7"}
 
 
 def test_a_version_is_the_rule_of_its_call() -> None:
@@ -95,6 +212,7 @@ def test_a_version_is_the_rule_of_its_call() -> None:
         (IDS, [b"message", b""], "message of the event is no text of 1 to 500"),
         (IDS, [b"message", b"x" * 501], "message of the event is no text of 1 to 500"),
         (IDS, [b"message", b"\xff"], "message of the event is no text"),
+        (ORDERED, [b"number", b"1"], "user of the event is missing"),
         (VERSIONS, [b"number", b"1"], "user of the event is missing"),
         (VERSIONS, [b"number", b"1.5", b"user", b"7"], "no version"),
         (VERSIONS, [b"number", b"-1", b"user", b"7"], "no version"),
@@ -182,7 +300,8 @@ def test_queue_and_results_can_be_said(app: App) -> None:
         ({"group": "a b"}, "group 'a b' cannot be used"),
         ({"group": ""}, "group '' cannot be used"),
         ({"group": "g", "start": "now"}, r"start takes '0' \(all events\), '\$' \(those to come\)"),
-        ({"group": "g", "decode": "json"}, "decode takes 'text', 'bytes' or a function"),
+        ({"group": "g", "decode": "json"}, "decode takes 'text', 'bytes', 'json:<field>'"),
+        ({"group": "g", "decode": "yaml:x"}, "decode takes 'text', 'bytes', 'json:<field>'"),
         ({"group": "g", "id_field": 5}, "id_field takes str or None"),
         ({"group": "g", "version_field": "n"}, "version_field and key_field go together"),
         ({"group": "g", "dedupe_key": "k"}, "dedupe_key is for tasks that are sent"),

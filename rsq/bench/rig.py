@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rsq.bench import floor
+from rsq.bench import floor, tasks
 from rsq.bench.tasks import app
 from rsq.broker.embedded import find_server
 from rsq.errors import BrokerUnavailable, WorkerLost
@@ -64,6 +64,7 @@ class Rig:
         self.binary = server or find_server()
         self.scale = scale
         self.turn = 0
+        self._module = tasks.__name__
         self._stack = ExitStack()
 
     def __enter__(self) -> Rig:
@@ -166,6 +167,15 @@ class Rig:
             yield pid
 
     @contextmanager
+    def loading(self, module: str) -> Iterator[None]:
+        """Workers load this module in place of that of the usual tasks."""
+        before, self._module = self._module, module
+        try:
+            yield
+        finally:
+            self._module = before
+
+    @contextmanager
     def beat(self) -> Iterator[int]:
         """`rsq beat`, once it has begun; gives its process id."""
         beats = BeatKeys(app.settings.namespace).beats
@@ -176,7 +186,7 @@ class Rig:
     def _program(self, begun: Callable[[], bool], *command: str) -> Iterator[int]:
         log = self.home / f"{command[0]}.log"
         environment = os.environ | {"RSQ_URL": self.url, "RSQ_HEALTH_DIR": str(self.home)}
-        program = [sys.executable, "-m", "rsq", "-A", "rsq.bench.tasks:app", *command, "-l", "warning"]
+        program = [sys.executable, "-m", "rsq", "-A", f"{self._module}:app", *command, "-l", "warning"]
         with log.open("wb") as out:
             process = subprocess.Popen(program, env=environment, stdout=out, stderr=out)
         try:

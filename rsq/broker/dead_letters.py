@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,20 @@ class DeadLetter:
     @property
     def flow(self) -> str | None:
         """Id of the flow that it was part of, or None."""
-        try:
-            place = unpack_meta(self.meta).get("flow") or [None]
-        except DecodeError:
-            return None
+        place = self._known.get("flow") or [None]
         return str(place[0]) if place[0] is not None else None
+
+    @property
+    def event(self) -> list[str] | None:
+        """Stream and id of the event that it is about, or None."""
+        return self._known.get("event")
+
+    @property
+    def _known(self) -> Mapping[str, Any]:
+        try:
+            return unpack_meta(self.meta)
+        except DecodeError:
+            return {}
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]] | None:
         """(args, kwargs), or None when they cannot be read."""

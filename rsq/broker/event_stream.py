@@ -16,6 +16,10 @@ READ_TIMEOUT_S = 3.0
 """Beyond the time for which a read may block: then the peer is lost."""
 
 
+KEPT_MS = 30 * 86_400_000
+"""What is known of a stream is kept for so long; as in the scripts."""
+
+
 @dataclass(frozen=True)
 class StreamLook:
     """How a stream stands.
@@ -24,12 +28,18 @@ class StreamLook:
     length     entries in it
     delivered  how far the group has come by its own word; None: there is no such group
     foreign    whether the group has consumers; rsq needs none
+    first      id of the first entry; None: there is none
+    added      entries that were ever added; None: the server is older than 7.0 and does not count
+    deleted    the highest id of those that were deleted; None: as `added`
     """
 
     last: str | None
     length: int
     delivered: str | None
     foreign: bool
+    first: str | None = None
+    added: int | None = None
+    deleted: str | None = None
 
 
 class EventStream:
@@ -58,6 +68,9 @@ class EventStream:
             info[b"length"],
             None if group is None else group[b"last-delivered-id"].decode(),
             group is not None and group[b"consumers"] > 0,
+            info[b"first-entry"][0].decode() if info[b"first-entry"] else None,
+            info.get(b"entries-added"),
+            info[b"max-deleted-entry-id"].decode() if b"max-deleted-entry-id" in info else None,
         )
 
     def consumers(self) -> list[str]:
@@ -74,9 +87,43 @@ class EventStream:
         reply = self._link.call("XREAD", "COUNT", count, *wait, "STREAMS", self._stream, position)
         return [(number, fields) for number, fields in reply[0][1]] if reply else []
 
+    def newest(self, count: int, end: str = "+") -> list[tuple[bytes, list[bytes]]]:
+        """The last `count` entries up to `end`, the newest first."""
+        return [
+            (number, fields) for number, fields in self._link.call("XREVRANGE", self._stream, end, "-", "COUNT", count)
+        ]
+
     def tell(self, position: str) -> None:
         """Have the group stand there, for others to see. Where there is no stream there is nobody to tell."""
         self._link.run(scripts.TELL, keys.beside(self._stream), self._stream, self._group, position)
+
+    def count_lost(self, number: int) -> None:
+        """So many events were deleted before the group had them."""
+        about = keys.about(self._stream)
+        self._link.pipeline([("HINCRBY", about, f"lost:{self._group}", number), ("PEXPIRE", about, KEPT_MS)])
+
+    def lost(self) -> int:
+        """How many that were."""
+        return int(self._link.call("HGET", keys.about(self._stream), f"lost:{self._group}") or 0)
+
+    def end(self, position: str) -> None:
+        """The group has come so far, and goes."""
+        about = keys.about(self._stream)
+        replies = self._link.pipeline(
+            [
+                ("HSET", about, f"replayed:{self._group}", position),
+                ("HDEL", about, f"read:{self._group}"),
+                ("PEXPIRE", about, KEPT_MS),
+                ("XGROUP", "DESTROY", self._stream, self._group),
+            ]
+        )
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+
+    def ended(self) -> str:
+        """How far the group had come when it ended; '' = it has not."""
+        return (self._link.call("HGET", keys.about(self._stream), f"replayed:{self._group}") or b"").decode()
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""

@@ -105,6 +105,7 @@ class Fed(NamedTuple):
     """An event of a source, as a call. Of those with the same `key` ('' = none) one runs.
 
     twin_meta  its meta where it comes while another has not ended
+    order      those with the same one ('' = none) run one after the other
     """
 
     id: str
@@ -113,6 +114,8 @@ class Fed(NamedTuple):
     meta: bytes
     key: str = ""
     twin_meta: bytes = b""
+    order: str = ""
+    event_id: bytes = b""
 
 
 FIELDS = {kind.__name__: kind._fields for kind in (Completed, Retried, Buried, CutShort, Reported, Added, Stored, Fed)}

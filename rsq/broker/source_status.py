@@ -24,6 +24,7 @@ class SourceInfo:
     unread    events behind that: `MOST_COUNTED` means so many or more
     oldest_ms  time of the first of them, ms since the epoch; None: all is read
     foreign   consumers of the group that are not of rsq
+    lost      events that others deleted before they were read, as far as is known
     problem   why nothing more can be told, or ''
     """
 
@@ -35,6 +36,7 @@ class SourceInfo:
     unread: int
     oldest_ms: int | None
     foreign: list[str]
+    lost: int = 0
     problem: str = ""
 
 
@@ -67,12 +69,13 @@ def _source(endpoint: Endpoint, queue: str, stream: str, group: str, position: s
         look = events.look()
         unread, oldest_ms = _unread(events, position if look.last is not None else BEGINNING)
         foreign = events.consumers() if look.foreign else []
+        lost = events.lost()
     except BrokerRefused as error:
-        return SourceInfo(stream, group, queue, None, position, 0, None, [], str(error))
+        return SourceInfo(stream, group, queue, None, position, 0, None, [], problem=str(error))
     finally:
         events.close()
     length = None if look.last is None else look.length
-    return SourceInfo(stream, group, queue, length, position, unread, oldest_ms, foreign)
+    return SourceInfo(stream, group, queue, length, position, unread, oldest_ms, foreign, lost)
 
 
 def _unread(events: EventStream, position: str) -> tuple[int, int | None]:

@@ -7,10 +7,13 @@ the task gets of it, `decode` says.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
@@ -29,9 +32,10 @@ NEW = "$"
 """What is in the stream when it is first looked at is passed over."""
 
 LONGEST_VALUE = 500
-"""Characters of a field that is an id, or the key of a version."""
+"""Characters of a field that is an id, the key of a version, or an order."""
 
 _NUMBER = re.compile(r"\d{1,16}", re.ASCII)
+_DECODE = re.compile(r"text|bytes|(json|msgpack):(.+)", re.DOTALL)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 
 
@@ -49,6 +53,14 @@ def order_of(position: str) -> tuple[int, int]:
     return int(ms), int(number or 0)
 
 
+def before(number: str) -> str:
+    """The position from which the entry with this id is the next one. Raises SettingsError."""
+    ms, seq = order_of(entry_id(number))
+    if seq > 0:
+        return f"{ms}-{seq - 1}"
+    return f"{ms - 1}-{2**64 - 1}" if ms > 0 else BEGINNING
+
+
 @dataclass(frozen=True)
 class Source:
     """What `app.on` says beside the options of a task.
@@ -57,10 +69,13 @@ class Source:
     group   who reads it: each group gets every event, once
     start   where a group begins that was never there: "0" the first event, "$" the next one that comes, or the id of an
             entry, behind which it begins
-    decode  "text": a map of texts; "bytes": a map of bytes; or a function that makes the argument of the map of texts
+    decode  "text": a map of texts; "bytes": a map of bytes; "json:<field>", "msgpack:<field>": what is packed in that
+            field; or a function that makes the argument of the map of texts
+    shape   makes an object of that, see `rsq.calls.shape`; None: it stays what it is
     id_field  name of a field: of events with the same value in it one runs. None: each event is another one
     version_field, key_field  names of the fields with a number and with what it is the version of: once a newer version
             of a key is done, older ones do not run
+    order_by  name of a field: events with the same value in it run one after the other, in their order
     kept_ms  how long ids and versions are remembered
     """
 
@@ -71,7 +86,9 @@ class Source:
     id_field: str | None = None
     version_field: str | None = None
     key_field: str | None = None
+    order_by: str | None = None
     kept_ms: int = 86_400_000
+    shape: Callable[[Any], Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -91,9 +108,12 @@ class Source:
                     raise SettingsError(
                         f"start takes '0' (all events), '$' (those to come) or the id of an entry, not {self.start!r}"
                     ) from None
-            if self.decode not in ("text", "bytes") and not callable(self.decode):
-                raise SettingsError(f"decode takes 'text', 'bytes' or a function of the event, not {self.decode!r}")
-            for name in ("id_field", "version_field", "key_field"):
+            if not callable(self.decode) and not _DECODE.fullmatch(str(self.decode)):
+                raise SettingsError(
+                    "decode takes 'text', 'bytes', 'json:<field>', 'msgpack:<field>' or a function of the event, not "
+                    f"{self.decode!r}"
+                )
+            for name in ("id_field", "version_field", "key_field", "order_by"):
                 require(name, getattr(self, name), str, None)
             if (self.version_field is None) != (self.key_field is None):
                 raise SettingsError("version_field and key_field go together: a number, and what it is the version of")
@@ -116,26 +136,54 @@ class Source:
             raise InvalidTask(f"no queue can be named after stream {self.stream!r}: name one with queue=...")
         return name
 
-    def call_of(self, task: str, event_id: bytes, fields: Sequence[bytes]) -> tuple[str, str, bytes, bytes, str, bytes]:
-        """Id, task, body, meta, key and twin's meta of the call of an event, see `rsq.broker.rows.Fed`.
+    def call_of(
+        self, task: str, event_id: bytes, fields: Sequence[bytes]
+    ) -> tuple[str, str, bytes, bytes, str, bytes, str]:
+        """Id, task, body, meta, key, twin's meta and order of the call of an event, see `rsq.broker.rows.Fed`.
 
         Raises nothing, whatever is in it: an event of which its own rules cannot be read has none, and does not run.
         """
-        event = {_text(name): _text(value) for name, value in zip(fields[::2], fields[1::2], strict=True)}
-        number = event_id.decode()
-        meta: dict[str, Any] = {"event": [self.stream, number]}
         try:
-            key, version = self._key_of(event), self._version_of(event)
-        except DecodeError:
-            key, version = "", None
-        if version is not None:
-            meta["version"] = version
-        twin_meta = pack_meta({**meta, "begin": True}) if key else b""
-        return self.task_id(number), task, codec.encode_call((event,), {}, None), pack_meta(meta), key, twin_meta
+            parts: list[Any] = [part.decode() for part in fields]
+        except UnicodeDecodeError:
+            parts = [_text(part) for part in fields]
+        event = dict(zip(parts[::2], parts[1::2], strict=True))
+        number = event_id.decode()
+        key, version, order = "", None, ""
+        if self.has_rules:
+            with suppress(DecodeError):
+                key, version, order = self._rules_of(event)
+        known = {"event": [self.stream, number], **({} if version is None else {"version": version})}
+        meta = self._plain_meta(event_id) if version is None else pack_meta(known)
+        twin_meta = pack_meta({**known, "begin": True}) if key else b""
+        return self.task_id(number), task, codec.encode_call((event,), {}, None), meta, key, twin_meta, order
+
+    @cached_property
+    def has_rules(self) -> bool:
+        """Whether something in an event decides if or when it runs."""
+        return any((self.id_field, self.version_field, self.order_by))
+
+    def _rules_of(self, event: Event) -> tuple[str, list[Any] | None, str]:
+        """Key, version and order of an event. Raises DecodeError."""
+        return self._key_of(event), self._version_of(event), self._order_of(event)
+
+    @cached_property
+    def _meta_head(self) -> bytes:
+        """The meta of each event, up to the id, which is a short text: so it need not be packed again each time."""
+        return pack_meta({"event": [self.stream, ""]})[:-1]
+
+    def _plain_meta(self, event_id: bytes) -> bytes:
+        if len(event_id) > 31:
+            return pack_meta({"event": [self.stream, event_id.decode()]})
+        return b"%b%c%b" % (self._meta_head, 0xA0 | len(event_id), event_id)
 
     def _key_of(self, event: Event) -> str:
         """The dedupe key of an event, '' = none. Raises DecodeError."""
         return "" if self.id_field is None else f"{self.key}:{_field(event, self.id_field)}"
+
+    def _order_of(self, event: Event) -> str:
+        """The line of an event, '' = none. Raises DecodeError."""
+        return "" if self.order_by is None else f"{self.key}:{_field(event, self.order_by)}"
 
     def _version_of(self, event: Event) -> list[Any] | None:
         """The `version` in the meta of its call, or None. Raises DecodeError."""
@@ -148,26 +196,42 @@ class Source:
 
     def task_id(self, event_id: str) -> str:
         """The id of the call of an event: always the same one, and of no other event."""
-        named = f"{self.group} {self.stream} {event_id}".encode("utf-8", "surrogatepass")
-        return hashlib.sha256(named).hexdigest()[:32]
+        hashed = self._hash.copy()
+        hashed.update(event_id.encode("utf-8", "surrogatepass"))
+        digest: str = hashed.hexdigest()
+        return digest[:32]
+
+    @cached_property
+    def _hash(self) -> Any:
+        return hashlib.sha256(f"{self.group} {self.stream} ".encode("utf-8", "surrogatepass"))
 
     def argument(self, event: Any) -> Any:
         """What the task gets of an event as it stands in the body of a call. Raises DecodeError."""
         if not isinstance(event, Mapping):
             raise DecodeError(f"an event is a map of fields, not {type(event).__name__}")
-        self._key_of(event)
-        self._version_of(event)
+        if self.has_rules:
+            self._rules_of(event)
         if self.decode == "bytes":
             return {_bytes(name): _bytes(value) for name, value in event.items()}
+        try:
+            found = self._decoded(event)
+            return found if self.shape is None else self.shape(found)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"the event cannot be decoded: {type(error).__name__}: {error}") from error
+
+    def _decoded(self, event: Event) -> Any:
+        packed = None if callable(self.decode) else _DECODE.fullmatch(self.decode)
+        if packed is not None and packed[1] is not None:
+            if packed[2] not in event:
+                raise DecodeError(f"{packed[2]} of the event is missing")
+            raw = _bytes(event[packed[2]])
+            return json.loads(raw) if packed[1] == "json" else codec.decode(raw)
         for part in (*event, *event.values()):
             if not isinstance(part, str):
                 raise DecodeError(f"a field of the event is no UTF-8: {part!r:.100}; decode='bytes' takes it as it is")
-        if not callable(self.decode):
-            return event
-        try:
-            return self.decode(event)
-        except Exception as error:
-            raise DecodeError(f"the event cannot be decoded: {type(error).__name__}: {error}") from error
+        return self.decode(event) if callable(self.decode) else event
 
 
 def follow_up(delivery: Delivery, message: Message, placement: Placement) -> tuple[Message, Placement]:

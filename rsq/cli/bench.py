@@ -15,6 +15,7 @@ import click
 
 from rsq import __version__
 from rsq.bench.cluster import CLUSTER
+from rsq.bench.events import EVENTS
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH
 from rsq.bench.peers import (
@@ -39,7 +40,7 @@ from rsq.cli.out import document, progress, say, table
 from rsq.errors import SettingsError
 
 QUICK = 0.1
-ALL = SCENARIOS | FLOWS | CLUSTER | GROWTH
+ALL = SCENARIOS | FLOWS | EVENTS | CLUSTER | GROWTH
 
 
 def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> str:
@@ -67,6 +68,10 @@ def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> st
     \b
     Scenarios of flows:
     {_described(FLOWS)}
+
+    \b
+    Scenarios of streams:
+    {_described(EVENTS)}
 
     \b
     Scenarios of clusters:

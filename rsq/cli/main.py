@@ -14,6 +14,7 @@ from rsq.cli.common import Context
 from rsq.cli.control import control, revoke
 from rsq.cli.dead import dead
 from rsq.cli.demo import demo
+from rsq.cli.events import events
 from rsq.cli.flow import flow
 from rsq.cli.health import health
 from rsq.cli.inspect import inspect
@@ -105,6 +106,7 @@ for command in (
     purge,
     partitions,
     dead,
+    events,
     flow,
     health,
     server,

@@ -78,7 +78,16 @@ def document(value: object) -> None:
     text, keys that are no text as their JSON; a map whose keys would fall together as a list of pairs; all else as
     `str` shows it.
     """
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    _print_json(value, 2)
+
+
+def record(value: object) -> None:
+    """Print one JSON document on a line of its own, as `document` does."""
+    _print_json(value, None)
+
+
+def _print_json(value: object, indent: int | None) -> None:
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False)
     _write(text.replace("\x7f", "\\u007f") + "\n", err=False)
 
 

@@ -103,6 +103,9 @@ def show_sources(streams: Sequence[SourceInfo]) -> None:
     for s in streams:
         if s.problem:
             say(f"stream {s.stream}: {s.problem}")
+        if s.lost:
+            lost = f"{plural(s.lost, 'event')} or more were deleted before group {s.group} had read them"
+            say(f"stream {s.stream}: {lost}")
         if s.foreign:
             say(f"{', '.join(s.foreign)} read stream {s.stream} in group {s.group}, too, and are not of rsq")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from rsq.app import BaseApp
 from rsq.broker.queue import Queue
+from rsq.calls.shape import shape_of
 from rsq.calls.source import Source
 from rsq.errors import DuplicateTask, InvalidTask
 from rsq.functions import arity_check, check_function, place_of, signature_of
@@ -48,8 +51,19 @@ def declare(app: BaseApp, source: Source, function: Callable[..., Any], given: M
                 "group, so give one of them another group=..."
             )
     task = app.register(function, options)
-    task.source = replace(source, kept_ms=max(1, int(options.dedupe_ttl * 1000)))
+    shape = None if callable(source.decode) or source.decode == "bytes" else shape_of(_annotation(function))
+    task.source = replace(source, kept_ms=max(1, int(options.dedupe_ttl * 1000)), shape=shape)
     return task
+
+
+def _annotation(function: Callable[..., Any]) -> Any:
+    """What the function says that it takes as its event: its last argument without a default. None: nobody knows."""
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # a name in it is not there at run time, as of `if TYPE_CHECKING`
+        return None
+    named = [each for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+    return hints.get(named[-1].name) if named else None
 
 
 def sources_of(tasks: Mapping[str, Task[..., Any]], queues: Sequence[Q]) -> Iterator[tuple[str, Source, Q]]:

@@ -85,7 +85,7 @@ class Publisher:
             source = task.source
             if source is None or source.stream != stream:
                 continue
-            task_id, name, body, meta, key, _ = source.call_of(task.name, number.encode(), fields)
+            task_id, name, body, meta, key, *_ = source.call_of(task.name, number.encode(), fields)
             placement = replace(PLAIN, dedupe_key=key) if key else PLAIN
             if event.id:
                 task_id = source.task_id(f"published {event.id}")

@@ -40,7 +40,7 @@ from rsq.worker.time_limits import Limits, Timed, exceeded
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
 
-_QUIET = frozenset(("flow", "parent", "root", "headers"))
+_QUIET = frozenset(("flow", "parent", "root", "headers", "event"))
 """What may be said of a call that starts unasked all the same."""
 
 _NO_POLICY = RetryPolicy()

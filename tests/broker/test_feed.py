@@ -29,8 +29,9 @@ def feed(
     key: str = "",
 ) -> tuple[str, str, int]:
     rows = [Fed(each, "tests.task", b"body", b"", key, pack_meta({"begin": True})) for each in ids]
-    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, after, upto)
-    who, position, number = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
+    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, 1, 0, 0, after, upto)
+    who, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
+    assert full == b""
     return who.decode(), position.decode(), number
 
 
@@ -46,6 +47,12 @@ def test_calls_and_position_are_one_step(rig: Rig) -> None:
     assert feed(rig, "a", "b", after="0-0", upto="5-1") == ("you", "5-1", 98)
     assert state(rig) == {"stream": [entry("a"), entry("b")], "sources": {SOURCE: "5-1"}, "stats": {"fed": "2"}}
     assert 0 < rig.ttl_ms(f"feeder:{SOURCE}") <= HOUR_MS
+
+
+def test_rows_of_a_source_without_rules_end_with_the_meta(rig: Rig) -> None:
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 0, 0, 0, "", "5-1")
+    assert rig.run(scripts.FEED, *head, *("a", "tests.task", b"body", b""), *("b", "tests.task", b"body", b""))[2] == 98
+    assert state(rig) == {"stream": [entry("a"), entry("b")], "sources": {SOURCE: "5-1"}, "stats": {"fed": "2"}}
 
 
 def test_twice_it_feeds_once(rig: Rig) -> None:
@@ -126,7 +133,8 @@ def feed_one(rig: Rig, task_id: str) -> None:
 
 
 def counters(rig: Rig) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in rig.redis.hgetall(rig.keys.stats).items()}
+    found = {name.decode(): int(number) for name, number in rig.redis.hgetall(rig.keys.stats).items()}
+    return {name: number for name, number in found.items() if name != "wakes"}
 
 
 def get(rig: Rig) -> Delivery:
@@ -250,3 +258,160 @@ def test_a_retry_keeps_the_id(hired: Rig) -> None:
     assert begin(hired, twin).why == "twin"
     hired.ripen("a")
     hired.commit("alice", completed(get(hired)), completed(twin))
+
+
+# -- events with an order
+
+
+def feed_in_order(rig: Rig, *ids: str, most: int = 100, delayed: int = 100) -> tuple[str, int, str]:
+    """Events whose ids begin with their order, such as a1; in the stream they have the ids 1-0, 2-0 and so on."""
+    position = (rig.redis.hget(rig.keys.sources, SOURCE) or b"0-0").decode()
+    first = int(position.partition("-")[0]) + 1
+    rows = [
+        Fed(each, "tests.task", b"body", b"", "", b"", each[0], f"{first + place}-0".encode())
+        for place, each in enumerate(ids)
+    ]
+    after = position if rig.redis.hexists(rig.keys.sources, SOURCE) else ""
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, most, delayed, after, rows[-1].event_id if rows else "")
+    _, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
+    return position.decode(), number, full.decode()
+
+
+def handed_out(rig: Rig) -> list[Delivery]:
+    return rig.get("alice")
+
+
+def ids_of(deliveries: list[Delivery]) -> list[str]:
+    return [each.id for each in deliveries]
+
+
+def line(rig: Rig, order: str) -> list[bytes]:
+    found: list[bytes] = rig.redis.zrange(f"{rig.keys.prefix}:line:{order}", 0, -1)
+    return found
+
+
+def test_of_each_order_one_is_handed_out_at_a_time(hired: Rig) -> None:
+    assert feed_in_order(hired, "a1", "b1", "a2", "a3", "b2") == ("5-0", 97, "")
+    first = handed_out(hired)
+    assert ids_of(first) == ["a1", "b1"]
+    assert handed_out(hired) == []
+    hired.commit("alice", completed(first[0]))
+    second = handed_out(hired)
+    assert ids_of(second) == ["a2"]
+    hired.commit("alice", completed(first[1]), completed(second[0]))
+    third = handed_out(hired)
+    assert sorted(ids_of(third)) == ["a3", "b2"]
+    feed_in_order(hired, "a4")
+    hired.commit("alice", *map(completed, third))
+    last = handed_out(hired)
+    assert ids_of(last) == ["a4"]
+    hired.commit("alice", completed(last[0]))
+    assert not {"delayed", "messages", "calls"} & {*state(hired)}
+    assert (line(hired, "a"), line(hired, "b")) == ([], [])
+    assert counters(hired) == {"fed": 6, "succeeded": 6}
+
+
+def test_a_retry_keeps_its_place(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2")
+    (first,) = handed_out(hired)
+    hired.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+    assert handed_out(hired) == []
+    hired.ripen("a1")
+    (again,) = handed_out(hired)
+    assert again.id == "a1"
+    hired.commit("alice", completed(again))
+    (second,) = handed_out(hired)
+    assert second.id == "a2"
+    hired.commit("alice", completed(second))
+
+
+def test_one_whose_worker_died_keeps_its_place(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2")
+    assert ids_of(handed_out(hired)) == ["a1"]
+    hired.lapse("alice")
+    hired.hire("bob")
+    (again,) = hired.get("bob")
+    assert again.id == "a1"
+    hired.commit("bob", completed(again))
+    (second,) = hired.get("bob")
+    hired.commit("bob", completed(second))
+
+
+@pytest.mark.parametrize("way", [is_revoked, expires, lambda rig, first: rig.commit("alice", buried(first))])
+def test_however_the_first_ends_the_next_one_follows(hired: Rig, way: Any) -> None:
+    feed_in_order(hired, "a", "b")
+    feed_in_order(hired, "ax", "bx")
+    first, other = handed_out(hired)
+    way(hired, first)
+    (second,) = handed_out(hired)
+    assert second.id == "ax"
+    hired.commit("alice", completed(second), completed(other))
+    hired.commit("alice", completed(get(hired)))
+    hired.redis.delete(hired.keys.dead)
+
+
+def test_one_that_waits_can_be_taken_out(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2", "a3")
+    (first,) = handed_out(hired)
+    hired.link.run_one(hired.queue.revoke_call(["a2"], False))
+    assert line(hired, "a") == [b"a1", b"a3"]
+    hired.commit("alice", completed(first))
+    last = get(hired)
+    assert last.id == "a3"
+    hired.commit("alice", completed(last))
+
+
+def test_what_is_purged_leaves_no_line(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2", "b1", "a3", "b2")
+    assert purge(hired.link, hired.queue) == 5
+    assert (line(hired, "a"), line(hired, "b"), hired.ready()) == ([], [], [])
+    feed_in_order(hired, "a4")
+    hired.commit("alice", completed(get(hired)))
+
+
+def test_a_full_order_stops_the_source_at_its_event(hired: Rig) -> None:
+    assert feed_in_order(hired, "a1", "a2", "a3", "b1", most=2) == ("2-0", 0, "a")
+    assert feed_in_order(hired, "a3", "b1", most=2) == ("2-0", 0, "a")
+    hired.commit("alice", completed(get(hired)))
+    assert feed_in_order(hired, "a3", "b1", most=2) == ("4-0", 98, "")
+    assert counters(hired)["fed"] == 4
+    ended = 1
+    while deliveries := handed_out(hired):
+        ended += len(deliveries)
+        hired.commit("alice", *map(completed, deliveries))
+    assert (ended, line(hired, "a"), line(hired, "b")) == (4, [], [])
+
+
+def test_what_waits_in_all_orders_is_bounded(hired: Rig) -> None:
+    assert feed_in_order(hired, "a1", "a2", "a3", delayed=2) == ("3-0", 0, "*")
+    first = get(hired)
+    hired.commit("alice", completed(first))
+    second = get(hired)
+    assert feed_in_order(hired, delayed=2) == ("3-0", 1, "")
+    hired.commit("alice", completed(second))
+    hired.commit("alice", completed(get(hired)))
+    assert feed_in_order(hired, delayed=2) == ("3-0", 2, "")
+
+
+def test_of_an_id_that_was_done_nothing_waits(hired: Rig) -> None:
+    """A line has no place for an event that is left out."""
+    rows = [
+        Fed(each, "tests.task", b"body", b"", "k", pack_meta({"begin": True}), "a", b"1-0") for each in ("one", "twin")
+    ]
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, 100, 100, "", "1-0")
+    hired.run(scripts.FEED, *head, *(part for row in rows for part in row))
+    hired.commit("alice", completed(get(hired)))
+    twin = get(hired)
+    assert begin(hired, twin) == Begin("superseded", why="one")
+    hired.commit("alice", Completed(twin, "superseded", b"", 0))
+    assert line(hired, "a") == []
+
+
+def test_an_event_that_is_in_its_line_already_runs(hired: Rig) -> None:
+    """Of a stream that was made anew, with the same ids."""
+    feed_in_order(hired, "a1", "a2")
+    feed_in_order(hired, "a1")
+    first, again = handed_out(hired)
+    hired.commit("alice", completed(first), completed(again))
+    hired.commit("alice", completed(get(hired)))
+    assert line(hired, "a") == []

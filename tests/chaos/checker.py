@@ -35,6 +35,7 @@ What is not
                that was to be interrupted went on for HEARD_S.
     crowded    A body began though as many of its kind as may run at once ran already, in consumers whose leases were
                alive.
+    out of order  An event began before the one before it, of the same key, had ended.
     early      A call of a flow began before all that it waits for had succeeded, or an errback before anything had
                failed. (One that was released twice is a double, one that never was is lost, one that was given other
                values is wrong.)
@@ -65,6 +66,7 @@ def check(history: History, state: ServerState) -> list[Violation]:
         *runs.overlaps(history),
         *runs.fenced(history, state),
         *runs.reruns(history),
+        *runs.out_of_order(history),
         *runs.begun_twice(history),
         *runs.blamed(history),
         *runs.reads_on(history),

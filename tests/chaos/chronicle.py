@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from rsq.calls.source import order_of
 from tests.chaos.history import (
     Call,
     Errback,
@@ -79,6 +80,8 @@ def history_of(records: Iterable[Record]) -> History:
             history.flows[record["id"]] = StartedFlow(record["id"], needs, errbacks, behind, answers, counted)
         elif what == "cancelled":
             _add_cancelled(history, record, at)
+        elif what == "ordered":
+            history.ordered[record["key"]].append((order_of(record["entry"]), record["serial"]))
         elif what == "ticked":
             zero = at - record["now_ms"] / 1000
             history.ticked[record["kind"]] = Ticked(record["since"] // 1000, record["until"] // 1000, zero)

@@ -18,6 +18,7 @@ import redis
 
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.queue import Queue
+from rsq.broker.source_status import sources
 from rsq.broker.status import counts
 from tests.chaos import journal, tasks
 from tests.chaos.beats import Beats
@@ -162,7 +163,7 @@ class Chaos:
             sender = Sender(log)
             scene = Scene(server, fleet, wire, beats, sender, log, rng, LEASE_S)
             stack.enter_context(_stall_watch(scene))
-            callers = Callers(sender, server, self.seed, self.actors)
+            callers = Callers(sender, server, self.seed, self._actors(several))
             stack.callback(callers.close)
             saboteur = Saboteur(scene, self._faults(several), self.haste)
             callers.start()
@@ -188,6 +189,10 @@ class Chaos:
         if self.kind in CLUSTERS:
             return Cluster(binary, config=NODES)
         return Server(binary, self.directory / "server", appendonly=True)
+
+    def _actors(self, on_cluster: bool) -> Collection[str]:
+        """Without events: what was fed of them, and how far it has read, a failover may undo, and they run again."""
+        return {*self.actors} - ({"events"} if on_cluster else set())
 
     def _faults(self, on_cluster: bool) -> list[str]:
         """Those that can be dealt here."""
@@ -222,6 +227,7 @@ class Chaos:
             "revoked": sum(outcome.state == "REVOKED" for outcome in state.results.values()),
             "slots": sum(call.kind in TICKS for call in history.calls.values()),
             "waits without an answer": sum(not wait.heard for wait in history.waits),
+            "events": sum(len(events) for events in history.ordered.values()),
             "flows": len(history.flows),
             "their calls": sum(len(flow.needs) for flow in history.flows.values()),
             "replaced": sum(run.how == "replaced" for run in runs),
@@ -253,6 +259,7 @@ def _undrained(fleet: Fleet, queues: list[Queue], server: AnyServer) -> str:
                 for name in ("ready", "running", "delayed")
                 if (number := getattr(now, name))
             ]
+            left += [f"{each.unread} unread events" for each in sources(link, [queue]) if each.unread]
             if orphans := client.smembers(queue.keys.orphans):
                 left.append(f"orphans {sorted(orphans)} of {queue.name}")
             if (leases := client.zcard(queue.keys.consumers)) != WORKERS * CHILDREN:

@@ -196,6 +196,7 @@ class History:
     """A journal, put in order.
 
     sends     those that took long
+    ordered   of each key its events, as id and serial number of its call
     lease_s   of all workers
     """
 
@@ -208,6 +209,7 @@ class History:
     revocations: list[Revocation] = field(default_factory=list)
     flows: dict[str, StartedFlow] = field(default_factory=dict)
     ticked: dict[str, Ticked] = field(default_factory=dict)
+    ordered: dict[str, list[tuple[tuple[int, int], int]]] = field(default_factory=lambda: defaultdict(list))
     doubles: list[tuple[int, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 

@@ -15,6 +15,7 @@ One JSON object a line, each written by one write to a file opened with O_APPEND
                its place to a canvas), or stopped as its lease was lost
     revoked    somebody asked from `at` to `until` to revoke `id`, with `terminate` or without; the `answer` (None: the
                server did not give one)
+    ordered    the event `entry` of the stream, whose call is `serial`, is one of those with this `key`
     flow       a canvas, graph or batch is about to be started as flow `id`: `needs`, `behind`, `errbacks`, `answers`
                and `counted` as `tests.chaos.senders.drawing` has them, maps as pairs. Those of its calls that break are
                healed and sent again later

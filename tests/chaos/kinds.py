@@ -35,4 +35,4 @@ KEEPS_RESULT = (
 
 def queue_of_kind(kind: str) -> str:
     """Where a call went of which only the run is known: its producer gave up, though it had arrived."""
-    return "bulk" if kind in ("bulk", "bulk_step") else "default"
+    return "bulk" if kind in ("bulk", "bulk_step", "on_two") else "default"

@@ -16,7 +16,7 @@ from rsq.calls.outcome import Result, unpack_result
 from rsq.keys import GROUP, PRIORITIES, FlowKeys
 from rsq.states import FINAL, State
 from tests.chaos.history import Leftovers, Outcome, ServerState
-from tests.chaos.tasks import given_serials
+from tests.chaos.tasks import EVENTS, given_serials
 from tests.cluster_client import slot_of
 from tests.clusters import AnyServer, Cluster
 from tests.conftest import dangling_ids, keys_without_ttl
@@ -90,7 +90,7 @@ def survey(server: AnyServer, queues: list[Queue], recorder: Recorder, processes
     if isinstance(server, Cluster):
         state.left.astray += _astray(server)
     with server.client(decode_responses=True, encoding_errors="replace") as client:
-        state.left.for_ever += [*keys_without_ttl(client), *dangling_ids(client)]
+        state.left.for_ever += [*(set(keys_without_ttl(client)) - {EVENTS}), *dangling_ids(client)]
     return state
 
 

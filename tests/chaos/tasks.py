@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -313,6 +313,28 @@ def breaks(*given: Any, serial: int, seconds: float = 0.0, size_bytes: int = 0) 
 def errback(task_id: str, *, serial: int) -> Value:
     with told(serial, about=task_id) as consumer:
         return serial, consumer
+
+
+# -- events that others write
+
+
+EVENTS = "chaos_events"
+
+app.stream(EVENTS, retain=100)
+
+
+@app.on(EVENTS, group="one", queue="default", id_field="one")
+def on_one(event: Mapping[str, str]) -> None:
+    with told(int(event["one"])):
+        pass
+
+
+@app.on(EVENTS, group="two", queue=BULK, order_by="key", bind=True)
+def on_two(self: Task[..., Any], event: Mapping[str, str]) -> None:
+    """One after the other, of each key."""
+    with told(int(event["two"])):
+        if event["late"] == "1" and self.request.attempt == 1:
+            raise ValueError("the first attempt")
 
 
 @app.task(bind=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ async def mail(event: Event) -> None:
     journal("mail", event["user_id"])
 
 
-@app.on("orders", group="shop", bind=True, decode=lambda event: json.loads(event["payload"]), ignore_result=False)
+@app.on("orders", group="shop", bind=True, decode="json:payload", ignore_result=False)
 def order(self: Any, payload: Any) -> Any:
     journal("order", *self.request.event)
     return payload
@@ -53,6 +52,20 @@ def book(event: Event) -> None:
 @app.on("profiles", group="search", version_field="version", key_field="user_id")
 def index(event: Event) -> None:
     journal("indexed", event["user_id"], event["version"])
+
+
+@app.on("{visits}", group="in-order", queue="visits", order_by="user", max_retries=3)
+def visit(event: Event) -> None:
+    request = current_request()
+    assert request is not None
+    if event.get("fails") and request.attempt == 1:
+        raise ValueError(event["n"])
+    journal("visited", event["user"], event["n"])
+
+
+@app.on("{visits}", group="count", queue="visits-2")
+def count(event: Event) -> None:
+    journal("counted", event["user"], event["n"])
 
 
 @app.task(queue="notes")

@@ -23,7 +23,7 @@ from tests.servers import not_on_cluster
 from tests.test_docs import DOCS, users
 
 pytestmark = [
-    pytest.mark.leaves("user_events", "orders", "gates", "payments", "profiles", "signups"),
+    pytest.mark.leaves("user_events", "orders", "gates", "payments", "profiles", "signups", "{visits}"),
     not_on_cluster("the client of the tests finds a key by its tag, and these streams have none"),
 ]
 
@@ -203,6 +203,27 @@ def test_a_version_that_comes_late_does_not_run(app: App, start: StartWorker, re
         redis.xadd("profiles", {"user_id": user, "version": version})
     wait_until(lambda: ended(app, queue) == {"fed": 4, "succeeded": 3, "superseded": 1}, 30)
     assert sorted(journal.lines()) == ["indexed 7 5", "indexed 7 6", "indexed 8 4"]
+
+
+def test_events_of_one_order_run_one_after_the_other_whoever_is_killed(
+    app: App, start: StartWorker, redis: Any, journal: Journal
+) -> None:
+    """Some fail at first, and those behind them wait."""
+    with redis.pipeline(transaction=False) as pipe:
+        for number in range(600):
+            late = {"fails": "1"} if number % 50 == 7 else {}
+            pipe.xadd("{visits}", {"user": "abc"[number % 3], "n": str(number), **late})
+        pipe.execute()
+    victim, _ = start("-Q", "visits", lease=2), start("-Q", "visits", lease=2)
+    wait_until(lambda: ended(app, "visits").get("succeeded", 0) > 100, 60)
+    victim.kill()
+    wait_until(lambda: ended(app, "visits").get("succeeded") == 600, 120)
+    assert ended(app, "visits") == {"fed": 600, "succeeded": 600, "retried": 12}
+    for user in "abc":
+        ran = [int(line.split()[2]) for line in journal.lines() if line.startswith(f"visited {user} ")]
+        # What the killed one ran may run again, before the next.
+        assert ran == sorted(ran)
+        assert sorted({*ran}) == [number for number in range(600) if "abc"[number % 3] == user]
 
 
 def test_what_an_event_sends_is_not_doubled_by_its_next_run(

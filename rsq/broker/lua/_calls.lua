@@ -11,6 +11,7 @@
 --   versioned, version, version_ttl_ms   the version that it brings
 --   taken                 acknowledged early: {consumer that answers for it, token, result if it is lost, its ttl_ms}
 --   flow, node            and its place in a flow, which hears of its end
+--   order                 the line of events that it is in, see feed
 local CALLS = T .. ':calls'
 -- The marker is kept from the end of the call on, but dropped where that never ran to an end: somebody else may.
 local KEPT, DROPPED = 'kept', { revoked = 1, purged = 1, expired = 1 }
@@ -32,7 +33,7 @@ local function read_record(packed)
   local kinds = {
     key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', twin = 'number', newer = 'table', revision = 'number',
     begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
-    versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number',
+    versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number', order = 'string',
   }
   for name, kind in pairs(kinds) do
     if type(record[name]) ~= kind then record[name] = nil end
@@ -56,6 +57,11 @@ end
 -- The token of an early acknowledgement belongs to one consumer and one delivery: a commit that is repeated late must not
 -- spend the token of the call's next attempt.
 local function token_of(consumer, entry_id) return consumer .. ' ' .. entry_id end
+
+-- Events of which one runs at a time, in their order: the first is ready or runs, the others are delayed for NEVER_MS.
+local NEVER_MS = 3153600000000
+
+local function line_of(order) return T .. ':line:' .. order end
 
 local function marker_of(key, queue) return (queue or T) .. ':dedupe:key:' .. key end
 

@@ -70,6 +70,7 @@ end
 local function give_up(id, record, now, way)
   free_slot(id, record, now)
   leave_line(id, record)
+  if record.order then leave_order(id, record, now) end
   -- One that was to go with the start goes now at the latest: not every call that ends has started.
   if record.key and record.ends ~= '' then drop_marker(id, record, way) end
   if record.taken then redis.call('SREM', taken_by(record.taken[1]), id) end

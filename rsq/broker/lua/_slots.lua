@@ -41,6 +41,15 @@ local function leave_line(id, record)
   if record.line then redis.call('ZREM', parked_for(record.line), id) end
 end
 
+-- A call of an event has ended: the next one of its line is due now, if this was the first.
+local function leave_order(id, record, now)
+  local line = line_of(record.order)
+  local first = redis.call('ZRANGE', line, 0, 0)[1] == id
+  redis.call('ZREM', line, id)
+  local following = first and redis.call('ZRANGE', line, 0, 0)[1]
+  if following and redis.call('ZADD', T .. ':delayed', 'XX', 'CH', now, following) == 1 then wake() end
+end
+
 -- A call that is delayed waits for a place from now on, or again: then where it stood. Where one became free meanwhile, or
 -- is kept for it, its turn is now. `behind` others come before it in this millisecond.
 local function park(id, record, slot, most, now, behind)
@@ -74,4 +83,8 @@ local function expect_record(record)
   if record.taken then expect('set', taken_by(record.taken[1])) end
   if record.slot then expect_slot(record.slot) end
   if record.line then expect_slot(record.line) end
+  if record.order then
+    expect('zset', line_of(record.order))
+    expect_delayed(0)
+  end
 end

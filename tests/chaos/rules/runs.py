@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tests.chaos.history import AT_NODES, EVERYBODY, KILLS, REPLACE, SERVER_AWAY, Fault, History, Run, ServerState
 from tests.chaos.kinds import EARLY, queue_of_kind
@@ -140,6 +141,21 @@ def _between(history: History, run: Run) -> list[Fault]:
     entered = history.entered(run)
     since = run.started if entered is None else entered
     return [fault for fault in history.faults if fault.reigns(since, run.started, AFTERMATH_S)]
+
+
+def out_of_order(history: History) -> Iterator[Violation]:
+    """Events that began before the one before them in their key's order had come to an end."""
+    runs: dict[int, list[Run]] = {}
+    for run in history.all_runs():
+        runs.setdefault(run.serial, []).append(run)
+    for key, events in history.ordered.items():
+        ran = [runs[serial] for _, serial in sorted(events) if serial in runs]
+        for before, after in pairwise(ran):
+            ends = [run.ended for run in before if run.how == "returned" and run.ended is not None]
+            began = min(run.started for run in after)
+            if ends and began < min(ends):
+                text = f"{after[0].kind} {after[0].id} of key {key} began {min(ends) - began:.3f} s before the end of"
+                yield Violation("out of order", f"{text} {before[0].id}")
 
 
 def reads_on(history: History) -> Iterator[Violation]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from tests.chaos.senders.coroutines import Coroutines
 from tests.chaos.senders.crowd import Crowd
+from tests.chaos.senders.events import Events
 from tests.chaos.senders.flows import Flows
 from tests.chaos.senders.late import LateRepeats
 from tests.chaos.senders.producers import Producer
@@ -14,7 +15,7 @@ from tests.chaos.senders.waiters import Waiter
 from tests.clusters import AnyServer
 
 PRODUCERS, WAITERS, LATE, FLOWS = 4, 8, 3, 2
-PAUSE_S, WAITERS_PAUSE_S, FLOWS_PAUSE_S = 0.04, 0.3, 0.3
+PAUSE_S, WAITERS_PAUSE_S, FLOWS_PAUSE_S, EVENTS_PAUSE_S = 0.04, 0.3, 0.3, 0.2
 
 SEND_S = 60.0
 """What a producer is at ends within this time, all its tries to send included."""
@@ -22,7 +23,7 @@ SEND_S = 60.0
 WAIT_S = 30.0
 """Once all calls have ended every wait ends within this time."""
 
-SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows")
+SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows", "events")
 """Those that can be left out; the producers' other ways to send cannot."""
 
 
@@ -43,6 +44,14 @@ class Callers:
                 Crowd("starters of flows", [self._flows.act] * FLOWS, sender.journal, seed, FLOWS_PAUSE_S),
                 Crowd("those who redrive", [self._flows.redrive], sender.journal, seed, FLOWS_PAUSE_S),
             ]
+        self._events = Events(sender, server, "events" in actors)
+        if "events" in actors:
+            for name, act, pause_s in (
+                ("those who publish", self._events.publish, PAUSE_S),
+                ("auditors", self._events.audit, EVENTS_PAUSE_S),
+                ("those who meddle", self._events.meddle, EVENTS_PAUSE_S),
+            ):
+                self._producers.append(Crowd(name, [act], sender.journal, seed, pause_s))
         self._waiters: list[Crowd | Coroutines] = [
             Crowd("waiters", waiters, sender.journal, seed, WAITERS_PAUSE_S),
         ]
@@ -65,6 +74,7 @@ class Callers:
         for each in self._producers:
             each.join(SEND_S)
         self._flows.finish(SEND_S)
+        self._events.finish(SEND_S)
 
     def join(self) -> None:
         """Until nobody waits any more; call it once all calls have ended."""
