@@ -176,7 +176,7 @@ local function release(f, node, parent, about, from)
       keep(source)
     end
   end
-  meta = meta_of(f, node.n, meta, takes, base, not about and added_to(f, node, takes, from), parent, expires_ms)
+  meta = meta_of(f.id, node.n, meta, takes, base, not about and added_to(f, node, takes, from), parent, expires_ms)
   sends[#sends + 1] = { f, due, priority, id, task, body, meta, queue, key, key_ttl_ms, ends }
   return takes ~= ''
 end
