@@ -238,6 +238,16 @@ def test_in_a_chain(mode: str) -> None:
     assert (one["done"], other["done"]) == (1, 1)
 
 
+def test_a_death_is_told_to_the_batches_around(mode: str) -> None:
+    """Though the step in which it dies succeeds."""
+    inner = app.batch(on_death=note.s("inner")).s(breaks.si(), add.si(1, 1))
+    with telling() as batch:
+        batch.add(add.s(1, 1) | inner)
+    progress = batch.wait(timeout=60)
+    assert (progress.state, progress.total, progress.done, progress.failed) == ("succeeded", 2, 2, 0)
+    assert words() == ["complete", "death", "inner", "success"]
+
+
 def test_signals(mode: str) -> None:
     sent: list[Any] = []
 

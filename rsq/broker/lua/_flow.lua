@@ -21,6 +21,8 @@ end
 --           is seen to here
 local function flows(now, stepping)
 -- include: _flow_layout
+-- So many flows stand in each other that one within tells those around of a death.
+local MOST_ABOVE = 100
 -- For so long it is remembered that a flow was cancelled of whose calls nobody knows where they are.
 local FORGET_MS = 86400000
 local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
