@@ -277,7 +277,9 @@ class TestRedrive:
         for _ in range(2):
             # It may fail once more, and errbacks never hear of that.
             self.redrive(flowing, "a")
-            assert flowing.state() == "started"
+            flow = flowing.flows.look("f")
+            assert flow is not None
+            assert (flow.state, flow.ended_ms) == ("started", 0), "who waits for it goes on waiting"
             assert flowing.fetch() == ["a"]
             flowing.end(flowing.dead("a"))
             assert flowing.state() == "failed"
