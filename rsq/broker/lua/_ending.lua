@@ -119,6 +119,7 @@ local function end_taken(consumer, now, some)
     redis.call('SREM', taken_by(consumer), id)
     if taken and taken[1] == consumer then
       if taken[3] ~= '' then publish_result(id, taken[3], taken[4]) end
+      if record_of(id).flow then redis.call('SET', LATE .. id, taken[2], 'PX', taken[4]) end
       lost[#lost + 1] = id
     end
   end
