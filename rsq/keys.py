@@ -160,6 +160,11 @@ class FlowKeys:
         self.handle = f"{partition}::group:{flow_id}"
 
 
+def is_flow(key: str) -> bool:
+    """Whether this is the key of a flow, on whose channel its end is published."""
+    return key.partition("}")[2].startswith("::flow:")
+
+
 class BeatKeys:
     """The keys of the schedules, which belong to the fleet."""
 

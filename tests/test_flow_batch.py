@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from rsq import App, BatchClosed, ResultTimeout, Signature, Task, chain, chord, group
 from rsq.broker.dead_letters import dead_letters, redrive
+from rsq.broker.flow_looks import Flow
+from rsq.broker.flows import Flows
 from rsq.errors import FlowGone, SettingsError
 from rsq.flow import filling
+from rsq.flow import progress as progress_module
 from rsq.flow.filling import NewBatch
+from rsq.flow.progress import FlowProgress
 from rsq.home import project
 from rsq.signals import after_publish, before_publish, task_postrun
 from tests.helpers import patience, wait_until
@@ -238,6 +244,16 @@ def test_in_a_chain(mode: str) -> None:
     assert (one["done"], other["done"]) == (1, 1)
 
 
+def test_a_death_is_told_to_the_batches_around(mode: str) -> None:
+    """Though the step in which it dies succeeds."""
+    inner = app.batch(on_death=note.s("inner")).s(breaks.si(), add.si(1, 1))
+    with telling() as batch:
+        batch.add(add.s(1, 1) | inner)
+    progress = batch.wait(timeout=60)
+    assert (progress.state, progress.total, progress.done, progress.failed) == ("succeeded", 2, 2, 0)
+    assert words() == ["complete", "death", "inner", "success"]
+
+
 def test_signals(mode: str) -> None:
     sent: list[Any] = []
 
@@ -412,6 +428,32 @@ class TestWorker:
                 redrive(link, queue, letter)
             wait_until(lambda: batch.progress.state == "succeeded", 60, "success")
             assert words() == ["complete", "death", "success"]
+
+    @pytest.mark.parametrize("how", ["wait", "await"])
+    def test_who_waits_hears_of_the_end(self, url: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+        """Nobody looks again and again: if it were not told, it would take an hour."""
+        monkeypatch.setattr(progress_module, "LOOK_S", 3600.0)
+        looks: list[str] = []
+
+        def counted(flows: Flows, flow_id: str, look: Callable[[Flows, str], Flow | None] = Flows.look) -> Flow | None:
+            looks.append(flow_id)
+            return look(flows, flow_id)
+
+        monkeypatch.setattr(Flows, "look", counted)
+
+        async def awaited() -> FlowProgress:
+            return await app.batches[batch.id]
+
+        with app.testing.worker(url=url), ThreadPoolExecutor(1) as beside:
+            with telling() as batch:
+                batch.add(add.s(1, 1))
+                if how == "wait":
+                    waits = beside.submit(app.batches[batch.id].wait)
+                else:
+                    waits = beside.submit(asyncio.run, awaited())
+                wait_until(lambda: looks, 60, "a look")
+            assert waits.result(timeout=60).state == "succeeded"
+        assert len(looks) < 10
 
     def test_it_is_waited_for_in_vain(self, url: str) -> None:
         with app.testing.isolated(url), telling() as batch:

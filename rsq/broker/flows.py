@@ -88,6 +88,10 @@ class Flows:
         """A flow, or None where it is gone."""
         return unpack_head(flow_id, self._ask(("HMGET", self._keys(flow_id).flow, *HEAD))[0])
 
+    def channel(self, flow_id: str) -> str:
+        """Where its end is published; a listener finds there what has ended before."""
+        return self._keys(flow_id).flow
+
     def ids(self) -> Iterator[str]:
         """The flows that have not succeeded, those first that will be ended or forgotten next."""
         first, listed = 0, self._keys("").listed

@@ -13,6 +13,7 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking
 from rsq.broker.faults import Refusal
 from rsq.broker.wire import packed, packed_texts
+from rsq.keys import is_flow
 
 W = TypeVar("W")
 
@@ -176,10 +177,13 @@ class Wanted:
 
 
 def looking(keys: Sequence[bytes], deadline: Deadline) -> Exchange[list[tuple[bytes, bytes]]]:
-    """Those of these keys that have a value, with it."""
+    """Those of these keys that have a value, with it; of a flow that is when it has ended, once it has."""
     replies: list[Any] = []
     for first in range(0, len(keys), LOOK_STEP):
-        some = [packed("GET", key) for key in keys[first : first + LOOK_STEP]]
+        some = [
+            packed("HGET", key, "ended") if is_flow(key.decode()) else packed("GET", key)
+            for key in keys[first : first + LOOK_STEP]
+        ]
         replies += yield from asking(some, deadline)
     return [(key, bytes(reply)) for key, reply in zip(keys, replies, strict=True) if reply is not None]
 

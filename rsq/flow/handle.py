@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Generator
 from typing import Any, ClassVar
 
@@ -41,24 +40,26 @@ class FlowHandle:
 
     def wait(self, timeout: float | None = None) -> FlowProgress:
         """Wait until all of it has ended, callbacks too, however that was. Raises ResultTimeout, FlowGone."""
-        for pause_s in looks(self.id, timeout):
+        client = self._app.client
+        for listen_s in looks(self.id, timeout):
             progress = self.progress
             if progress.ended:
                 return progress
-            time.sleep(pause_s)
-        raise AssertionError("its pauses end with an error")
+            if listen_s:
+                client.listener.wait([client.flows.channel(self.id)], listen_s)
+        raise AssertionError("its looks end with an error")
 
     def __await__(self) -> Generator[Any, None, FlowProgress]:
         """To await it is `wait` for coroutines; for a timeout there is `asyncio.wait_for`."""
         return self._awaited().__await__()
 
     async def _awaited(self) -> FlowProgress:
-        loop = asyncio.get_running_loop()
-        for pause_s in looks(self.id, None):
+        client, loop = self._app.client, asyncio.get_running_loop()
+        for listen_s in looks(self.id, None):
             progress = await loop.run_in_executor(None, lambda: self.progress)
             if progress.ended:
                 return progress
-            await asyncio.sleep(pause_s)
+            await client.alistener.wait([client.flows.channel(self.id)], listen_s)
         raise AssertionError("it waits without a timeout")
 
     def cancel(self, terminate: bool = False) -> bool:

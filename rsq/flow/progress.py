@@ -9,8 +9,8 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.flow_looks import Flow
 from rsq.errors import ResultTimeout
 
-LOOK_S = (0.02, 0.5)
-"""A flow whose end is waited for is looked at after the first, and then ever more seldom, up to the second."""
+LOOK_S = 30.0
+"""A flow whose end is waited for is looked at after so long, though nothing was heard of it: it may be gone."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,9 @@ class FlowProgress:
 
 
 def looks(flow_id: str, timeout: float | None) -> Iterator[float]:
-    """The pause after each look of one who waits for its end; there is always one. Raises ResultTimeout."""
-    deadline, pause_s = Deadline(float("inf") if timeout is None else timeout), LOOK_S[0]
-    yield min(pause_s, max(0.0, deadline.left_s()))
+    """For how long to listen after each look of one who waits for its end. Raises ResultTimeout."""
+    deadline = Deadline(float("inf") if timeout is None else timeout)
     while deadline.left_s() > 0:
-        pause_s = min(LOOK_S[1], pause_s * 1.5)
-        yield min(pause_s, deadline.left_s())
+        yield min(LOOK_S, deadline.left_s())
+    yield 0.0
     raise ResultTimeout(f"flow {flow_id} has not ended within {timeout:g} s")

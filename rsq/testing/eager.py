@@ -27,6 +27,7 @@ from rsq.calls.stamps import check_stamps
 from rsq.clock import ServerClock
 from rsq.errors import ResultTimeout, SettingsError
 from rsq.flow.own_tasks import with_own_tasks
+from rsq.keys import is_flow
 from rsq.remote import decode_error
 from rsq.result import AsyncResult
 from rsq.settings import Settings
@@ -308,6 +309,8 @@ class MemoryClient(Client):
     def waited_for(self, names: Sequence[str]) -> bytes:
         """The same for one who would wait."""
         found = self.first_of(names)
+        if any(map(is_flow, names)):
+            raise ResultTimeout("it has not ended, and in eager mode nothing goes on while it is waited for")
         if found is None:
             raise ResultTimeout(
                 "there is no result, and in eager mode none will come: the task raised Ignore, is running still, "

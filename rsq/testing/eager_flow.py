@@ -62,7 +62,7 @@ class EagerFlow:
         self._released: deque[tuple[int, str, Any]] = deque()  # number, id of its parent, what it takes
         self._callbacks = dict(plan.callbacks)
         self._sealed = not plan.grows
-        self._cancelled = self._runs = False
+        self._cancelled = self._runs = self._mourns = False
         self._buried: Buried | None = None
         self._tail: int | None = None
         self._tail_verdict: Completed | Buried | None = None
@@ -153,6 +153,13 @@ class EagerFlow:
         outs, takes = [*self._outs(number)], row.takes if isinstance(node.takes, list) else b""
         return row._replace(outs=outs, waiting=waiting, base=base, errbacks=told, takes=takes, beside=node.beside)
 
+    def mourn(self) -> None:
+        """A call has not succeeded, here or in what stands for one of these: flows around it hear of that, too."""
+        flow: EagerFlow | None = self
+        while flow is not None and not (flow._mourns or flow._cancelled):
+            flow._mourns = True
+            flow = self._flows.get(flow.above[1]) if flow.above is not None else None
+
     def stand_in(self, replaced: Replaced) -> Completed | Buried:
         """Run it in the place of a call; gives what becomes of that one."""
         self._tail = replaced.tail
@@ -176,7 +183,7 @@ class EagerFlow:
         """The callbacks of a batch, each once."""
         if not self._callbacks or self._cancelled:
             return
-        if self._bad:
+        if self._mourns:
             self._release_once("death")
         if self._sealed and self._good + self._bad == self._total:
             self._release_once("complete")
@@ -270,6 +277,7 @@ class EagerFlow:
             if _counts(node):
                 self._bad += 1
                 self._failed = number if self._failed is None else self._failed
+                self.mourn()
             if keep and node.call is not None:
                 self._runner.keep(node.call.message, result)
             for out in self._outs(number):

@@ -8,7 +8,8 @@ import pytest
 
 from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.calls.inputs import arguments_of
-from rsq.calls.plan import CALLBACKS, Node
+from rsq.calls.outcome import Replaced, revoked
+from rsq.calls.plan import CALLBACKS, Node, Plan
 from rsq.errors import BatchClosed, SettingsError
 from tests.broker.flowing import Flowing, call, chain, chord, flowing, group
 
@@ -236,6 +237,28 @@ class TestLease:
         flowing.flows.add("f", "1", group(["a"]))
         flowing.flows.seal("f")
         assert flowing.rig.redis.zscore("{rsq:0}::flows", "f") - flowing.rig.now_ms() > 86_400_000
+
+
+@pytest.mark.parametrize("how", ["dies", "is revoked"])
+def test_a_death_is_told_to_the_batches_around(flowing: Flowing, how: str) -> None:
+    """At once and once, through whatever stands between; and whatever becomes of that."""
+    opened(flowing)
+    flowing.flows.add("f", "1", group(["a", "b"]))
+    flowing.flows.seal("f")
+    flowing.fetch()
+    flowing.rig.commit("alice", Replaced(flowing.held["a"], Plan("between", chain("x", "a")), 1))
+    flowing.fetch()
+    within = [Node(call("x"), errback=True, sink=True), *group(["m1", "m2", "m3"])]
+    flowing.rig.commit("alice", Replaced(flowing.held["x"], Plan("within", within, callbacks={"complete": 0}), 0))
+    assert flowing.fetch() == ["m1", "m2", "m3"]
+    for name in ("m1", "m2"):
+        flowing.end(flowing.dead(name)) if how == "dies" else flowing.rig.commit("alice", revoked(flowing.held[name]))
+        assert flowing.fetch() == (["on_death"] if name == "m1" else [])
+    flowing.succeed("m3")
+    for name in ("x", "a", "b"):
+        flowing.succeed(name)
+    assert flowing.fetch() == ["on_complete", "on_success"]
+    assert flowing.counts() == (2, 0, 3), "its callbacks have not ended"
 
 
 def test_a_cancelled_one_is_marked_wherever_its_calls_go(flowing: Flowing) -> None:

@@ -9,9 +9,9 @@ import pytest
 from rsq.broker import scripts
 from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.broker.rows import CutShort
-from rsq.broker.worker_queue import LOST
+from rsq.broker.worker_queue import LOST, LOST_TTL_MS
 from rsq.calls.inputs import value_of
-from rsq.calls.outcome import REVOKED_TTL_MS, Completed, failure_of, pack_failure, revoked, unpack_result
+from rsq.calls.outcome import REVOKED_TTL_MS, Completed, Retried, failure_of, pack_failure, revoked, unpack_result
 from rsq.calls.placement import Placement
 from rsq.calls.plan import CONTINUE, FAIL, POLICIES, SKIP, Failed, Node
 from rsq.errors import FlowGone, TaskRevoked
@@ -251,6 +251,69 @@ def test_one_that_is_revoked_by_its_number(flowing: Flowing) -> None:
     assert flowing.state() == "failed"
 
 
+class TestLate:
+    """A member that was acknowledged early and is taken for lost spends nothing: who holds it may bring its outcome."""
+
+    @staticmethod
+    def lose(flowing: Flowing) -> None:
+        flowing.start(
+            [
+                Node(call("a"), outs=[1], fails=1, errbacks=[(2, "a")]),
+                Node(call("b"), waits=1, takes=0, sink=True, fails=1),
+                Node(call("errback"), errback=True),
+            ]
+        )
+        lost(flowing)
+        assert flowing.fetch() == ["errback"]
+        assert flowing.result("b") == flowing.result("a")
+        flowing.end(flowing.ok("errback"))
+        assert flowing.counts() == (0, 2, 0)
+        assert flowing.state() == "failed"
+
+    def test_it_has_succeeded(self, flowing: Flowing) -> None:
+        self.lose(flowing)
+        assert flowing.rig.commit("alice", flowing.ok("a", 7)) == [1]
+        assert flowing.result("a") == ("SUCCESS", 7)
+        assert flowing.result("b") is None
+        assert flowing.fetch() == ["b"]
+        assert flowing.args("b") == [7]
+        assert flowing.rig.commit("alice", flowing.ok("a", 8)) == [0]
+        flowing.end(flowing.ok("b", 1))
+        assert flowing.state() == "succeeded"
+        assert flowing.counts() == (2, 0, 0)
+
+    def test_it_has_died(self, flowing: Flowing) -> None:
+        """Of which its errback hears as little as of another death."""
+        self.lose(flowing)
+        assert flowing.rig.commit("alice", flowing.dead("a")) == [1]
+        assert flowing.fetch() == []
+        assert flowing.result("a") == ("FAILURE", "a")
+        assert dead_letter(flowing.rig.link, flowing.rig.queue, "a") is not None
+
+    def test_it_runs_again(self, flowing: Flowing) -> None:
+        self.lose(flowing)
+        meta = {**flowing.held["a"].meta, "attempt": 2}
+        assert flowing.rig.commit("alice", Retried(flowing.held["a"], "retried", meta, 0, "")) == [1]
+        flowing.rig.ripen("a")
+        assert flowing.fetch() == ["a"]
+        flowing.end(flowing.ok("a", 7))
+        assert flowing.fetch() == ["b"]
+
+    @pytest.mark.parametrize("how", ["later", "by another consumer", "under another entry"])
+    def test_it_is_not_to_be_had(self, flowing: Flowing, how: str) -> None:
+        self.lose(flowing)
+        if how == "later":
+            assert 0 < flowing.rig.redis.pttl("{rsq:0}:q:late:a") <= LOST_TTL_MS
+            flowing.rig.redis.delete("{rsq:0}:q:late:a")
+        elif how == "under another entry":
+            flowing.held["a"].entry_id = b"1-1"
+        flowing.rig.hire("bob")
+        consumer = "bob" if how == "by another consumer" else "alice"
+        assert flowing.rig.commit(consumer, flowing.ok("a", 7)) == [0]
+        assert flowing.fetch() == []
+        assert flowing.counts() == (0, 2, 0)
+
+
 class TestRedrive:
     """A dead letter that succeeds after all carries its flow on."""
 
@@ -277,7 +340,9 @@ class TestRedrive:
         for _ in range(2):
             # It may fail once more, and errbacks never hear of that.
             self.redrive(flowing, "a")
-            assert flowing.state() == "started"
+            flow = flowing.flows.look("f")
+            assert flow is not None
+            assert (flow.state, flow.ended_ms) == ("started", 0), "who waits for it goes on waiting"
             assert flowing.fetch() == ["a"]
             flowing.end(flowing.dead("a"))
             assert flowing.state() == "failed"

@@ -57,6 +57,8 @@ end
 -- The token of an early acknowledgement belongs to one consumer and one delivery: a commit that is repeated late must not
 -- spend the token of the call's next attempt.
 local function token_of(consumer, entry_id) return consumer .. ' ' .. entry_id end
+-- Here is the token of a member of a flow that is taken for lost: who holds it may bring the outcome after all.
+local LATE = T .. ':late:'
 
 -- Events of which one runs at a time, in their order: the first is ready or runs, the others are delayed for NEVER_MS.
 local NEVER_MS = 3153600000000

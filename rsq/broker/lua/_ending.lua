@@ -23,8 +23,9 @@ end
 -- What follows from the end of these calls in their flows.
 -- members  task id -> { flow id, number, value where it went well, else packed result, what it adds to flows: of each
 --          page { flow id, key, head, rows } as in _flow_said, or nil }, of those that are ours to end
-local function tell_flows(ids, way, members)
-  told = flows(now_ms())
+-- stepping  of those that are no members, what was seen to in short; or nil
+local function tell_flows(ids, way, members, stepping)
+  told = flows(now_ms(), stepping)
   told.check()
   for _, member in pairs(members) do told.await(member[1], member[2]) end
   for _, id in ipairs(ids) do
@@ -39,10 +40,11 @@ local function tell_flows(ids, way, members)
   told.go_on()
 end
 
--- Reads all that is known of these calls, at most 1,000. True when there is something. `members` as above, nil = none.
-local function look_up(ids, way, members)
+-- Reads all that is known of these calls, at most 1,000. True when there is something. `members`, nil = none, and `stepping`
+-- are as above.
+local function look_up(ids, way, members, stepping)
   if way and not WAYS[way] then error('ERR a call cannot end as ' .. way, 0) end
-  if members and next(members) then tell_flows(ids, way, members) end
+  if members and next(members) then tell_flows(ids, way, members, stepping) end
   none_known = #ids == 0 or nothing_known()
   if none_known then return false end
   expect('hash', CRASHES, OVERDUE)
@@ -117,6 +119,7 @@ local function end_taken(consumer, now, some)
     redis.call('SREM', taken_by(consumer), id)
     if taken and taken[1] == consumer then
       if taken[3] ~= '' then publish_result(id, taken[3], taken[4]) end
+      if record_of(id).flow then redis.call('SET', LATE .. id, taken[2], 'PX', taken[4]) end
       lost[#lost + 1] = id
     end
   end

@@ -17,15 +17,19 @@ local function set_fields(key, fields, number)
 end
 
 -- All that is below is made only by scripts that have to do with a flow.
-local function flows(now)
-local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200, 524288, 65536, 60000
+-- stepping  what was seen to in short, see _steps, or nil: its budget is used up, and of a flow that comes up here, too, all
+--           is seen to here
+local function flows(now, stepping)
+-- include: _flow_layout
+-- So many flows stand in each other that one within tells those around of a death.
+local MOST_ABOVE = 100
 -- For so long it is remembered that a flow was cancelled of whose calls nobody knows where they are.
 local FORGET_MS = 86400000
 local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
 local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
 local P = string.match(T, '^{[^}]*}')
 local FLOWS, TODO = P .. '::flows', P .. '::todo'
-local nodes_left, bytes_left = MOST_NODES, MOST_BYTES
+local nodes_left, bytes_left = stepping and stepping.nodes_left or MOST_NODES, stepping and stepping.bytes_left or MOST_BYTES
 local self = { strayed = 0 }
 
 function self.used_up() return nodes_left <= 0 or bytes_left <= 0 end

@@ -63,10 +63,21 @@ local function guarded(f, act, ...)
   return true
 end
 
+-- The first call has died of a flow that stands for a call of another one: those around it hear of that, too.
+local function tell_around(f)
+  for _ = 1, MOST_ABOVE do
+    if not f.above or not is_live(f) then return end
+    know_fixed(f)
+    f = self.flow(f.up)
+    if not f or f.broken or f.mourns then return end
+    f.mourns = true
+  end
+end
+
 -- The callbacks of a batch: each once, and not before everything else of this script.
 local function call_back(f)
   know_fixed(f)
-  if f.death >= 0 and (f.bad > 0 or f.abandoned) then release(f, node_of(f, f.death), '') end
+  if f.death >= 0 and (f.bad > 0 or f.mourns or f.abandoned) then release(f, node_of(f, f.death), '') end
   if f.unsealed > 0 or f.ok + f.bad < f.calls then return end
   if f.complete >= 0 then release(f, node_of(f, f.complete), '') end
   if f.success >= 0 and f.ok == f.calls then release(f, node_of(f, f.success), '') end
@@ -80,6 +91,9 @@ function self.go_on()
   end
   for i = first, #work do
     if work[i].node then keep(work[i].node) end
+  end
+  for _, f in ipairs(order) do
+    if f.mourns and not f.broken then guarded(f, tell_around, f) end
   end
   for _, f in ipairs(order) do
     if f.calls_back and is_live(f) and not f.broken then guarded(f, call_back, f) end

@@ -31,22 +31,22 @@ local function with_value(body, value)
   return '\146' .. array .. value .. string.sub(body, rest)
 end
 
+-- id, n       of the flow, and its number there
 -- meta        as it was sent
 -- takes       packed, what it takes by reference ('' = nothing), counted from `base`
 -- added       whose list that is and how many were added to it, or nil
 -- parent      the call that released it ('' = none)
 -- expires_ms  after which it is not started (-1 = no bound)
-local function meta_of(f, n, meta, takes, base, added, parent, expires_ms)
-  f.packed_id = f.packed_id or cmsgpack.pack(f.id)
-  local number, entries = 1, nil
+local function meta_of(id, n, meta, takes, base, added, parent, expires_ms)
+  local number, entries, place = 1, nil, cmsgpack.pack(id, n)
   if takes == '' then
-    entries = '\164flow\146' .. f.packed_id .. cmsgpack.pack(n)
+    entries = '\164flow\146' .. place
   elseif added then
-    entries = '\164flow\149' .. f.packed_id .. cmsgpack.pack(n) .. takes .. cmsgpack.pack(base, added)
+    entries = '\164flow\149' .. place .. takes .. cmsgpack.pack(base, added)
   elseif base == 0 then
-    entries = '\164flow\147' .. f.packed_id .. cmsgpack.pack(n) .. takes
+    entries = '\164flow\147' .. place .. takes
   else
-    entries = '\164flow\148' .. f.packed_id .. cmsgpack.pack(n) .. takes .. cmsgpack.pack(base)
+    entries = '\164flow\148' .. place .. takes .. cmsgpack.pack(base)
   end
   if parent ~= '' then number, entries = number + 1, entries .. '\166parent' .. cmsgpack.pack(parent) end
   if expires_ms >= 0 then number, entries = number + 1, entries .. '\167expires' .. cmsgpack.pack(now + expires_ms) end

@@ -26,7 +26,7 @@ local function move(f, node, to)
   if node.kind == CALL then
     if to == OK then f.ok = f.ok + 1 end
     if was == BAD then f.bad = f.bad - 1 elseif to == BAD then f.bad = f.bad + 1 end
-    if to == BAD and f.failed < 0 then f.failed = node.n end
+    if to == BAD and f.failed < 0 then f.failed, f.mourns = node.n, true end
   end
   if node.sink then f.sunk = f.sunk + (to == BAD and 1 or was == BAD and -1 or 0) end
   return was
@@ -176,7 +176,7 @@ local function release(f, node, parent, about, from)
       keep(source)
     end
   end
-  meta = meta_of(f, node.n, meta, takes, base, not about and added_to(f, node, takes, from), parent, expires_ms)
+  meta = meta_of(f.id, node.n, meta, takes, base, not about and added_to(f, node, takes, from), parent, expires_ms)
   sends[#sends + 1] = { f, due, priority, id, task, body, meta, queue, key, key_ttl_ms, ends }
   return takes ~= ''
 end

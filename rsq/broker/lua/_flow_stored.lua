@@ -1,10 +1,5 @@
 -- Part of _flow: how a flow is stored, and what a script knows of it. All that changes is noted there until `write`.
 
--- What the field `head` of a flow holds, and behind that what never changes; see docs/protocol.md.
-local COUNTS, FIXED = '>BBI4I4i4I4I4i4i4Bdd', '>ddddi4i4i4i4I4'
--- What the field of a node holds: its edges, its names, and as long as it waits its call.
-local EDGES, WAITS_AT, BASE_AT, NAMES_AT = '>BBBBBI4i4I4I4I4', 6, 14, 26
-local NAMES, CALL_OF = '>I2c0I2c0I2c0I2c0', '>Bi4I4c0I4c0I4c0'
 local STATES = { 'started', 'failed', 'succeeded', 'cancelled', 'expired' }
 -- Nodes that are read ahead at once, while they are small; and numbers in one field of a list that has grown.
 local AHEAD, LIST_PAGE = 16, 1000
@@ -13,9 +8,6 @@ local AHEAD, LIST_PAGE = 16, 1000
 local known, order, awaited = {}, {}, {}
 
 local function key_of(id) return P .. '::flow:' .. id end
-
--- Numbers are made into texts here, since a server does so at ten times the cost.
-local function name_of(n) return string.format('%d', n) end
 
 local function take_in(f, n, row, name)
   local state, kind, policy, sink, more, waits, fails, base, out, outs = struct.unpack(EDGES, row)
@@ -72,6 +64,8 @@ function self.flow(id)
     if not readable then f = { id = id, key = key_of(id), broken = 'it cannot be read: ' .. tostring(f) } end
     known[id] = f or false
     if f then order[#order + 1] = f end
+    local ended = stepping and stepping.give_back(id) or {}
+    for i = 1, #ended, 3 do self.report(id, tonumber(ended[i]), true, ended[i + 1], ended[i + 2], false) end
   end
   return known[id] or nil
 end

@@ -73,6 +73,8 @@ local function write_flow(f)
   if not changes and not prolongs and not f.renewed then return end
   know_fixed(f)
   if f.state ~= 'started' and changes then redis.call('HSET', f.key, 'ended', string.format('%.0f', now)) end
+  -- A dead letter was sent again, and carries it on.
+  if f.state == 'started' and f.before == 'failed' then redis.call('HDEL', f.key, 'ended') end
   if prolongs then
     local latest = math.max(f.far, now) - now
     keep_for(f, f.unsealed > 0 and f.lease_ms or f.life_ms + latest, 2 * f.life_ms + latest)

@@ -16,8 +16,12 @@ end
 
 -- A call whose result is not kept, or not for long, leaves nothing by which a repeated enqueue could know it. So the ids of
 -- such calls are remembered that ended within the repeat window after their enqueue; later ones cannot be repeated any more.
+local lasting
 local function leaves_no_trace(entry_id, result, ttl_ms, now)
-  if result ~= '' and tonumber(ttl_ms) >= LONGEST_REPEAT_WINDOW_MS then return false end
+  if result ~= '' and (ttl_ms == lasting or tonumber(ttl_ms) >= LONGEST_REPEAT_WINDOW_MS) then
+    lasting = ttl_ms  -- most have the same: to read the number costs much more than this
+    return false
+  end
   if result ~= '' and tonumber(ttl_ms) >= repeat_window() then return false end
   return tonumber(string.match(entry_id, '^%d+') or 0) > now - repeat_window()
 end

@@ -3,8 +3,8 @@
 -- Whether `settle` would say so. Changes nothing.
 local function is_ours(consumer, stream, entry_id, id, taken)
   if taken then
-    local known = record_of(id).taken
-    return known ~= nil and known[2] == token_of(consumer, entry_id)
+    local known, token = record_of(id).taken, token_of(consumer, entry_id)
+    return known ~= nil and known[2] == token or redis.call('GET', LATE .. id) == token
   end
   return #redis.call('XRANGE', stream, entry_id, entry_id) == 1
 end
@@ -22,8 +22,10 @@ end
 local function settle(consumer, stream, entry_id, id, taken)
   if taken then
     local record = record_of(id)
-    local known = record.taken
-    if not known or known[2] ~= token_of(consumer, entry_id) then return false end
+    local known, token = record.taken, token_of(consumer, entry_id)
+    if not known or known[2] ~= token then
+      return redis.pcall('GET', LATE .. id) == token and redis.call('DEL', LATE .. id) == 1
+    end
     redis.call('SREM', taken_by(known[1]), id)
     record.taken, record.flow, record.node = nil, nil, nil
     return true

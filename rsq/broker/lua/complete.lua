@@ -58,6 +58,50 @@ end
 -- rows: Reported
 -- rows: Added
 -- include: _ready
+-- include: _steps
+pages = #ARGV - pages * ADDED.WIDTH
+local last, members, stepping = pages - reports * REPORTED.WIDTH, {}, steps(now)
+if #ids == 0 then note(last) end
+if #untraced > 0 then expect('stream', ENDED) end
+
+-- What flows are told, as if all of these were ours to end. All that is not as simple is put into `members`, as `look_up`
+-- takes them; gives whether that is nothing.
+local function step()
+  local by_flow, order = {}, {}
+  for i = FIRST, last, WIDTH do
+    local k = last + 1 + (i - FIRST) / WIDTH * REPORTED.WIDTH
+    local flow, value = ARGV[k + REPORTED.FLOW], ARGV[k + REPORTED.VALUE]
+    if value == '' then value = string.sub(ARGV[i + RESULT], tonumber(ARGV[k + REPORTED.SKIP]) + 1) end
+    local ended = by_flow[flow]
+    if ended then
+      local j = #ended
+      ended[j + 1], ended[j + 2], ended[j + 3] = ARGV[k + REPORTED.NODE], value, ARGV[i + ID]
+    else
+      by_flow[flow], order[#order + 1] = { ARGV[k + REPORTED.NODE], value, ARGV[i + ID] }, flow
+    end
+  end
+  local steps_only = way == 'succeeded' and pages == #ARGV
+  for _, flow in ipairs(order) do
+    local ended = by_flow[flow]
+    if not steps_only or not stepping.take(flow, ended) then
+      for j = 1, #ended, 3 do members[ended[j + 2]] = { flow, tonumber(ended[j]), ended[j + 1] } end
+    end
+  end
+  return next(members) == nil
+end
+
+local steps_only, whole = not taken and reports > 0 and step(), nil
+if steps_only and nothing_known() then
+  whole = settle_whole()
+  if whole then
+    for i = FIRST, last, WIDTH do publish(i) end
+    remember_ended(untraced, now)
+    stepping.write()
+    count(way, #ids)
+    return #ids
+  end
+end
+
 -- include: _calls
 -- include: _slots
 -- include: _settle
@@ -66,23 +110,32 @@ end
 -- include: _flow
 -- include: _ending
 local settled, traceless = {}, {}
-pages = #ARGV - pages * ADDED.WIDTH
-local members, last = members_in(FIRST, pages, reports, consumer, stream, taken)
-for i = pages + 1, #ARGV, ADDED.WIDTH do
-  local member = members[ARGV[FIRST + tonumber(ARGV[i + ADDED.ROW]) * WIDTH + ID]]
-  if member then
-    local head, nodes = cmsgpack.unpack(ARGV[i + ADDED.HEAD]), cmsgpack.unpack(ARGV[i + ADDED.NODES])
-    member[4] = member[4] or {}
-    member[4][#member[4] + 1] = { ARGV[i + ADDED.FLOW], ARGV[i + ADDED.KEY], head, nodes }
-  end
-end
-if #ids == 0 then note(last) end
-if #untraced > 0 then expect('stream', ENDED) end
 for _, id in ipairs(untraced) do traceless[id] = true end
-look_up(ids, way, members)
 untraced = {}
 
-local whole = not taken and settle_whole()
+-- What these add to flows goes with their reports.
+local function tell()
+  for i = pages + 1, #ARGV, ADDED.WIDTH do
+    local member = members[ARGV[FIRST + tonumber(ARGV[i + ADDED.ROW]) * WIDTH + ID]]
+    if member then
+      local head, nodes = cmsgpack.unpack(ARGV[i + ADDED.HEAD]), cmsgpack.unpack(ARGV[i + ADDED.NODES])
+      member[4] = member[4] or {}
+      member[4][#member[4] + 1] = { ARGV[i + ADDED.FLOW], ARGV[i + ADDED.KEY], head, nodes }
+    end
+  end
+  look_up(ids, way, members, stepping)
+end
+
+if taken then members = members_in(FIRST, pages, reports, consumer, stream, taken) or {} end
+tell()
+if not taken and not whole then
+  whole = settle_whole()
+  if not whole and reports > 0 then
+    -- Some were settled before, so what was worked out is void. That is rare: then each is looked at by itself.
+    members, stepping = members_in(FIRST, pages, reports, consumer, stream, taken), nil
+    tell()
+  end
+end
 for i = FIRST, last, WIDTH do
   local id = ARGV[i + ID]
   if whole or settle(consumer, stream, ARGV[i + ENTRY_ID], id, taken) then
@@ -92,5 +145,6 @@ for i = FIRST, last, WIDTH do
   end
 end
 remember_ended(untraced, now)
+if stepping then stepping.write() end
 finish(settled, way, now)
 return #settled
