@@ -12,7 +12,7 @@ Where things are, in the order in which a call meets them; each module says at i
     broker/                          all that speaks to the server, with each transition in lua/
     keys, states, clock, bell        its words: names of keys, states of a call, times; a bell between threads
     loader, worker/                  supervisor, children, and in each: fetcher -> attempt -> committer
-    result, result_member, result_set, result_group  what the caller gets back
+    result, output, result_member, result_set, result_group  what the caller gets back
     handles, home                    handles as data, and the app to which what is read belongs
     beat/                            schedules
     cli/                             the commands
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rsq.calls.output import Gap, Item, NewRun
 from rsq.calls.plan import Failed
 from rsq.calls.request import Request, current_request
 from rsq.canvas.make import chain, chord, chunks, group, signature, xmap, xstarmap
@@ -47,6 +48,7 @@ from rsq.errors import (
     MaxRetriesExceededError,
     MessageTooLarge,
     NotReplicated,
+    OutputFull,
     QueueFull,
     QueuePaused,
     Reject,
@@ -87,12 +89,16 @@ __all__ = [
     "EncodeError",
     "Failed",
     "FlowGone",
+    "Gap",
     "GroupResult",
     "Ignore",
+    "Item",
     "LeaseLost",
     "MaxRetriesExceededError",
     "MessageTooLarge",
+    "NewRun",
     "NotReplicated",
+    "OutputFull",
     "QueueFull",
     "QueuePaused",
     "Reject",

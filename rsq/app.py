@@ -213,7 +213,8 @@ class BaseApp:
             raise InvalidTask(f"{function.name} is a task already")
         check_function(function)
         name = name_of(function) if options.name is None else check_name(options.name)
-        kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
+        is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        kind = AsyncTask if is_async else Task
         task: Task[..., Any] = kind(self, function, name, options)
         self.take(task)
         return task

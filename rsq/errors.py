@@ -18,6 +18,7 @@ RsqError
 │   ├── DuplicateTask       two functions under one name
 │   ├── UnknownTask         nobody registered that name
 │   └── DuplicateCall       a call with this id or dedupe key is there already, and `on_duplicate` is "raise"
+├── OutputFull              a coroutine emits faster than the server takes it
 ├── LeaseLost               the worker that ran this no longer owns it
 └── ResultError
     ├── ResultTimeout       no result within the timeout (also a TimeoutError)
@@ -161,6 +162,10 @@ class BatchClosed(TaskError):
 
 class LeaseLost(RsqError):
     """The lease ran out while the task ran: another worker owns the message, nothing was committed here."""
+
+
+class OutputFull(RsqError):
+    """A coroutine emits faster than the server takes it: `await self.aemit(value)` waits there, and `emit` cannot."""
 
 
 class ResultError(RsqError):

@@ -16,8 +16,6 @@ def check_function(function: object) -> None:
         raise InvalidTask(f"the name of a task is given as name={function!r}")
     if not callable(function) or isinstance(function, type) or not hasattr(function, "__qualname__"):
         raise InvalidTask(f"{function!r} is not a function: write one that calls it, and make that the task")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidTask(f"{function.__qualname__} is a generator, which nobody would go through: return a list")
 
 
 def signature_of(run: Callable[..., Any], function: Callable[..., Any], bound: bool) -> inspect.Signature:

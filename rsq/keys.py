@@ -110,6 +110,10 @@ class QueueKeys:
         """What the call has told of its progress."""
         return f"{self.progress}:{task_id}"
 
+    def output(self, task_id: str) -> str:
+        """What the call has emitted; the same name is the channel that tells of it."""
+        return f"{self.prefix}:output:{task_id}"
+
     def taken(self, consumer: str) -> str:
         """The calls for which a consumer answers that it has acknowledged early."""
         return f"{self.prefix}:taken:{consumer}"

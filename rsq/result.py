@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from rsq.calls.outcome import Result, unpack_result
+from rsq.calls.output import WELL
 from rsq.calls.progress import Progress, unpack_progress
-from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked
+from rsq.errors import ResultIgnored, ResultTimeout, TaskRevoked, WorkerLost
 from rsq.handles import HandleData, Handles, Numbers, checked_place
 from rsq.hints import hinted, unknown_text
 from rsq.home import Home, reading_for
+from rsq.output import OutputStream
 from rsq.remote import decode_error
 from rsq.states import State
 
@@ -97,6 +99,21 @@ class AsyncResult(HandleData, Generic[R]):
                 raise self._timed_out(timeout)
             return self._value(self._take(data), propagate)
         return self._value(self._result, propagate)
+
+    def stream(self, after: str | None = None, timeout: float | None = None, propagate: bool = True) -> OutputStream:
+        """What the call emits, from its beginning and then as it comes, until its end; for `for` and `async for`.
+
+        It gives an `Item` for each value; a `NewRun` where the call began anew, after a failed attempt or the end of
+        its worker, before the first value of that; and a `Gap` where values are missing. All come once, in order, also
+        across a server that was away.
+
+        after    the cursor of an item: begin behind that
+        timeout  seconds to wait for the next one; None waits without end, 0 only looks
+        propagate  raise what the call failed with, after all that it has emitted; False only ends there
+        Raises   what `get` raises; SettingsError for what is no cursor
+        """
+        conclude = self._conclude if propagate else None
+        return OutputStream(self._client, self.id, self.queue, after, timeout, conclude, self._look_of_stream())
 
     @property
     def state(self) -> State | str:
@@ -272,6 +289,23 @@ class AsyncResult(HandleData, Generic[R]):
         """Delete the result from the server."""
         self._client.forget_result(self.id, self.queue)
         self._result = None
+
+    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
+        """How to look for a result of which nobody is told, where that can be."""
+        return None
+
+    def _conclude(self, way: str, data: bytes | None) -> None:
+        """The call has ended so: raise what waiting for it raises. `data`: the packed result, where there is one."""
+        if data is not None:
+            self._value(self._take(data), True)
+        elif way == "dead":
+            raise ResultIgnored(
+                f"{self.id} failed, and its task ignores its result, which would say why: see its dead letter"
+            )
+        elif way == "lost":
+            raise WorkerLost(f"the worker that ran {self.id} is gone")
+        elif way not in WELL:
+            raise TaskRevoked(f"{self.id} was not run: {way}")
 
     @staticmethod
     def _check_options(unknown: Mapping[str, object]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsq.broker.deadline import Deadline
@@ -78,6 +78,9 @@ class MemberResult(Linked, AsyncResult[T]):
     def _read(self) -> bytes | None:
         data = super()._read()
         return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
+
+    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
+        return None if self.last else self._read
 
     def _wait(self, timeout: float | None) -> bytes | None:
         if self.last:

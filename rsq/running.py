@@ -1,4 +1,4 @@
-"""What a running call says of itself: that it is to run again, and how far it has come."""
+"""What a running call says of itself: that it is to run again, how far it has come, and what it has found so far."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from rsq import errors
+from rsq import codec, errors
 from rsq.calls.options import TaskOptions
 from rsq.calls.progress import Progress, pack_progress
 from rsq.calls.request import Request, current
@@ -16,12 +16,14 @@ from rsq.hints import unknown_text
 
 if TYPE_CHECKING:
     from rsq.broker.client import Client
+    from rsq.broker.emitter import Output
 
 
 class Runnable(Protocol):
     """What is needed of the task that runs."""
 
     name: str
+    options: TaskOptions
     policy: RetryPolicy
 
 
@@ -106,6 +108,42 @@ class Running:
         if delivery is not None and task_id not in (None, delivery.id):
             raise ValueError(f"update_state tells of the running call, {delivery.id}, and not of {task_id}")
         self._tell(Progress.of_meta("" if state is None else state, {} if meta is None else meta))
+
+    def emit(self, value: Any) -> None:
+        """Add a value to the output of the running call: whoever watches it by `AsyncResult.stream` sees it at once.
+
+        Values go in batches, in order, and are written before the outcome of the call is. A body that emits faster
+        than the server takes it waits here, also while the server is away, until its own time limit. Outside of a
+        running call, and once its lease is lost, it does nothing.
+
+        Raises  EncodeError, MessageTooLarge; OutputFull, in a coroutine: `aemit` waits there
+        """
+        output = self._output()
+        if output is not None:
+            output.emit(self._emitted(value))
+
+    async def aemit(self, value: Any) -> None:
+        """`emit` for coroutines."""
+        output = self._output()
+        if output is not None:
+            await output.aemit(self._emitted(value))
+
+    def _emitted(self, value: Any) -> bytes:
+        return codec.encode(value, "emitted value", self.app.client.settings.max_message_bytes)
+
+    def _output(self) -> Output | None:
+        """That of the running call."""
+        delivery = current.get()
+        if delivery is None or delivery.lease_lost:
+            return None
+        if delivery.output is not None:
+            output: Output = delivery.output
+            return output
+        # The task that runs may have called this one as a function.
+        options, meta = self.app.tasks.get(delivery.task, self).options, delivery.meta
+        length = meta.get("output_length", options.output_length)
+        ttl_ms = max(1, int(meta.get("output_expires", options.output_expires) * 1000))
+        return self.app.client.output_of(delivery, length, ttl_ms)
 
     def _tell(self, progress: Progress) -> None:
         delivery = current.get()

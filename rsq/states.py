@@ -40,6 +40,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "take": ("running", "taken"),
     "disclaim": ("taken", "done"),
     "begin": ("running", "running"),
+    "emit": ("running or taken", "running or taken"),
     "complete": ("running or taken", "done"),
     "drop_wakes": ("", ""),
     "retry": ("running or taken", "delayed"),

@@ -27,6 +27,7 @@ from rsq.calls.placement import Placement, marker_key
 from rsq.calls.request import current
 from rsq.calls.routes import Router
 from rsq.calls.source import Source, follow_up
+from rsq.calls.yields import emitting, is_generator
 from rsq.canvas.inside import Inside
 from rsq.canvas.signing import Signing
 from rsq.canvas.starting import Starter
@@ -103,6 +104,7 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
         self.is_timed = any(self.timelimit)
         self.result_ttl_ms = None if options.ignore_result else options.result_ttl_ms
         self.run: Callable[..., Any] = MethodType(function, self) if options.bind else function
+        self.body = emitting(self.run, self.emit, self.aemit) if is_generator(function) else self.run
         self._signature = signature_of(self.run, function, options.bind)
         self.fits = arity_check(self._signature)
         self._defaults = CallOptions.of(options)
@@ -374,7 +376,9 @@ def _followed_up(message: Message, placement: Placement) -> tuple[Message, Place
 
 
 class AsyncTask(Task[P, R]):
-    """The task of an `async def`: called here and now it gives a coroutine; the result of a call that was sent is R."""
+    """The task of an `async def`: called here and now it gives a coroutine, or an asynchronous generator; the result of
+    a call that was sent is R.
+    """
 
     is_async = True
 

@@ -16,6 +16,7 @@ from rsq.bench import peers
 from rsq.bench.events import EVENTS
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH, RESIDENT
+from rsq.bench.outputs import OUTPUTS
 from rsq.bench.peers import OURS, OURS_OF_FLOWS, PEERS, PLAIN, SCENARIO, chosen, find_scripts, install, side_by_side
 from rsq.bench.picture import PANELS, draw
 from rsq.bench.report import Figure, Sample, to_json
@@ -251,6 +252,16 @@ def test_where_durations_differ_hardly_anything_is_handed_back() -> None:
     with Rig(scale=0.5) as rig:
         measured = {sample.name: sample.value for sample in SCENARIOS["mixed"](rig)}
     assert measured["handed back and fetched again"] < 50
+
+
+# -- outputs
+
+
+def test_the_scenario_of_outputs_runs() -> None:
+    with Rig(scale=0.01) as rig:
+        samples = {sample.name: sample.value for sample in OUTPUTS["outputs"](rig)}
+    assert all(value > 0 for value in samples.values())
+    assert samples["100 watchers: connections"] == 1
 
 
 # -- flows and streams

@@ -498,6 +498,10 @@ def produce_as(url: str) -> None:
         assert [handle.get(timeout=30) for handle in newest] == [4, 4]
         assert app.send_task(f"{name}.add", (1, 2), dedupe_key="v", version=1).get(timeout=30) == 3
         assert app.send_task(f"{name}.flaky", (1,)).get(timeout=30) == 2
+        assert len(list(app.send_task(f"{name}.emits", (3,)).stream(timeout=30))) == 3
+        revoked = app.send_task(f"{name}.emits", (3,), countdown=3600)
+        revoked.revoke()
+        assert list(revoked.stream(timeout=30, propagate=False)) == []
         assert app.send_task(f"{name}.spawns", (3,)).get(timeout=30) == "sent"
         with pytest.raises(ValueError, match="attempt 3"):
             app.send_task(f"{name}.flaky", (9,)).get(timeout=30)

@@ -26,7 +26,7 @@ FLOORS = [
     {"remote"},
     {"calls"},
     {"broker"},
-    {"home", "handles", "result", "result_member", "result_set", "result_group"},
+    {"home", "handles", "output", "result", "result_member", "result_set", "result_group"},
     {"canvas", "running", "task", "shared", "app", "loader", "pickling"},
     {"flow", "streams"},
     {"worker", "beat"},

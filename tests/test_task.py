@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -114,20 +113,6 @@ def test_lambdas_and_nested_functions_need_a_name() -> None:
 def test_only_functions_can_be_tasks(what: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask, match="is not a function"):
         App("other").task(**options)(what)
-
-
-def generator() -> Iterator[int]:
-    yield 1
-
-
-async def async_generator() -> AsyncIterator[int]:
-    yield 1
-
-
-@pytest.mark.parametrize("function", [generator, async_generator])
-def test_generators_are_no_tasks(function: Any) -> None:
-    with pytest.raises(InvalidTask, match="is a generator, which nobody would go through: return a list"):
-        App("other").task(function)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "\ud800", "x" * 501, "\x00"])

@@ -55,6 +55,21 @@ def fail_once(self: Task[[], None]) -> None:
         raise RuntimeError("the first attempt fails")
 
 
+@app.task(bind=True)
+def emit_numbers(self: Task[[int], None], count: int) -> None:
+    """Emits so many values, as fast as it can."""
+    for number in range(count):
+        self.emit(number)
+
+
+@app.task(bind=True)
+def emit_moments(self: Task[[int, float], None], count: int, pause_s: float) -> None:
+    """Emits the moment by the monotonic clock, so often, with a pause before each."""
+    for _ in range(count):
+        time.sleep(pause_s)
+        self.emit(time.monotonic())
+
+
 @app.task
 def hold(seconds: float) -> tuple[int, float, float]:
     """Who ran this, and from when to when by the monotonic clock."""

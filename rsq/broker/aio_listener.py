@@ -13,7 +13,18 @@ from rsq.broker.channel import AsyncChannel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import FAULTS, translated
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, SILENCE_S, Channels, Silence, Waiting, Wanted, looking
+from rsq.broker.waiting import (
+    LAST_LOOK_S,
+    RECONNECT_S,
+    SILENCE_S,
+    Awaited,
+    Channels,
+    R,
+    Silence,
+    Waiting,
+    Wanted,
+    looking,
+)
 from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 
@@ -34,7 +45,11 @@ class AsyncResultListener:
         self, wanted: Sequence[Sequence[str]], timeout_s: float | None
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Several values, each as soon as it is there, with its number; see `ResultListener.arrivals`."""
-        return self._loops.here().arrivals(Wanted(wanted), timeout_s)
+        return self.arriving(Wanted(wanted), timeout_s)
+
+    def arriving(self, awaited: Awaited[R], timeout_s: float | None) -> AsyncGenerator[R, None]:
+        """The same for whatever one waits for."""
+        return self._loops.here().arriving(awaited, timeout_s)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -46,12 +61,16 @@ class AsyncResultListener:
 
 
 class _Waiter:
-    """One coroutine that waits. `patient`: it has a timeout, and outlasts a server that is away."""
+    """One coroutine that waits. `patient`: it has a timeout, and outlasts a server that is away.
 
-    __slots__ = ("future", "patient", "wanted")
+    unconfirmed  channels whose subscription has not been answered yet
+    """
 
-    def __init__(self, wanted: Wanted, patient: bool) -> None:
+    __slots__ = ("future", "patient", "unconfirmed", "wanted")
+
+    def __init__(self, wanted: Awaited[Any], patient: bool) -> None:
         self.wanted = wanted
+        self.unconfirmed: set[bytes] = set()
         self.patient = patient
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -80,7 +99,7 @@ class _OfLoop:
         self._timeout_s = timeout_s
         self._subscriptions: dict[str | None, _Subscription] = {}
 
-    async def arrivals(self, wanted: Wanted, timeout_s: float | None) -> AsyncGenerator[tuple[int, bytes], None]:
+    async def arriving(self, wanted: Awaited[R], timeout_s: float | None) -> AsyncGenerator[R, None]:
         if timeout_s is None or timeout_s > 0:
             deadline = Deadline(float("inf") if timeout_s is None else timeout_s)
             waiter = _Waiter(wanted, patient=timeout_s is not None)
@@ -92,17 +111,22 @@ class _OfLoop:
                 while (wanted or wanted.arrived) and (left_s := deadline.left_s()) > 0:
                     if wanted.arrived:
                         yield wanted.arrived.popleft()
+                        if wanted.renews and timeout_s is not None:
+                            deadline = Deadline(timeout_s)
                     else:
+                        if wanted.behind:
+                            next(iter(parts)).look([waiter])
                         await waiter.wait(None if timeout_s is None else left_s)
             finally:
                 for subscription, some in parts.items():
                     subscription.leave(waiter, some)
         if wanted:
             limit_s = self._timeout_s if timeout_s is not None and timeout_s <= 0 else min(LAST_LOOK_S, self._timeout_s)
-            for key, data in await self._link.follow(looking(wanted.open_keys(), Deadline(limit_s))):
-                wanted.came(key, data)
+            await self._link.follow(looking([wanted], Deadline(limit_s)))
         while wanted.arrived:
             yield wanted.arrived.popleft()
+            if wanted.behind and not wanted.arrived:
+                await self._link.follow(looking([wanted], Deadline(self._timeout_s)))
 
     def _subscription(self, shard: str | None) -> _Subscription:
         found = self._subscriptions.get(shard)
@@ -142,7 +166,7 @@ class _Subscription:
         self._silence = Silence()
         self._watch: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._unseen: set[bytes] = set()  # subscribed, and to be looked for: what came before is pushed to nobody
+        self._unseen: set[_Waiter] = set()  # subscribed, and to look: what came before is pushed to nobody
         self._looking: asyncio.Task[None] | None = None
         self._connected_at = 0.0
 
@@ -153,12 +177,14 @@ class _Subscription:
         else:
             self._silence_watched()
             if fresh:
+                waiter.unconfirmed.update(fresh)
                 self._channel.send([self._channels.subscribe(fresh)])
             if len(fresh) < len(keys):
-                self._look({*keys}.difference(fresh))
+                self.look([waiter])
 
     def leave(self, waiter: _Waiter, keys: list[bytes]) -> None:
         idle = self._waiting.leave(waiter, keys)
+        self._unseen.discard(waiter)
         if idle and self._channel is not None:
             self._channel.send([self._channels.unsubscribe(idle)])
 
@@ -217,6 +243,9 @@ class _Subscription:
                 self._silence.heard()
                 self._silence_watched()
                 if keys := self._waiting.keys():
+                    for key in keys:
+                        for waiter in self._waiting.of(key):
+                            waiter.unconfirmed.add(key)
                     channel.send([self._channels.subscribe(keys)])
                 return
 
@@ -241,7 +270,10 @@ class _Subscription:
         if kind == b"message":
             self._settle(key, payload)
         elif kind == b"subscribe":
-            self._look([key])
+            for waiter in self._waiting.of(key):
+                waiter.unconfirmed.discard(key)
+                if not waiter.unconfirmed:
+                    self.look([waiter])  # once for all of them
 
     def _silence_watched(self) -> None:
         """A peer that is gone without a word must not keep anybody waiting for what it will never push."""
@@ -262,25 +294,26 @@ class _Subscription:
 
     # -- those who wait
 
-    def _look(self, keys: Iterable[bytes]) -> None:
-        self._unseen.update(keys)
+    def look(self, waiters: Iterable[_Waiter]) -> None:
+        """Have these see what is there, soon."""
+        self._unseen.update(waiters)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_for_all())
 
     async def _look_for_all(self) -> None:
         while self._unseen:
-            keys = [key for key in self._unseen if self._waiting.of(key)]
-            self._unseen.clear()
+            waiters, self._unseen = self._unseen, set()
             try:
-                found = await self._link.follow(looking(keys, Deadline(self._timeout_s)))
+                await self._link.follow(looking([each.wanted for each in waiters], Deadline(self._timeout_s)))
             except BrokerUnavailable:
-                self._unseen.update(keys)
+                self._unseen.update(waiters)
                 await asyncio.sleep(RECONNECT_S)
             except BrokerError as error:
                 self._fail(error)
             else:
-                for key, data in found:
-                    self._settle(key, data)
+                for waiter in waiters:
+                    if waiter.wanted.arrived or waiter.wanted.behind or not waiter.wanted:
+                        waiter.wake()
 
     def _settle(self, key: bytes, data: bytes) -> None:
         for waiter in self._waiting.of(key):

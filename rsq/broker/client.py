@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from rsq.broker.aio import AsyncLink, PerLoop
 from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.connection import Endpoint, Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
+from rsq.broker.emitter import Emitters, Output
 from rsq.broker.exchange import Exchange, asking, repeating
 from rsq.broker.flows import Flows
 from rsq.broker.listener import ResultListener
@@ -26,8 +27,10 @@ from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import FORGET_MS, Queue
 from rsq.broker.waiting import LOOK_STEP, first_value
+from rsq.broker.watched import Watched
 from rsq.broker.wire import Command, packed
-from rsq.calls.message import check_id, unpack_meta
+from rsq.calls.message import Delivery, check_id, unpack_meta
+from rsq.calls.output import Place, Seen
 from rsq.calls.stamps import check_stamps, marks_of
 from rsq.clock import ServerClock
 from rsq.settings import Settings
@@ -63,6 +66,7 @@ class Client:
         self.listener = ResultListener(self.endpoint, self.pool)
         self.alistener = AsyncResultListener(self.endpoint, settings.broker_timeout_s)
         self.reporter = Reporter(self.pool)
+        self.emitters = Emitters(self.pool)
         self.flows = Flows(settings, self.follow, self.afollow, self.target, self.queues)
         self._clock = ServerClock()
 
@@ -163,8 +167,9 @@ class Client:
         return found
 
     def forget_result(self, task_id: str, queue: str | None) -> None:
-        """Delete the result and the progress, if there are any."""
-        names = [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]
+        """Delete the result, the output and the progress, if there are any."""
+        names = [key for place in self.output_places(task_id, queue) for key in place]
+        names += self.progress_keys(task_id, queue)
         self.ask(*(("DEL", key) for key in names))
 
     # -- handles that are saved
@@ -246,6 +251,27 @@ class Client:
     def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
         """Have it written soon. Raises nothing, whatever the server does."""
         self.reporter.report(self.queue(queue).keys.progress_of(task_id), packed)
+
+    def output_of(self, delivery: Delivery, length: int, ttl_ms: int) -> Output:
+        """That of the run of this delivery, see `Emitters.output`."""
+        return self.emitters.output(self.queue(delivery.queue).keys.prefix, delivery, length, ttl_ms)
+
+    def output_places(self, task_id: str, queue: str | None) -> list[tuple[str, str]]:
+        """The keys of output and result, where a call may lie; as `result_keys`."""
+        names = [queue] if queue else self.queue_names()
+        return [(each.output(task_id), each.result(task_id)) for each in (self.queue(name).keys for name in names)]
+
+    def watched(self, task_id: str, queue: str | None, after: Place | None) -> Watched:
+        """What one sees of a call from there on."""
+        return Watched(self.output_places(task_id, queue), after)
+
+    def watch(self, watched: Watched, timeout_s: float | None) -> Generator[Seen, None, None]:
+        """What comes of a watched call, see `ResultListener.arriving`."""
+        return self.listener.arriving(watched, timeout_s)
+
+    def awatch(self, watched: Watched, timeout_s: float | None) -> AsyncGenerator[Seen, None]:
+        """`watch` for coroutines."""
+        return self.alistener.arriving(watched, timeout_s)
 
     def read_progress(self, task_id: str, queue: str | None) -> bytes | None:
         """The packed progress that was written last, or None."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from typing import Any
 
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.forks import renew_in_child
 from rsq.broker.pool import LinkPool
 from rsq.broker.subscription import Subscription, Waiter
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Wanted, looking
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Awaited, R, Wanted, looking
 from rsq.errors import BrokerUnavailable
 
 LONGEST_READ_S = 1.0
@@ -51,11 +52,14 @@ class ResultListener:
 
         wanted  for each value the keys at one of which it will be
         """
-        waiter = Waiter(Wanted(wanted))
-        arrived = waiter.wanted.arrived
+        return self.arriving(Wanted(wanted), timeout_s)
+
+    def arriving(self, awaited: Awaited[R], timeout_s: float | None) -> Generator[R, None, None]:
+        """The same for whatever one waits for."""
+        waiter = Waiter(awaited)
+        arrived = awaited.arrived
         if timeout_s is not None and timeout_s <= 0:
-            self._look(waiter, Deadline(self._pool.timeout_s))
-            yield from arrived
+            yield from self._last_look(waiter, self._pool.timeout_s)
             return
         deadline = Deadline(float("inf") if timeout_s is None else timeout_s)
         by_shard = self._endpoint.by_shard(waiter.wanted.keys)
@@ -69,7 +73,9 @@ class ResultListener:
                     for subscription in parts:
                         subscription.rest(waiter)
                     yield arrived.popleft()
-                elif waiter.unseen:
+                    if awaited.renews and timeout_s is not None:
+                        deadline = Deadline(timeout_s)
+                elif waiter.unseen or awaited.behind:
                     waiter.unseen = False
                     self._first_look(waiter, deadline)
                 else:
@@ -86,8 +92,8 @@ class ResultListener:
         finally:
             for subscription, some in parts.items():
                 subscription.leave(waiter, some)
-        if waiter.wanted:
-            self._look(waiter, Deadline(min(LAST_LOOK_S, self._pool.timeout_s)))
+        if awaited:
+            yield from self._last_look(waiter, min(LAST_LOOK_S, self._pool.timeout_s))
         yield from arrived
 
     def close(self) -> None:
@@ -109,11 +115,16 @@ class ResultListener:
             waiter.unseen = True
             waiter.wakeup.wait(min(RECONNECT_S, max(0.0, deadline.left_s())))
 
+    def _last_look(self, waiter: Waiter, limit_s: float) -> Generator[Any, None, None]:
+        self._look(waiter, Deadline(limit_s))
+        while waiter.wanted.arrived:
+            yield waiter.wanted.arrived.popleft()
+            if waiter.wanted.behind and not waiter.wanted.arrived:
+                self._look(waiter, Deadline(limit_s))
+
     def _look(self, waiter: Waiter, deadline: Deadline) -> None:
         link = self._pool.take()
         try:
-            found = link.follow(looking(waiter.wanted.open_keys(), deadline))
+            link.follow(looking([waiter.wanted], deadline))
         finally:
             self._pool.give_back(link)
-        for key, data in found:
-            waiter.wanted.came(key, data)

@@ -64,6 +64,7 @@ FETCH = Script("fetch")
 TAKE = Script("take")
 DISCLAIM = Script("disclaim")
 BEGIN = Script("begin")
+EMIT = Script("emit")
 COMPLETE = Script("complete")
 DROP_WAKES = Script("drop_wakes")
 RETRY = Script("retry")
@@ -101,6 +102,7 @@ ALL = (
     TAKE,
     DISCLAIM,
     BEGIN,
+    EMIT,
     COMPLETE,
     DROP_WAKES,
     RETRY,

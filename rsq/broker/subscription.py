@@ -16,7 +16,7 @@ from rsq.broker.channel import Channel
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.faults import FAULTS, translated
-from rsq.broker.waiting import RECONNECT_S, Channels, Silence, Waiting, Wanted
+from rsq.broker.waiting import RECONNECT_S, Awaited, Channels, Silence, Waiting
 from rsq.errors import BrokerError, BrokerRefused
 
 
@@ -29,7 +29,7 @@ class Waiter:
 
     __slots__ = ("unconfirmed", "unseen", "wakeup", "wanted")
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Awaited[Any]) -> None:
         self.wanted = wanted
         self.unconfirmed: set[bytes] = set()
         self.unseen = False

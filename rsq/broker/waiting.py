@@ -4,6 +4,7 @@ subscribed, and when silence is suspicious.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from time import monotonic
@@ -16,6 +17,7 @@ from rsq.broker.wire import packed, packed_texts
 from rsq.keys import is_flow
 
 W = TypeVar("W")
+R = TypeVar("R")
 
 LOOK_STEP = 1000
 """Keys that are asked for in one write."""
@@ -142,50 +144,96 @@ class Silence:
         return self._asked and monotonic() - self._since >= SILENCE_S
 
 
-class Wanted:
-    """What one caller waits for: several things, each of which may come by one of several keys.
+class Awaited(ABC, Generic[R]):
+    """What one caller waits for.
 
-    arrived  (number of a thing, its value), in the order in which they came, each thing once
+    arrived  what has come for him and he has not got yet, in order
+    renews   his timeout begins anew with each of these
     """
 
+    renews = False
+
+    def __init__(self) -> None:
+        self.arrived: deque[R] = deque()
+
+    @abstractmethod
+    def __bool__(self) -> bool:
+        """Whether anything has not come yet."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> list[bytes]:
+        """The channels by which it comes, which are keys, too."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether something is there that no push has brought, or will: it is to be looked for."""
+        return False
+
+    @abstractmethod
+    def came(self, key: bytes, data: bytes) -> None:
+        """Take what was pushed by a channel."""
+
+    @abstractmethod
+    def questions(self) -> list[bytes]:
+        """The packed commands by which to look for what is there."""
+
+    @abstractmethod
+    def answered(self, request: bytes, reply: Any) -> None:
+        """Take the reply to one of these."""
+
+
+class Wanted(Awaited["tuple[int, bytes]"]):
+    """Several values, each of which may come by one of several keys: pairs of its number and the value, each once."""
+
     def __init__(self, wanted: Sequence[Sequence[str]]) -> None:
-        self.arrived: deque[tuple[int, bytes]] = deque()
+        super().__init__()
         self._open = dict.fromkeys(range(len(wanted)))
         self._numbers: dict[bytes, list[int]] = {}
+        self._asked: dict[bytes, bytes] = {}
         for number, names in enumerate(wanted):
             for name in names:
                 self._numbers.setdefault(name.encode(), []).append(number)
 
     def __bool__(self) -> bool:
-        """Whether anything has not come yet."""
         return bool(self._open)
 
     @property
     def keys(self) -> list[bytes]:
-        """All of them."""
         return list(self._numbers)
 
-    def open_keys(self) -> list[bytes]:
-        """Those by which something may come yet."""
-        return [key for key, numbers in self._numbers.items() if any(number in self._open for number in numbers)]
-
     def came(self, key: bytes, data: bytes) -> None:
-        """Take a value that has come by a key."""
         for number in self._numbers.get(key, ()):
             if self._open.pop(number, 0) is None:  # in one step, since several threads may read for one caller
                 self.arrived.append((number, data))
 
+    def questions(self) -> list[bytes]:
+        is_open = self._open.__contains__
+        self._asked = {_look_at(key): key for key, numbers in self._numbers.items() if any(map(is_open, numbers))}
+        return list(self._asked)
 
-def looking(keys: Sequence[bytes], deadline: Deadline) -> Exchange[list[tuple[bytes, bytes]]]:
-    """Those of these keys that have a value, with it; of a flow that is when it has ended, once it has."""
-    replies: list[Any] = []
-    for first in range(0, len(keys), LOOK_STEP):
-        some = [
-            packed("HGET", key, "ended") if is_flow(key.decode()) else packed("GET", key)
-            for key in keys[first : first + LOOK_STEP]
-        ]
-        replies += yield from asking(some, deadline)
-    return [(key, bytes(reply)) for key, reply in zip(keys, replies, strict=True) if reply is not None]
+    def answered(self, request: bytes, reply: Any) -> None:
+        if reply is not None:
+            self.came(self._asked[request], bytes(reply))
+
+
+def _look_at(key: bytes) -> bytes:
+    """Of a flow one asks when it has ended, once it has; of all else the value."""
+    return packed("HGET", key, "ended") if is_flow(key.decode()) else packed("GET", key)
+
+
+def looking(each: Iterable[Awaited[Any]], deadline: Deadline) -> Exchange[None]:
+    """Look for what is there of all these, so many questions in a write."""
+    asked: dict[bytes, list[Awaited[Any]]] = {}
+    for awaited in each:
+        for request in awaited.questions():
+            asked.setdefault(request, []).append(awaited)
+    requests = list(asked)
+    for first in range(0, len(requests), LOOK_STEP):
+        some = requests[first : first + LOOK_STEP]
+        for request, reply in zip(some, (yield from asking(some, deadline)), strict=True):
+            for awaited in asked[request]:
+                awaited.answered(request, reply)
 
 
 def first_value(replies: Sequence[Any]) -> bytes | None:

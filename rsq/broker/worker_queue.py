@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rsq import codec, keys
 from rsq.broker import rows, scripts
+from rsq.broker.emitter import emit_call
 from rsq.broker.flow_pages import Pages
 from rsq.broker.flow_rows import pack
 from rsq.broker.queue import Queue, QueueMoved
@@ -262,9 +263,11 @@ class WorkerQueue(Queue):
 
     def commit_calls(self, consumer: str, verdicts: Iterable[Verdict]) -> list[ScriptCall]:
         """The script calls that settle these verdicts: one for each kind, stream and way of acknowledgement; and for so
-        many of flows, which are told of theirs.
+        many of flows, which are told of theirs. Either all of their bodies have emitted something, or none has.
         """
         verdicts = list(verdicts)
+        if verdicts and verdicts[0].delivery.output is not None:
+            return [call for verdict in verdicts for call in self._emitting_calls(consumer, verdict)]
         members = [verdict for verdict in verdicts if "flow" in verdict.delivery.meta]
         if not members:
             return self._commit_calls(consumer, verdicts)
@@ -273,7 +276,17 @@ class WorkerQueue(Queue):
             calls += self._commit_calls(consumer, members[first : first + MEMBERS_PAGE], True)
         return calls
 
-    def _commit_calls(self, consumer: str, verdicts: Iterable[Verdict], of_flows: bool = False) -> list[ScriptCall]:
+    def _emitting_calls(self, consumer: str, verdict: Verdict) -> list[ScriptCall]:
+        """Those of a call that has emitted: what the server lacks goes before its outcome, the last of it with that."""
+        delivery, of_flow = verdict.delivery, "flow" in verdict.delivery.meta
+        earlier: list[bytes] = [] if type(verdict) is Released else delivery.output.rest()
+        last = earlier.pop() if earlier and type(verdict) is not Replaced else b""
+        calls = [emit_call(self.keys.prefix, delivery, each) for each in earlier]
+        return calls + self._commit_calls(consumer, [verdict], of_flow, last)
+
+    def _commit_calls(
+        self, consumer: str, verdicts: Iterable[Verdict], of_flows: bool = False, emitted: bytes = b""
+    ) -> list[ScriptCall]:
         batches: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         reports: dict[tuple[Script, int, bool, str], list[Argument]] = defaultdict(list)
         pages: dict[tuple[Script, int, bool, str], list[rows.Added]] = defaultdict(list)
@@ -331,11 +344,11 @@ class WorkerQueue(Queue):
             number = len(told) // len(rows.Reported._fields)
             head: tuple[Argument, ...] = (consumer, str(priority))
             if script is scripts.BURY:
-                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, number)
+                head += (int(taken), self.settings.dead_max_length, self.settings.dead_max_age_ms, number, emitted)
             elif script is scripts.COMPLETE:
-                head += ("1" if taken else "0", counter, str(number), str(len(added)))
+                head += ("1" if taken else "0", counter, str(number), str(len(added)), emitted)
             elif script is scripts.RETRY:
-                head += (int(taken), counter)
+                head += (int(taken), counter, emitted)
             calls.append((script, self.keys.prefix, (*head, *arguments, *told, *chain(*added))))
         return calls
 

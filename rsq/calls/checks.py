@@ -7,6 +7,9 @@ from typing import Any
 
 from rsq.errors import LONGEST_S, SettingsError
 
+MOST_ENTRIES = 1_000_000
+"""Values that an output keeps."""
+
 
 def require(name: str, value: Any, *kinds: type | None) -> Any:
     """Give `value` back if it is of one of these kinds (None stands for None itself), else raise SettingsError."""
@@ -35,6 +38,13 @@ def count_of(name: str, value: Any) -> int:
     number: int = require(name, value, int)
     if number < 0:
         raise SettingsError(f"{name} must be 0 or more, not {number}")
+    return number
+
+
+def check_output_length(value: Any) -> int:
+    number: int = require("output_length", value, int)
+    if not 1 <= number <= MOST_ENTRIES:
+        raise SettingsError(f"output_length must be from 1 to {MOST_ENTRIES:,}, not {number}")
     return number
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from msgpack import Packer, Unpacker  # type: ignore[import-untyped, unused-ignore]
 
 from rsq import codec
+from rsq.calls.checks import MOST_ENTRIES
 from rsq.errors import LONGEST_S, DecodeError, SettingsError
 from rsq.keys import PRIORITIES
 
@@ -75,7 +76,8 @@ class Message:
     priority  0 to 9
     meta      what differs from the default, by these keys:
               attempt (int, from 1), max_retries (int or None), expires (ms since the epoch), ignore_result (bool),
-              result_expires, time_limit and soft_time_limit (seconds), deferred_since (ms since the epoch),
+              result_expires, output_expires, time_limit and soft_time_limit (seconds), output_length (int),
+              deferred_since (ms since the epoch),
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
               where it takes values by reference, which ones, the number that theirs count from, and what was added to
@@ -128,6 +130,8 @@ _META: dict[str, tuple[tuple[type, ...], Callable[[Any], bool] | None]] = {
     "expires": ((int,), None),
     "ignore_result": ((bool,), None),
     "result_expires": ((int, float), _is_limit),
+    "output_length": ((int,), lambda value: 1 <= value <= MOST_ENTRIES),
+    "output_expires": ((int, float), _is_limit),
     "deferred_since": ((int,), None),
     "headers": ((dict,), None),
     "parent": ((str,), None),
@@ -206,6 +210,7 @@ class Delivery:
     inputs      packed values that it takes by reference, by the number of the node; set once they were read, see
                 `rsq.calls.inputs`
     app         whose task it runs, once it runs
+    output      what its body has emitted, once that is anything
     added       nodes that its body adds to flows, by their ids, once it has any: they go with its outcome
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
@@ -236,6 +241,7 @@ class Delivery:
         "lease_lost",
         "meta",
         "meta_raw",
+        "output",
         "overdue_s",
         "priority",
         "problem",
@@ -264,6 +270,7 @@ class Delivery:
         self.exhausted = self.lease_lost = self.revoked = self.taken = False
         self.runtime_s = self.overdue_s = 0.0
         self.timelimit = NO_LIMIT
+        self.output: Any = None
         self.problem = self.id = ""
         self.meta = NO_META
         try:

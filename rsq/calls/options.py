@@ -11,6 +11,7 @@ from typing import Any
 from rsq import keys
 from rsq.calls.checks import (
     check_key,
+    check_output_length,
     check_timelimit,
     classes_of,
     count_of,
@@ -24,6 +25,7 @@ from rsq.calls.limits import interval_us
 from rsq.calls.message import NO_LIMIT, NO_META, check_id, check_priority
 from rsq.calls.placement import PLAIN, Placement
 from rsq.calls.retry import RetryPolicy
+from rsq.calls.retry_kwargs import options_in
 from rsq.calls.stamps import check_stamps
 from rsq.clock import epoch_ms
 from rsq.errors import InvalidTask, SettingsError
@@ -48,6 +50,8 @@ class TaskOptions:
     soft_time_limit  seconds after which SoftTimeLimitExceeded is raised inside it; None = never
     ignore_result   keep no result
     result_expires  seconds for which a result is kept
+    output_length   values that its output keeps at most; the oldest go first
+    output_expires  seconds for which an output is kept after the last value
     acks_late       acknowledge after the body ran (at least once); False: before it starts (at most once)
     expires         seconds after which a call that has not started is dropped; None = never
     dedupe_key      calls with the same key run once: text with fields of the arguments, such as "welcome:{user_id}",
@@ -82,6 +86,8 @@ class TaskOptions:
     soft_time_limit: float | timedelta | None = None
     ignore_result: bool = False
     result_expires: float = 86_400.0
+    output_length: int = 10_000
+    output_expires: float = 86_400.0
     acks_late: bool = True
     expires: float | None = None
     dedupe_key: str | Callable[..., str] | None = None
@@ -103,9 +109,9 @@ class TaskOptions:
                 require(name, getattr(self, name), str, None)
             for name in ("bind", "ignore_result", "acks_late", "retry_jitter"):
                 require(name, getattr(self, name), bool)
-            for name in ("max_retries", "max_crashes", "max_length", "rate_burst", "max_concurrency"):
+            for name in ("max_retries", "max_crashes", "max_length", "rate_burst", "max_concurrency", "output_length"):
                 require(name, getattr(self, name), int, None if name in ("max_retries", "max_concurrency") else int)
-            for name in ("result_expires", "dedupe_ttl"):
+            for name in ("result_expires", "output_expires", "dedupe_ttl"):
                 object.__setattr__(self, name, positive(name, getattr(self, name)))  # a timedelta, too, is seconds
             for name in ("retry_backoff", "retry_backoff_max", "default_retry_delay", "max_length_wait"):
                 value = getattr(self, name)
@@ -126,6 +132,7 @@ class TaskOptions:
             check_priority(self.priority)
             if self.queue is not None:
                 keys.check_queue(self.queue)
+            check_output_length(self.output_length)
             if self.max_length < 0:
                 raise SettingsError(f"max_length must be 0 (no bound) or more, not {self.max_length}")
         except SettingsError as error:
@@ -175,29 +182,12 @@ def options_from(defaults: TaskOptions, given: Mapping[str, Any]) -> TaskOptions
     """
     given = dict(given)
     if (retry_kwargs := given.pop("retry_kwargs", None)) is not None:
-        given |= _retry_kwargs(retry_kwargs, given)
+        given |= options_in(retry_kwargs, given)
     known = {field.name for field in fields(TaskOptions)}
     for name in given:
         if name not in known:
             raise InvalidTask(unknown_text("task option", name, "task option", known))
     return replace(defaults, **given)
-
-
-_RETRY_KWARGS = {"max_retries": "max_retries", "countdown": "default_retry_delay"}
-
-
-def _retry_kwargs(retry_kwargs: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that stand in a `retry_kwargs`. Raises InvalidTask, also where `given` says the same thing twice."""
-    if not isinstance(retry_kwargs, Mapping):
-        raise InvalidTask(f"retry_kwargs takes a map with max_retries and countdown, not {retry_kwargs!r}")
-    for name in retry_kwargs:
-        if name not in _RETRY_KWARGS:
-            raise InvalidTask(unknown_text("retry_kwargs", name, "name in retry_kwargs", _RETRY_KWARGS))
-        if _RETRY_KWARGS[name] in given:
-            raise InvalidTask(f"{_RETRY_KWARGS[name]} is given twice: leave out {name} in retry_kwargs")
-    if "countdown" in retry_kwargs and given.get("retry_backoff"):
-        raise InvalidTask("countdown in retry_kwargs says nothing beside retry_backoff, which decides: leave one out")
-    return {_RETRY_KWARGS[name]: value for name, value in retry_kwargs.items()}
 
 
 @dataclass(frozen=True)
@@ -376,6 +366,10 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
         carried["ignore_result"] = require("ignore_result", given["ignore_result"], bool)
     if "result_expires" in given:
         carried["result_expires"] = positive("result_expires", given["result_expires"])
+    if "output_length" in given:
+        carried["output_length"] = check_output_length(given["output_length"])
+    if "output_expires" in given:
+        carried["output_expires"] = positive("output_expires", given["output_expires"])
     if "headers" in given:
         carried["headers"] = dict(require("headers", given["headers"], Mapping))
     for name in ("time_limit", "soft_time_limit"):
@@ -390,5 +384,6 @@ def _carried(given: Mapping[str, Any]) -> dict[str, Any]:
 
 _PLACED = {"countdown", "eta", "dedupe_ttl", "max_length", "max_length_wait", "task_id", "wait_replicas"}
 _CARRIED = {"max_retries", "ignore_result", "result_expires", "headers", "stamps", "time_limit", "soft_time_limit"}
+_CARRIED |= {"output_length", "output_expires"}
 _DUPLICATES = {"dedupe_key", "dedupe_until", "on_duplicate", "debounce", "version"}
 _CALL_OPTIONS = _PLACED | _CARRIED | _DUPLICATES | {"queue", "priority", "expires", "each"}

@@ -142,6 +142,17 @@ def unpack_result(data: bytes) -> Result:
         raise DecodeError(f"these bytes are not a result: {error}") from None
 
 
+_ENDINGS = {State.SUCCESS: "succeeded", State.FAILURE: "dead", State.REVOKED: "revoked"}
+
+
+def ending_of(data: bytes | None) -> str:
+    """How a call has ended with this packed result, by the words of `rsq.states.ENDINGS`; '' = nobody knows."""
+    for state, word in _ENDINGS.items():
+        if data is not None and data[1:].startswith(codec.encode(state.value)):
+            return word
+    return ""
+
+
 def failure_of(result: Result, name: str = "the call") -> Exception:
     """What a call raises for whoever waits for it, where it did not succeed. `name` is what an error calls it."""
     if result.error is not None:

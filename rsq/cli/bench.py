@@ -18,6 +18,7 @@ from rsq.bench.cluster import CLUSTER
 from rsq.bench.events import EVENTS
 from rsq.bench.flows import FLOWS
 from rsq.bench.growth import GROWTH
+from rsq.bench.outputs import OUTPUTS
 from rsq.bench.peers import (
     CACHE,
     OF_FLOWS,
@@ -40,7 +41,7 @@ from rsq.cli.out import document, progress, say, table
 from rsq.errors import SettingsError
 
 QUICK = 0.1
-ALL = SCENARIOS | FLOWS | EVENTS | CLUSTER | GROWTH
+ALL = SCENARIOS | OUTPUTS | FLOWS | EVENTS | CLUSTER | GROWTH
 
 
 def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> str:
@@ -64,6 +65,10 @@ def _described(scenarios: Mapping[str, Callable[[Rig], Iterator[Sample]]]) -> st
     \b
     Scenarios:
     {_described(SCENARIOS)}
+
+    \b
+    Scenarios of outputs:
+    {_described(OUTPUTS)}
 
     \b
     Scenarios of flows:

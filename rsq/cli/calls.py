@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from rsq.calls.output import WELL, Gap, Item, Seen
 from rsq.calls.retry import error_of
-from rsq.cli.common import Context, json_option, pass_context, timeout_option
+from rsq.cli.common import Context, json_option, pass_context, plural, timeout_option
 from rsq.cli.out import block, document, say, shown
 from rsq.cli.params import Seconds, TakesNumbers, mapping_of, value_of
 from rsq.errors import EncodeError, ResultTimeout, SettingsError
@@ -78,20 +79,63 @@ def call(
 @click.argument("task_id", metavar="ID")
 @click.option("-Q", "--queue", help="Queue; default: all that are known.")
 @click.option("--wait", is_flag=True, help="Wait until there is a result.")
-@timeout_option(60.0, "")
+@click.option("--follow", is_flag=True, help="Print what the call emits as it comes, until its end, then its result.")
+@click.option("--after", metavar="CURSOR", help="With --follow: begin behind this item.")
+@timeout_option(60.0, "; with --follow, for the next item")
 @json_option
 @pass_context
-def result(context: Context, task_id: str, queue: str | None, wait: bool, timeout: float, as_json: bool) -> None:
+def result(
+    context: Context,
+    task_id: str,
+    queue: str | None,
+    wait: bool,
+    follow: bool,
+    after: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Print the result of a call. Exit code 0 when it succeeded, 1 when it failed, 3 when there is none yet.
 
-    Without -Q every known queue is searched.
+    Without -Q every known queue is searched. With --follow and --json each item is a document of its own.
 
     \b
     Example:
       rsq result 6f1c0c7be0a84c86a9a0d2f2a7a3c5d1 --wait
+      rsq result 6f1c0c7be0a84c86a9a0d2f2a7a3c5d1 --follow
     """
     handle: AsyncResult[Any] = context.app_or_plain().AsyncResult(task_id, queue)
+    if after is not None and not follow:
+        raise SettingsError("--after says nothing without --follow")
+    if follow:
+        _follow(handle, after, timeout, as_json)
     _show(handle, timeout if wait else 0.0, as_json)
+
+
+def _follow(handle: AsyncResult[Any], after: str | None, timeout: float, as_json: bool) -> None:
+    """Print what comes of a call, until it ends or nothing has come for too long. Exits where there is no result."""
+    stream = handle.stream(after, timeout, propagate=False)
+    try:
+        for seen in stream:
+            _show_seen(seen, as_json)
+    except ResultTimeout:
+        return
+    if handle.result_record() is None:
+        if as_json:
+            document({"id": handle.id, "ended": stream.ended})
+        else:
+            say(f"{stream.ended}, without a result", err=True)
+        sys.exit(0 if stream.ended in WELL else EXIT_FAILED)
+
+
+def _show_seen(seen: Seen, as_json: bool) -> None:
+    if as_json:
+        document({"kind": type(seen).__name__, **vars(seen)})
+    elif isinstance(seen, Item):
+        say(shown(seen.value))
+    elif isinstance(seen, Gap):
+        say(f"({plural(seen.count, 'value')} missing)", err=True)
+    else:
+        say(f"(run {seen.run}: it began anew)", err=True)
 
 
 def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:

@@ -19,9 +19,11 @@ from rsq.broker.client import Client
 from rsq.broker.connection import Link
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
+from rsq.broker.watched import Watched
 from rsq.calls.inputs import too_large
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.outcome import REVOKED_TTL_MS, Buried, Completed, Replaced, Retried, Verdict, pack_failure
+from rsq.calls.output import Seen
 from rsq.calls.placement import Placement
 from rsq.calls.stamps import check_stamps
 from rsq.clock import ServerClock
@@ -34,6 +36,7 @@ from rsq.settings import Settings
 from rsq.states import State
 from rsq.task import Task
 from rsq.testing.eager_flows import MemoryFlows
+from rsq.testing.eager_outputs import MemoryOutput, MemoryOutputs
 from rsq.worker.attempt import Attempts
 
 P = ParamSpec("P")
@@ -175,6 +178,8 @@ class Eager:
         assert isinstance(verdict, (Completed, Buried)), "nobody takes a lease from it"
         if verdict.result and verdict.ttl_ms:
             self.keep(message, verdict.result)
+        way = verdict.counter if isinstance(verdict, Completed) else "dead"
+        self._client.outputs.end(self._client.queue(message.queue).keys.output(message.id), way)
         if isinstance(verdict, Completed) and verdict.counter == "succeeded":
             self._note_version(message)
         if isinstance(verdict, Buried) and verdict.error["type"] == "builtins.KeyboardInterrupt":
@@ -261,6 +266,7 @@ class MemoryClient(Client):
         self.queues = Queues(settings.with_values(partitions=1), self.endpoint)  # nothing has to be asked
         self._may_ask = may_ask
         self.results: dict[str, bytes] = {}
+        self.outputs = MemoryOutputs()
         self.flows = self.memory_flows = MemoryFlows(settings, self.follow, self.afollow, self.queue, self.queues)
         self.listener = _MemoryListener(self)
         self.alistener = _AsyncMemoryListener(self)
@@ -296,6 +302,21 @@ class MemoryClient(Client):
     def forget_handle(self, group_id: str) -> None:
         self.results.pop(self._saved(group_id), None)
 
+    def output_of(self, delivery: Delivery, length: int, ttl_ms: int) -> MemoryOutput:  # type: ignore[override]
+        if delivery.output is None:
+            delivery.output = self.outputs.begin(self.queue(delivery.queue).keys.output(delivery.id), length)
+        output: MemoryOutput = delivery.output
+        return output
+
+    def watch(self, watched: Watched, timeout_s: float | None) -> Generator[Seen, None, None]:
+        self.outputs.bring(watched, self.results)
+        yield from watched.arrived
+
+    async def awatch(self, watched: Watched, timeout_s: float | None) -> AsyncGenerator[Seen, None]:
+        self.outputs.bring(watched, self.results)
+        for seen in watched.arrived:
+            yield seen
+
     def report_progress(self, task_id: str, queue: str, packed: bytes) -> None:
         self.results[self.queue(queue).keys.progress_of(task_id)] = packed
 
@@ -321,6 +342,8 @@ class MemoryClient(Client):
     def forget_result(self, task_id: str, queue: str | None) -> None:
         for name in [*self.result_keys(task_id, queue), *self.progress_keys(task_id, queue)]:
             self.results.pop(name, None)
+        for output, _ in self.output_places(task_id, queue):
+            self.outputs.forget(output)
 
     def revoke_stamped(self, stamps: Mapping[str, Any], terminate: bool) -> None:
         check_stamps(stamps)

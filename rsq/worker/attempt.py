@@ -212,7 +212,7 @@ class Attempts:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)
             return refused
-        body = task.run
+        body = task.body
         if delivery.meta and (each := delivery.meta.get("each")) is not None:
             body = body_of(body, each, task.is_async)
         return _Run(delivery, task, body, args, kwargs, timed)
@@ -382,7 +382,7 @@ class _Run:
 
 def _from_body(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the body on: the way to it, which is always the same, hides what matters."""
-    inner, on_the_way = trace, ("rsq.worker.", "rsq.calls.each", "asyncio.")
+    inner, on_the_way = trace, ("rsq.worker.", "rsq.calls.each", "rsq.calls.yields", "asyncio.")
     while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith(on_the_way):
         inner = inner.tb_next
     return inner or trace

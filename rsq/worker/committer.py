@@ -197,16 +197,17 @@ class Committer:
                 break
         # Almost always one consumer: after a lost lease the old name's verdicts go under the old name, which is fenced.
         # What was acknowledged early is not: its token is its fence.
-        verdicts: dict[tuple[str, bool], dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+        verdicts: dict[tuple[str, bool, bool], dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
         for verdict in batch:
             delivery = verdict.delivery
-            verdicts[delivery.consumer, delivery.taken][delivery.queue].append(verdict)
-        wakes: dict[tuple[str, bool], dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+            emits = delivery.output is not None
+            verdicts[delivery.consumer, delivery.taken, emits][delivery.queue].append(verdict)
+        wakes: dict[tuple[str, bool, bool], dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
         while patient and self._wakes:
             consumer, name, entry_id = self._wakes.popleft()
-            wakes[consumer, False][name].append(entry_id)
+            wakes[consumer, False, False][name].append(entry_id)
         for fence in {*verdicts, *wakes}:
-            consumer, mine = fence[0], verdicts[fence]
+            (consumer, _, emits), mine = fence, verdicts[fence]
             try:
                 doubtful = self._write(consumer, mine, wakes[fence], patient)
                 for name in doubtful:
@@ -216,12 +217,14 @@ class Committer:
                 if outcomes:
                     broker_log.warning("%s lost its lease: %d outcomes are not committed", consumer, outcomes)
                 self._on_lease_lost(consumer)
+                _drop_outputs(mine, emits)
             except _GaveUp as error:
                 broker_log.error("%d outcomes could not be committed: %s", len(batch), error)
                 self._gave_up = True
             else:
                 for some in mine.values():
                     self._report(some)
+                _drop_outputs(mine, emits)
         self._in_flight = []
         self._board.commit_beat = time.monotonic() if self._has_work else 0.0
         if was_behind and not self.is_behind:
@@ -350,6 +353,13 @@ class Committer:
         if self._log_arguments:
             text += f" arguments={_arguments(delivery)}"
         return text
+
+
+def _drop_outputs(verdicts: Mapping[str, list[Verdict]], emits: bool) -> None:
+    """What their bodies have emitted is written, or never will be."""
+    for some in verdicts.values() if emits else ():
+        for verdict in some:
+            verdict.delivery.output.drop()
 
 
 def _what(delivery: Delivery, verb: str) -> tuple[str, str, float]:

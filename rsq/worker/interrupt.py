@@ -32,14 +32,14 @@ SIGNAL = signal.SIGUSR1
 _GUARDED = ("logging", "threading", "queue", "importlib", "concurrent.futures", "rsq")
 """Packages whose code an error must not leave half done: a lock would stay taken, a limit be swallowed."""
 
-_BODIES = ("rsq.task", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
+_BODIES = ("rsq.task", "rsq.calls.each", "rsq.calls.yields", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
 """Parts of rsq that bodies consist of, or that call them."""
 
 _WAITS = (threading.Condition.wait.__code__, Channel.readable.__code__)
 """Where a thread waits, for as long as it takes, and cleans up when the wait is interrupted."""
 
 
-_WAITING = ("threading", "queue", "concurrent.futures", "rsq.broker", "rsq.result")
+_WAITING = ("threading", "queue", "concurrent.futures", "rsq.broker", "rsq.result", "rsq.output", "rsq.running")
 """Who calls them, and is as ready to be interrupted as they are."""
 
 _BEGINS = (threading.Thread.run.__code__, vars(threading.Thread)["_bootstrap_inner"].__code__)

@@ -109,7 +109,7 @@ def test_twice_counts_once(rig: Rig, early: bool, result: bytes) -> None:
 def test_an_empty_batch_is_nothing(rig: Rig) -> None:
     rig.hire("alice")
     before = rig.dumps()
-    assert rig.run(scripts.BURY, "alice", 0, 0, 10, HOUR_MS, 0) == 0
+    assert rig.run(scripts.BURY, "alice", 0, 0, 10, HOUR_MS, 0, "") == 0
     assert rig.dumps() == before
 
 

@@ -148,7 +148,7 @@ def test_an_empty_batch_is_nothing(rig: Rig) -> None:
     rig.hire("alice")
     before = rig.dumps()
     assert rig.commit("alice") == []
-    assert rig.run(scripts.COMPLETE, "alice", 0, 0, "succeeded", 0, 0) == 0
+    assert rig.run(scripts.COMPLETE, "alice", 0, 0, "succeeded", 0, 0, "") == 0
     assert rig.dumps() == before
 
 

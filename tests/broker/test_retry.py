@@ -140,7 +140,7 @@ def test_crashes_go_with_it(rig: Rig) -> None:
 def test_an_empty_batch_is_nothing(rig: Rig) -> None:
     rig.hire("alice")
     before = rig.dumps()
-    assert rig.run(scripts.RETRY, "alice", 0, "retried") == 0
+    assert rig.run(scripts.RETRY, "alice", 0, 0, "retried", "") == 0
     assert rig.dumps() == before
 
 

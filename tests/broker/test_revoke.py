@@ -181,7 +181,7 @@ def test_the_mark_goes_with_the_call(rig: Rig) -> None:
     a, b, c = rig.get("alice")
     revoke(rig, "a", "b", "c", terminate=True)
     rig.commit("alice", revoked(a), completed(b))
-    rig.run(scripts.BURY, "alice", 0, 0, 10, HOUR_MS, 0, c.entry_id, "c", "t", "", "", "failed", "", 1, "", 0)
+    rig.run(scripts.BURY, "alice", 0, 0, 10, HOUR_MS, 0, "", c.entry_id, "c", "t", "", "", "failed", "", 1, "", 0)
     found = rig.snapshot()
     assert "revoked" not in found
     assert found["stats"] == {"revoked": "1", "succeeded": "1", "dead": "1"}

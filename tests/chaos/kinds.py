@@ -24,7 +24,7 @@ OF_FLOWS = (
 )
 
 KEEPS_RESULT = (
-    frozenset({"plain", "bulk", "big", "recovers", "once", "once_again", "limited"})
+    frozenset({"plain", "bulk", "emits", "big", "recovers", "once", "once_again", "limited"})
     | FAILS
     | POISON
     | REVOCABLE

@@ -119,6 +119,15 @@ def plain(serial: int, seconds: float = 0.0) -> Value:
     return serial, consumer
 
 
+@app.task(bind=True)
+def emits(self: Task[..., Any], serial: int, count: int, pause_s: float) -> Value:
+    with told(serial) as consumer:
+        for n in range(count):
+            self.emit([serial, n])
+            time.sleep(pause_s)
+    return serial, consumer
+
+
 @app.task(ignore_result=True)
 def quiet(serial: int) -> None:
     with told(serial):

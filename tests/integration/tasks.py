@@ -36,6 +36,12 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+@app.task(bind=True)
+def emits(self: Any, number: int) -> None:
+    for n in range(number):
+        self.emit(n)
+
+
 @app.task
 async def aadd(a: int, b: int) -> int:
     await asyncio.sleep(0)

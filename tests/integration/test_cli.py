@@ -431,3 +431,45 @@ def test_the_server_that_is_meant_is_that_of_the_app(rsq: Rsq, tmp_path: Path) -
         2,
         "rsq: rsq server is about embedded servers, and the app has another one: say which by --dir\n",
     )
+
+
+# -- what a call emits
+
+
+def emitting(rsq: Rsq, start_worker: StartWorker, task: str, *arguments: str) -> str:
+    """The id of a call that has ended."""
+    start_worker(name="tests.integration.output_tasks")
+    sent = rsq("-A", "tests.integration.output_tasks", "call", f"tests.integration.output_tasks.{task}", *arguments)
+    return sent.stdout.strip()
+
+
+def test_following_a_call(rsq: Rsq, start_worker: StartWorker) -> None:
+    task_id = emitting(rsq, start_worker, "counts", "3")
+    done = rsq("result", task_id, "--follow", "--timeout", "30")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n3\n", "")
+    assert rsq("result", task_id, "--follow", "--after", "1-2").stdout == "2\n3\n"
+    documents = rsq("result", task_id, "--follow", "--json").stdout.replace("}\n{", "}\0{").split("\0")
+    first, *_, last = map(json.loads, documents)
+    assert first == {"kind": "Item", "value": 0, "cursor": "1-1", "run": 1}
+    assert (last["state"], last["value"]) == ("SUCCESS", 3)
+
+
+def test_following_a_call_that_fails(rsq: Rsq, start_worker: StartWorker) -> None:
+    task_id = emitting(rsq, start_worker, "fails_later", '"\\u001b[2J"')
+    done = rsq("result", task_id, "--follow", "--timeout", "30")
+    assert done.returncode == 1
+    # What would clear the screen is shown.
+    assert done.stdout == "'\\x1b[2J'\n"
+    assert "FAILURE" in done.stderr
+
+
+def test_following_a_call_without_a_result(rsq: Rsq, start_worker: StartWorker) -> None:
+    task_id = emitting(rsq, start_worker, "keeps_nothing")
+    done = rsq("result", task_id, "--follow", "--timeout", "30")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "'so far'\n", "succeeded, without a result\n")
+
+
+def test_following_what_never_comes(rsq: Rsq) -> None:
+    assert rsq("result", "x", "-Q", "default", "--follow", "--timeout", "0.1").returncode == 3
+    assert "--follow" in one_line(rsq("result", "x", "--after", "1-1"))
+    assert "cursor" in one_line(rsq("result", "x", "--follow", "--after", "nonsense"))

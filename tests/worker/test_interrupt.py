@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from itertools import count
 from queue import Queue
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from rsq import App
+from rsq.calls.each import body_of
 from rsq.calls.message import Delivery
+from rsq.calls.yields import emitting
 from rsq.errors import LeaseLost, ResultTimeout, SoftTimeLimitExceeded, TimeLimitExceeded
 from rsq.worker.interrupt import SIGNAL, InCoroutine, InMainThread, InThread, may_strike
 from rsq.worker.loops import RunnerTask
@@ -432,3 +434,21 @@ def test_a_wait_for_a_result_may_be_struck(url: str, waiters: int) -> None:
     for thread in threads:
         thread.join(60)
     app.close()
+
+
+def test_what_calls_a_function_for_its_task_is_part_of_the_body() -> None:
+    def strikes(_: object) -> bool:
+        return may_strike(sys._getframe())
+
+    def gives() -> Generator[bool, None, bool]:
+        yield strikes(None)
+        return strikes(None)
+
+    emitted: list[object] = []
+
+    async def aemit(value: object) -> None: ...
+
+    goes_through = emitting(gives, emitted.append, aemit)
+    assert as_worker(lambda: body_of(strikes, "map", False)([None, None]))() == [True, True]
+    assert as_worker(lambda: goes_through())() is True
+    assert emitted == [True]

@@ -12,6 +12,7 @@
 --   taken                 acknowledged early: {consumer that answers for it, token, result if it is lost, its ttl_ms}
 --   flow, node            and its place in a flow, which hears of its end
 --   order                 the line of events that it is in, see feed
+--   output                what its runs have emitted so far, see _emitted
 local CALLS = T .. ':calls'
 -- The marker is kept from the end of the call on, but dropped where that never ran to an end: somebody else may.
 local KEPT, DROPPED = 'kept', { revoked = 1, purged = 1, expired = 1 }
@@ -25,6 +26,13 @@ local function all_texts(values, number)
   return true
 end
 
+local function is_output(output)
+  for _, name in ipairs({ 'run', 'number', 'n', 'base', 'length', 'ttl_ms' }) do
+    if type(output[name]) ~= 'number' then return false end
+  end
+  return type(output.token) == 'string'
+end
+
 -- What cannot be read counts as nothing: it must not stop what happens to others.
 local function read_record(packed)
   if not packed then return {} end
@@ -34,14 +42,21 @@ local function read_record(packed)
     key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', twin = 'number', newer = 'table', revision = 'number',
     begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
     versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number', order = 'string',
+    output = 'table',
   }
   for name, kind in pairs(kinds) do
     if type(record[name]) ~= kind then record[name] = nil end
   end
   if record.newer and not all_texts(record.newer, 3) then record.newer = nil end
   if record.taken and not all_texts(record.taken, 4) then record.taken = nil end
+  if record.output and not is_output(record.output) then record.output = nil end
   return record
 end
+
+local function output_of(id) return T .. ':output:' .. id end
+
+-- The id of an entry there: the run, and the place among the values of all runs.
+local function entry_of(run, n) return string.format('%.0f-%.0f', run, n) end
 
 local function record_of(id, queue)
   if queue and queue ~= T then return read_record(redis.call('HGET', queue .. ':calls', id)) end

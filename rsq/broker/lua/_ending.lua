@@ -69,6 +69,14 @@ local function forget_overdue(ids)
   if #ids > 0 then redis.call('HDEL', OVERDUE, unpack(ids)) end
 end
 
+-- Watchers hear of it. It is the last entry, so no trimming reaches it.
+local function end_output(id, output, way)
+  local key, last = output_of(id), entry_of(output.run, output.n + 1)
+  redis.pcall('XADD', key, last, 'end', way)
+  redis.pcall('PEXPIRE', key, string.format('%.0f', output.ttl_ms))
+  redis.call(PUBLISH, key, last .. ' ' .. way .. '\n')
+end
+
 local function give_up(id, record, now, way)
   free_slot(id, record, now)
   leave_line(id, record)
@@ -77,6 +85,7 @@ local function give_up(id, record, now, way)
   if record.key and record.ends ~= '' then drop_marker(id, record, way) end
   if record.taken then redis.call('SREM', taken_by(record.taken[1]), id) end
   if record.versioned and way == 'succeeded' then bring_version(record) end
+  if record.output then end_output(id, record.output, way) end
 end
 
 -- These calls have ended in this way: they are known no more, and hold nothing.

@@ -1,7 +1,7 @@
 -- bury: running or taken -> dead, for a batch of entries of one stream, at most 1,000; of flows, at most 100
 -- KEYS  T
--- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, number of reports, then
---       rows, then the reports
+-- ARGV  consumer, priority, taken (as in complete), max_length, max_age_ms, number of reports, what was
+--       emitted last (as in complete), then rows, then the reports
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Buried
 -- rows: Reported
@@ -11,6 +11,7 @@
 -- include: _calls
 -- include: _slots
 -- include: _settle
+-- include: _emitted
 -- include: _reports
 -- include: _member
 -- include: _flow
@@ -21,16 +22,18 @@ local now, dead, max_length = now_ms(), T .. ':dead', string.format('%.0f', tonu
 -- Redis takes no time before its epoch.
 local max_age_ms = math.min(tonumber(ARGV[5]), now)
 local ids, settled, untraced = {}, {}, {}
-local members, last = members_in(7, #ARGV, tonumber(ARGV[6]), consumer, stream_of(priority), taken)
-for i = 7, last, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
+local members, last = members_in(8, #ARGV, tonumber(ARGV[6]), consumer, stream_of(priority), taken)
+for i = 8, last, WIDTH do ids[#ids + 1] = ARGV[i + ID] end
 look_up(ids, 'dead', members)
+local emit = last_emission(consumer, stream_of(priority), ARGV[8 + ENTRY_ID], ids[1], taken, ARGV[7])
 expect('stream', dead, ENDED)
 
-for i = 7, last, WIDTH do
+for i = 8, last, WIDTH do
   local entry_id, id, result, ttl_ms = ARGV[i + ENTRY_ID], ARGV[i + ID], ARGV[i + RESULT], ARGV[i + TTL_MS]
   if settle(consumer, stream_of(priority), entry_id, id, taken) then
     local record = record_of(id)
     settled[#settled + 1] = id
+    emit()
     local newer = record.newer or {}
     local letter = {
       'id', id, 'task', newer[1] or ARGV[i + TASK], 'body', newer[2] or ARGV[i + BODY], 'meta', newer[3] or ARGV[i + META],

@@ -1,8 +1,8 @@
 -- complete: running or taken -> done, for a batch of entries of one stream, at most 1,000; of flows, at most 100
 -- KEYS  T
 -- ARGV  consumer, priority, taken ('1' = all of these were acknowledged early: their tokens are the fence, not the lease),
---       way in which they ended, number of reports, number of pages that calls add to flows, then rows, then the
---       reports, then the pages
+--       way in which they ended, number of reports, number of pages that calls add to flows, what was emitted last ('' =
+--       nothing, see _emitted; else this is one call), then rows, then the reports, then the pages
 -- out   -1 the consumer lost its lease, nothing written | number of entries settled by this call
 -- rows: Completed
 -- include: _common
@@ -11,7 +11,7 @@ local consumer, stream, taken, way = ARGV[1], stream_of(ARGV[2]), ARGV[3] == '1'
 if not taken and not holds_lease(consumer) then return -1 end
 -- Fewer entries are deleted one by one.
 local FEW = 4
-local FIRST, reports, pages = 7, tonumber(ARGV[5]), tonumber(ARGV[6])
+local FIRST, reports, pages, emitted = 8, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local now, ids, entry_ids, untraced = now_ms(), {}, {}, {}
 
 -- What the rows up to this place say.
@@ -42,7 +42,7 @@ end
 
 -- Most calls have no rules, and are part of no flow. The rest of this script is not even made for them: each function costs
 -- as much as a small command.
-if not taken and reports == 0 then
+if not taken and reports == 0 and emitted == '' then
   note(#ARGV)
   if nothing_known() then
     if #untraced > 0 then expect('stream', ENDED) end
@@ -105,6 +105,7 @@ end
 -- include: _calls
 -- include: _slots
 -- include: _settle
+-- include: _emitted
 -- include: _reports
 -- include: _member
 -- include: _flow
@@ -112,6 +113,7 @@ end
 local settled, traceless = {}, {}
 for _, id in ipairs(untraced) do traceless[id] = true end
 untraced = {}
+local emit = last_emission(consumer, stream, ARGV[FIRST + ENTRY_ID], ids[1], taken, emitted)
 
 -- What these add to flows goes with their reports.
 local function tell()
@@ -140,6 +142,7 @@ for i = FIRST, last, WIDTH do
   local id = ARGV[i + ID]
   if whole or settle(consumer, stream, ARGV[i + ENTRY_ID], id, taken) then
     settled[#settled + 1] = id
+    emit()
     publish(i)
     if traceless[id] then untraced[#untraced + 1] = id end
   end

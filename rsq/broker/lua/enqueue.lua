@@ -78,7 +78,7 @@ if dedupe_key ~= '' then mark(dedupe_key, id, marker_ttl_ms, ends, replace, {}) 
 if unique then
   local kept_ms = math.max(tonumber(marker_ttl_ms), due - now)
   redis.call('SET', id_marker, id, 'PX', string.format('%.0f', kept_ms))
-  redis.call('DEL', T .. ':result:' .. id)
+  redis.call('DEL', T .. ':result:' .. id, output_of(id))
   if was_revoked then redis.call('ZREM', REVOKED, id) end
 end
 place(now, due, priority, id, task, body, meta)

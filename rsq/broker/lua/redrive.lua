@@ -33,7 +33,7 @@ expect('zset', REVOKED)
 expect_ready(priority)
 
 redis.call('XDEL', dead, ARGV[1])
-redis.call('DEL', T .. ':result:' .. id)
+redis.call('DEL', T .. ':result:' .. id, output_of(id))
 -- Whoever revoked it came after its end: it was not to run then, and is to run now.
 redis.call('ZREM', REVOKED, id)
 if has_key then mark(rule[1], id, rule[3], rule[2], rule[4] == 1, {}) end

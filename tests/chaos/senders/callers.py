@@ -12,9 +12,10 @@ from tests.chaos.senders.late import LateRepeats
 from tests.chaos.senders.producers import Producer
 from tests.chaos.senders.sender import Sender
 from tests.chaos.senders.waiters import Waiter
-from tests.clusters import AnyServer
+from tests.chaos.senders.watchers import Watcher
+from tests.clusters import AnyServer, Cluster
 
-PRODUCERS, WAITERS, LATE, FLOWS = 4, 8, 3, 2
+PRODUCERS, WAITERS, LATE, FLOWS, WATCHERS = 4, 8, 3, 2, 3
 PAUSE_S, WAITERS_PAUSE_S, FLOWS_PAUSE_S, EVENTS_PAUSE_S = 0.04, 0.3, 0.3, 0.2
 
 SEND_S = 60.0
@@ -23,7 +24,7 @@ SEND_S = 60.0
 WAIT_S = 30.0
 """Once all calls have ended every wait ends within this time."""
 
-SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows", "events")
+SENDERS = ("early", "big", "waiters", "coroutines", "late_repeats", "flows", "events", "watchers")
 """Those that can be left out; the producers' other ways to send cannot."""
 
 
@@ -55,6 +56,10 @@ class Callers:
         self._waiters: list[Crowd | Coroutines] = [
             Crowd("waiters", waiters, sender.journal, seed, WAITERS_PAUSE_S),
         ]
+        if "watchers" in actors:
+            watcher = Watcher(sender, may_lack=isinstance(server, Cluster))
+            crowd = Crowd("watchers", [watcher.act] * WATCHERS, sender.journal, seed, WAITERS_PAUSE_S)
+            self._waiters.append(crowd)
         if "coroutines" in actors:
             self._waiters.append(Coroutines(sender, seed))
 
