@@ -90,7 +90,7 @@ local function step()
   return next(members) == nil
 end
 
-local steps_only, whole = not taken and reports > 0 and step(), nil
+local steps_only, whole = not taken and reports > 0 and emitted == '' and step(), nil
 if steps_only and nothing_known() then
   whole = settle_whole()
   if whole then
@@ -113,7 +113,6 @@ end
 local settled, traceless = {}, {}
 for _, id in ipairs(untraced) do traceless[id] = true end
 untraced = {}
-local emit = last_emission(consumer, stream, ARGV[FIRST + ENTRY_ID], ids[1], taken, emitted)
 
 -- What these add to flows goes with their reports.
 local function tell()
@@ -128,8 +127,9 @@ local function tell()
   look_up(ids, way, members, stepping)
 end
 
-if taken then members = members_in(FIRST, pages, reports, consumer, stream, taken) or {} end
+if taken or emitted ~= '' then members = members_in(FIRST, pages, reports, consumer, stream, taken) or {} end
 tell()
+local emit = last_emission(consumer, stream, ARGV[FIRST + ENTRY_ID], ids[1], taken, emitted)
 if not taken and not whole then
   whole = settle_whole()
   if not whole and reports > 0 then
