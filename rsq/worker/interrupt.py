@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import FrameType
 from typing import Any
 
+from rsq.bell import Bell
 from rsq.broker.channel import Channel
 from rsq.calls.message import Delivery
 from rsq.errors import SoftTimeLimitExceeded
@@ -35,11 +36,20 @@ _GUARDED = ("logging", "threading", "queue", "importlib", "concurrent.futures", 
 _BODIES = ("rsq.task", "rsq.calls.each", "rsq.calls.yields", "rsq.contrib", "rsq.testing", "rsq.demo", "rsq.bench")
 """Parts of rsq that bodies consist of, or that call them."""
 
-_WAITS = (threading.Condition.wait.__code__, Channel.readable.__code__)
+_WAITS = (threading.Condition.wait.__code__, Bell.wait.__code__, Channel.readable.__code__)
 """Where a thread waits, for as long as it takes, and cleans up when the wait is interrupted."""
 
 
-_WAITING = ("threading", "queue", "concurrent.futures", "rsq.broker", "rsq.result", "rsq.output", "rsq.running")
+_WAITING = (
+    "threading",
+    "queue",
+    "concurrent.futures",
+    "rsq.bell",
+    "rsq.broker",
+    "rsq.result",
+    "rsq.output",
+    "rsq.running",
+)
 """Who calls them, and is as ready to be interrupted as they are."""
 
 _BEGINS = (threading.Thread.run.__code__, vars(threading.Thread)["_bootstrap_inner"].__code__)
