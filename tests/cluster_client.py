@@ -29,6 +29,11 @@ def all_channels(node: Any, pattern: str = "*") -> list[bytes]:
     return [name for kind in kinds for name in node.execute_command(kind, pattern)]
 
 
+def holder_of(client: Any, key: str) -> Any:
+    """The client of the server that has a key, for pipelines."""
+    return client.of(key) if isinstance(client, ClusterClient) else client
+
+
 class ClusterClient(redis.Redis):
     """Each command goes to the master of the first tag in it, or to the one of the home; some go to all masters.
 
@@ -49,6 +54,10 @@ class ClusterClient(redis.Redis):
     def masters(self) -> list[Any]:
         """A client of each master."""
         return [self._of(node) for node in dict.fromkeys(node for _, _, node in self._ranges)]
+
+    def of(self, key: str) -> Any:
+        """A client of the master that has a key."""
+        return self._of(self._node((key,)))
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
         node = self._node(words)

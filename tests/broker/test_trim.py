@@ -13,6 +13,7 @@ from rsq.broker.event_stream import EventStream
 from rsq.broker.trimming import StreamTrimmer, Trimmed, trimmed
 from rsq.calls.retention import retention
 from rsq.errors import BrokerRefused
+from tests.cluster_client import holder_of
 from tests.servers import Server, not_on_cluster
 
 pytestmark = pytest.mark.leaves("{events}")
@@ -33,7 +34,7 @@ class Stream:
 
     def add(self, first: int, last: int) -> None:
         """Events with the ids `first`-0 to `last`-0."""
-        with self.redis.pipeline(transaction=False) as pipe:
+        with holder_of(self.redis, STREAM).pipeline(transaction=False) as pipe:
             for number in range(first, last + 1):
                 pipe.xadd(STREAM, {"n": number}, id=f"{number}-0")
             pipe.execute()

@@ -19,8 +19,9 @@ from rsq.streams import feeder as feeder_module
 from rsq.streams import feeding
 from rsq.streams.feeder import Feeder
 from rsq.streams.feeding import Feed
+from tests.cluster_client import holder_of
 from tests.helpers import wait_until
-from tests.servers import Server, not_on_cluster
+from tests.servers import Server
 
 pytestmark = pytest.mark.leaves("{events}")
 
@@ -189,7 +190,6 @@ def test_what_others_delete_and_trim_holds_nothing_up(start: Make, redis: Any, f
     wait_until(lambda: fed() == [*"abcd"])
 
 
-@not_on_cluster("it is done to the stream in one transaction, which the client of the tests does not route")
 @pytest.mark.parametrize("window", [3, 2000], ids=["behind", "at the end"])
 def test_what_others_trim_unread_is_counted_and_told(
     start: Make,
@@ -215,7 +215,7 @@ def test_what_others_trim_unread_is_counted_and_told(
         wait_until(lambda: fed() == [*"hi"])
     else:
         wait_until(lambda: is_told(redis))
-        with redis.pipeline() as pipe:
+        with holder_of(redis, STREAM).pipeline() as pipe:
             for value in "defghi":
                 pipe.xadd(STREAM, {"n": value}, maxlen=2, approximate=False)
             pipe.execute()
@@ -255,14 +255,13 @@ def test_a_stream_that_is_deleted_begins_anew(start: Make, redis: Any, queue: Wo
     wait_until(lambda: fed() == [*"abc"])
 
 
-@not_on_cluster("it is done to the stream in one transaction, which the client of the tests does not route")
 def test_a_stream_that_was_made_anew_meanwhile_is_read_from_its_beginning(
     start: Make, redis: Any, fed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(redis, *"ab")
     start()
     wait_until(lambda: fed() == [*"ab"])
-    with redis.pipeline() as pipe:
+    with holder_of(redis, STREAM).pipeline() as pipe:
         pipe.delete(STREAM)
         pipe.xadd(STREAM, {"n": "c"}, id="5-1")
         pipe.execute()
@@ -270,7 +269,6 @@ def test_a_stream_that_was_made_anew_meanwhile_is_read_from_its_beginning(
     assert "was made anew" in caplog.text
 
 
-@not_on_cluster("it is done to the stream in one transaction, which the client of the tests does not route")
 def test_a_server_that_took_over_without_the_newest_events_costs_those_alone(
     start: Make, redis: Any, queue: WorkerQueue, fed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from rsq import App
 from rsq.cli.main import main
 from rsq.streams import retain as retain_module
+from tests.cluster_client import holder_of
 from tests.helpers import wait_until
 from tests.servers import Server
 
@@ -43,7 +44,7 @@ def soon(monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[None]:
 
 
 def add(redis: Any, first: int, last: int) -> None:
-    with redis.pipeline(transaction=False) as pipe:
+    with holder_of(redis, STREAM).pipeline(transaction=False) as pipe:
         for number in range(first, last):
             pipe.xadd(STREAM, {"n": number})
         pipe.execute()
