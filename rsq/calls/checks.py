@@ -48,6 +48,11 @@ def check_output_length(value: Any) -> int:
     return number
 
 
+def check_stream(stream: Any) -> None:
+    if not isinstance(stream, str) or not 0 < len(stream) <= 500:
+        raise SettingsError(f"a stream is named by the text of 1 to 500 characters that is its key, not {stream!r}")
+
+
 def check_timelimit(timelimit: tuple[float | None, float | None]) -> None:
     hard, soft = timelimit
     if hard is not None and soft is not None and soft >= hard:

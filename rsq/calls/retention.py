@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from rsq.calls.checks import positive, require
+from rsq.calls.checks import check_stream, positive, require
 from rsq.errors import SettingsError
 
 
@@ -41,8 +41,7 @@ def retention(
     hard: bool,
 ) -> Retention:
     """What these ask for. Raises SettingsError."""
-    if not isinstance(stream, str) or not 0 < len(stream) <= 500:
-        raise SettingsError(f"a stream is named by the text of 1 to 500 characters that is its key, not {stream!r}")
+    check_stream(stream)
     require("hard", hard, bool)
     length = age_ms = None
     if isinstance(retain, timedelta):

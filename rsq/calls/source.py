@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
-from rsq.calls.checks import require
+from rsq.calls.checks import check_stream, require
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.options import MOST_VERSION
 from rsq.calls.placement import Placement
@@ -92,9 +92,7 @@ class Source:
 
     def __post_init__(self) -> None:
         try:
-            require("stream", self.stream, str)
-            if not 0 < len(self.stream) <= 500:
-                raise SettingsError(f"a stream has a key of 1 to 500 characters, not {self.stream!r}")
+            check_stream(self.stream)
             require("group", self.group, str)
             if not keys.is_queue(self.group):
                 raise SettingsError(

@@ -60,7 +60,6 @@ class Trimmer:
     def __init__(self, endpoint: Endpoint, kept: Sequence[Retention], groups: Mapping[str, Sequence[str]]) -> None:
         me = os.urandom(8).hex()
         self._streams = [StreamTrimmer(endpoint, each, groups.get(each.stream, ()), me) for each in kept]
-        self._trims: set[str] = set()
         self._saying = Saying()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.run, name="rsq-trimmer", daemon=True)
