@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from rsq.bell import Bell
 from rsq.broker import scripts
 from rsq.broker.exchange import PAUSE_S
 from rsq.broker.flow_rows import pack
@@ -137,7 +138,7 @@ class Emitter:
         self._room = threading.Condition(self._lock)
         self._bytes = 0
         self._waiting: dict[Output, None] = {}
-        self._something = threading.Event()
+        self._something = Bell()
         self._sleeping = False
         self._thread: threading.Thread | None = None
 
@@ -187,7 +188,6 @@ class Emitter:
             if not self._waiting:
                 self._something.wait()
             self._sleeping = False
-            self._something.clear()
             batch = self._take()
             if batch and not self._write(batch):
                 time.sleep(pause_s)
