@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -33,6 +34,20 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = "t
             pytest.fail(f"waited {waited_s:.0f} s for {what}; the last answer was {answer!r}")
         time.sleep(POLL_S)
     return answer
+
+
+def wait_beside(
+    selector: selectors.BaseSelector, tend: Callable[[float], None], condition: Callable[[], bool], timeout_s: float
+) -> None:
+    """`wait_until`, looking after what is ready in a selector meanwhile, as a supervisor does."""
+
+    def looked() -> bool:
+        for key, _ in selector.select(0.01) if selector.get_map() else ():
+            key.data.on_readable(key.fd)
+        tend(time.monotonic())
+        return condition()
+
+    wait_until(looked, timeout_s)
 
 
 def free_port(above: int = 0) -> int:

@@ -27,6 +27,7 @@ from rsq.beat.entry import Record, generation_of, unpack_record
 from rsq.broker import scripts
 from rsq.broker.client import Client
 from rsq.broker.connection import ScriptCall
+from rsq.broker.faults import checked
 from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, DecodeError
 from rsq.keys import BeatKeys, is_queue
@@ -77,7 +78,7 @@ class Store:
         raw_name = _as_bytes(name)
         commands = [("HGET", self.keys.schedules, raw_name), ("ZSCORE", self.keys.due, raw_name)]
         with self._client.link() as link:
-            kept, due = _checked(link.pipeline(commands))
+            kept, due = checked(link.pipeline(commands))
         if kept is None:
             return None
         record = unpack_record(name, kept)
@@ -93,7 +94,7 @@ class Store:
     def load(self) -> tuple[dict[str, Record], dict[str, DecodeError]]:
         """All records by name, each with its `due_ms`; and by name what is wrong with those that cannot be read."""
         with self._client.link() as link:
-            kept, dues = _checked(
+            kept, dues = checked(
                 link.pipeline([("HGETALL", self.keys.schedules), ("ZRANGE", self.keys.due, 0, -1, "WITHSCORES")])
             )
         due = dict(_scores(dues))
@@ -167,7 +168,7 @@ class Store:
             for queue in queues:
                 link.call_packed(self._client.target(queue).introduce())
             for first in range(0, len(calls), CHUNK):
-                replies += _checked(link.run_many(calls[first : first + CHUNK]))
+                replies += checked(link.run_many(calls[first : first + CHUNK]))
         return [
             replace(record, generation=reply) if reply else None for record, reply in zip(records, replies, strict=True)
         ]
@@ -249,7 +250,7 @@ class Store:
         """This beat runs, until then; gives all that run, the version of the schedules, and the server's clock."""
         keys = self.keys
         with self._client.link() as link:
-            _, _, beats, version, (seconds, micros) = _checked(
+            _, _, beats, version, (seconds, micros) = checked(
                 link.pipeline(
                     [
                         ("ZADD", keys.beats, until_ms, beat),
@@ -291,10 +292,3 @@ def _moment_ms(score: bytes) -> int:
 
 def _scores(rows: Sequence[bytes]) -> list[tuple[str, int]]:
     return [(_as_text(name), _moment_ms(score)) for name, score in zip(rows[::2], rows[1::2], strict=True)]
-
-
-def _checked(replies: Sequence[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, BrokerError):
-            raise reply
-    return list(replies)

@@ -9,6 +9,7 @@ from typing import Any
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.faults import checked
 from rsq.broker.wire import Command
 from rsq.errors import BrokerError
 
@@ -109,17 +110,16 @@ class EventStream:
     def end(self, position: str) -> None:
         """The group has come so far, and goes."""
         about = keys.about(self._stream)
-        replies = self._link.pipeline(
-            [
-                ("HSET", about, f"replayed:{self._group}", position),
-                ("HDEL", about, f"read:{self._group}"),
-                ("PEXPIRE", about, KEPT_MS),
-                ("XGROUP", "DESTROY", self._stream, self._group),
-            ]
+        checked(
+            self._link.pipeline(
+                [
+                    ("HSET", about, f"replayed:{self._group}", position),
+                    ("HDEL", about, f"read:{self._group}"),
+                    ("PEXPIRE", about, KEPT_MS),
+                    ("XGROUP", "DESTROY", self._stream, self._group),
+                ]
+            )
         )
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise reply
 
     def ended(self) -> str:
         """How far the group had come when it ended; '' = it has not."""

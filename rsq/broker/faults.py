@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import hiredis
 from redis.exceptions import RedisError
@@ -31,6 +32,14 @@ class ScriptMissing(BrokerError):
 
 class SlotMoved(BrokerUnavailable):
     """Nothing was done: another node of the cluster serves this slot now."""
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """Replies of which none may be a refusal. Raises the first one that is."""
+    for reply in replies:
+        if isinstance(reply, BrokerError):
+            raise reply
+    return replies
 
 
 _CREDENTIALS = ("NOAUTH", "WRONGPASS", "without any password configured", "invalid password", "invalid username")

@@ -10,6 +10,7 @@ from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.event_stream import READ_TIMEOUT_S
+from rsq.broker.faults import checked
 from rsq.calls.retention import Retention
 
 
@@ -81,15 +82,15 @@ class StreamTrimmer:
 
 def trimmed(link: Link, streams: Sequence[str]) -> list[TrimInfo]:
     """What was trimmed of those of these streams that are. Raises BrokerError."""
-    found = []
-    for stream in streams:
-        flat: list[bytes] = link.call("HGETALL", keys.about(stream))
+    looks = [look for each in streams for look in (("HGETALL", keys.about(each)), ("XLEN", each))]
+    replies, found = checked(link.pipeline(looks)) if looks else [], []
+    for stream, flat, length in zip(streams, replies[::2], replies[1::2], strict=True):
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         if not fields.keys() & {b"trimmed", b"held"}:
             continue
         why, _, held_by = _text(fields.get(b"held", b"")).partition(" ")
         gone, dropped = (int(fields.get(name, 0)) for name in (b"trimmed", b"dropped"))
-        found.append(TrimInfo(stream, link.call("XLEN", stream), gone, dropped, held_by, why))
+        found.append(TrimInfo(stream, length, gone, dropped, held_by, why))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rsq import codec, keys
 from rsq.broker import rows, scripts
 from rsq.broker.emitter import emit_call
+from rsq.broker.faults import checked
 from rsq.broker.flow_pages import Pages
 from rsq.broker.flow_rows import pack
 from rsq.broker.queue import Queue, QueueMoved
@@ -165,10 +166,7 @@ class WorkerQueue(Queue):
         if not deliveries:
             return
         ids = [delivery.id for delivery in deliveries]
-        marks = link.pipeline([("HMGET", self.keys.crashes, *ids), ("HMGET", self.keys.overdue, *ids)])
-        for reply in marks:
-            if isinstance(reply, BrokerError):
-                raise reply
+        marks = checked(link.pipeline([("HMGET", self.keys.crashes, *ids), ("HMGET", self.keys.overdue, *ids)]))
         for delivery, crashes, overdue in zip(deliveries, *marks, strict=True):
             mark_killed(delivery, crashes, overdue)
             if crashes or overdue:

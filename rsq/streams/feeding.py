@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rsq.broker import scripts
 from rsq.broker.connection import running
 from rsq.broker.deadline import Deadline
+from rsq.broker.faults import checked
 from rsq.broker.pool import LinkPool
 from rsq.broker.queue import Queue
 from rsq.broker.rows import Fed
@@ -88,11 +89,9 @@ class Feed:
         call = (scripts.FEED, self._queue.keys.prefix, (*head, *(part for row in rows for part in row[:width])))
         link = self._links.take()
         try:
-            (reply,) = link.follow(running([call], deadline))
+            (reply,) = checked(link.follow(running([call], deadline)))
         finally:
             self._links.give_back(link)
-        if isinstance(reply, BrokerError):
-            raise reply
         answer = Answer(reply[0].decode(), reply[1].decode(), reply[2], reply[3].decode())
         self.feeds = answer.who == "you" and lease_ms > 0
         return answer

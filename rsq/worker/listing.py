@@ -8,6 +8,7 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker.exchange import Exchange
+from rsq.broker.faults import checked
 from rsq.broker.wire import Argument, Command, packed
 from rsq.broker.worker_wishes import Wish, unpack_wish
 from rsq.errors import BrokerError
@@ -102,8 +103,4 @@ class Listing:
 
 
 def _checked(commands: Sequence[Command]) -> Exchange[list[Any]]:
-    replies: list[Any] = yield [packed(*command) for command in commands], None
-    for reply in replies:
-        if isinstance(reply, BrokerError):
-            raise reply
-    return replies
+    return checked((yield [packed(*command) for command in commands], None))

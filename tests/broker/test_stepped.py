@@ -15,11 +15,12 @@ import pytest
 from rsq.broker.connection import Endpoint
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange
+from rsq.broker.faults import checked
 from rsq.broker.stepped import SteppedLink
 from rsq.broker.wire import packed
-from rsq.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from rsq.errors import BrokerRefused, BrokerUnavailable
 from tests.conftest import MakeServer
-from tests.helpers import free_port, wait_until
+from tests.helpers import free_port, wait_beside
 from tests.integration.test_deadlines import certificates
 
 LONG_S = 60.0
@@ -38,15 +39,7 @@ class Office:
         self.link.follow(asking(*commands), Deadline(seconds), self.told.append)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Look after what is ready."""
-
-        def looked() -> bool:
-            for key, _ in self.selector.select(0.01) if self.selector.get_map() else ():
-                key.data.on_readable(key.fd)
-            self.link.tend(time.monotonic())
-            return holds()
-
-        wait_until(looked, LONG_S, "it to be told")
+        wait_beside(self.selector, self.link.tend, holds, LONG_S)
 
     def answer(self, *commands: bytes, seconds: float = LONG_S) -> Any:
         number = len(self.told)
@@ -56,11 +49,7 @@ class Office:
 
 
 def asking(*commands: bytes) -> Exchange[list[Any]]:
-    replies: list[Any] = yield list(commands), None
-    for reply in replies:
-        if isinstance(reply, BrokerError):
-            raise reply
-    return replies
+    return checked((yield list(commands), None))
 
 
 @pytest.fixture

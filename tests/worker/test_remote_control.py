@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from rsq.settings import Settings
 from rsq.worker.portrait import Portrait
 from rsq.worker.remote_control import RemoteControl
 from tests.conftest import MakeServer
-from tests.helpers import wait_until
+from tests.helpers import wait_beside
 
 WORKER, LONG_S = "host-1-abcd", 60.0
 
@@ -47,13 +46,7 @@ class Office:
         self.control.tell([], wanted, False)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        def looked() -> bool:
-            for key, _ in self.selector.select(0.01) if self.selector.get_map() else ():
-                key.data.on_readable(key.fd)
-            self.control.tend(time.monotonic())
-            return holds()
-
-        wait_until(looked, LONG_S, "it to come about")
+        wait_beside(self.selector, self.control.tend, holds, LONG_S)
 
 
 @pytest.fixture
