@@ -95,7 +95,7 @@ class Nodes:
 
 
 def cluster(rig: Rig) -> Samples:
-    """A send and its result, a drain by one lane and by three, and an idle child, against the same on one server."""
+    """A send and its result, a drain by one lane and by three, and who waits, against the same on one server."""
     with Nodes(rig.binary) as nodes:
         plain_url = rig.url
         try:

@@ -81,7 +81,7 @@ def call(
 @click.option("--wait", is_flag=True, help="Wait until there is a result.")
 @click.option("--follow", is_flag=True, help="Print what the call emits as it comes, until its end, then its result.")
 @click.option("--after", metavar="CURSOR", help="With --follow: begin behind this item.")
-@timeout_option(60.0, "; with --follow, for the next item")
+@timeout_option(60.0, "for a result, with --follow for the next item")
 @json_option
 @pass_context
 def result(
