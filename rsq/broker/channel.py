@@ -116,12 +116,12 @@ class Channel:
                 continue
         return reply
 
-    def push(self, seconds: float, lock: threading.Lock) -> Any:
-        """The next reply, or None after so many seconds. Other threads may send meanwhile, holding the lock."""
+    def pushes(self, seconds: float, lock: threading.Lock) -> list[Any]:
+        """What has come, or comes within so many seconds. Other threads may send meanwhile, holding the lock."""
         gets, until = self._reader.gets, monotonic() + seconds
         while (reply := gets()) is False:
             if not self.readable(until - monotonic()):
-                return None
+                return []
             if not self._tls:
                 self._receive()
                 continue
@@ -133,7 +133,10 @@ class Channel:
                     continue
                 finally:
                     self.socket.settimeout(self._timeout_s)
-        return reply
+        replies = [reply]
+        while (reply := gets()) is not False:
+            replies.append(reply)
+        return replies
 
     def readable(self, seconds: float) -> bool:
         """Whether something comes within so many seconds."""

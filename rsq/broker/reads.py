@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsq import keys
 from rsq.broker.replies import sort_entries
-from rsq.broker.wire import Command, packed, packed_texts
+from rsq.broker.wire import packed, packed_texts
 from rsq.broker.worker_queue import WorkerQueue
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError
@@ -127,8 +127,8 @@ class BlockingRead:
             for queue, priorities in in_use
             for priority in priorities
         }
-        self._head: Command = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT")
-        self._tail: Command = ("STREAMS", *self._streams, *[">"] * len(self._streams))
+        self._head = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT")
+        self._tail: tuple[str | bytes, ...] = ("STREAMS", *self._streams, *[">"] * len(self._streams))
         # After the read, so that what was revoked before it was read is always seen.
         looks = [packed_texts("EXISTS", *signs(queue)) for queue, _ in in_use]
         dues = [
@@ -143,7 +143,7 @@ class BlockingRead:
 
         on_time  called when the time is up and the server has not answered yet
         """
-        request = packed(*self._head, count, "BLOCK", max(1, block_ms), *self._tail)
+        request = packed_texts(*self._head, str(count), "BLOCK", str(max(1, block_ms)), *self._tail)
         reply, *looks = link.pipeline_packed([request, *self._looks], on_late=on_time and (block_ms / 1000, on_time))
         for error in (reply, *looks):
             if isinstance(error, BrokerError):

@@ -75,8 +75,8 @@ class Subscription:
     def leave(self, waiter: Waiter, keys: Sequence[bytes]) -> None:
         with self._lock:
             idle = self._waiting.leave(waiter, keys)
-            if idle and self._channel is not None:
-                self._send(self._channels.unsubscribe(idle))
+            if idle and self._channel is not None and (request := self._channels.leave(idle, not waiter.wanted)):
+                self._send(request)
             if not self._waiting:
                 self._fault = None  # nobody tries any more
             self._hand_over(waiter)
@@ -118,10 +118,10 @@ class Subscription:
             if channel is None:
                 self._connect(deadline.within(self._timeout_s))
                 return
-            reply = channel.push(seconds, self._lock)
+            replies = channel.pushes(seconds, self._lock)
             with self._lock:
-                if reply is not None:
-                    self._dispatch(reply)
+                if replies:
+                    self._dispatch(replies)
                 elif self._silence.lost:
                     self._drop()
                 elif self._silence.asks():
@@ -155,19 +155,19 @@ class Subscription:
             self._channel, self._channels, self._fault = channel, channels, None
             self._silence.heard()
 
-    def _dispatch(self, reply: Any) -> None:
+    def _dispatch(self, replies: Sequence[Any]) -> None:
         self._silence.heard()
-        kind, channel, payload = self._channels.heard(reply)
-        for waiter in self._waiting.of(channel):
-            if kind == b"message":
-                waiter.wanted.came(channel, payload)
-            elif kind == b"subscribe":
-                waiter.unconfirmed.discard(channel)
-                if waiter.unconfirmed:
-                    continue  # one look for all of them
-                waiter.unseen = True
-            if waiter is not self._leader:
-                waiter.wakeup.set()
+        for kind, channel, payload in map(self._channels.heard, replies):
+            for waiter in self._waiting.of(channel):
+                if kind == b"message":
+                    waiter.wanted.came(channel, payload)
+                elif kind == b"subscribe":
+                    waiter.unconfirmed.discard(channel)
+                    if waiter.unconfirmed:
+                        continue  # one look for all of them
+                    waiter.unseen = True
+                if waiter is not self._leader:
+                    waiter.wakeup.set()
 
     def _send(self, request: bytes) -> None:
         """Where it breaks now, the leader connects, for all."""

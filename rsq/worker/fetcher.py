@@ -42,6 +42,9 @@ PLAIN_ROOM = 50
 """With less room a fetch costs little more than a plain read, and lets urgent messages overtake at once. Of large
 messages half a page is enough: a script copies each byte several times."""
 
+HAND_OVER_S = 0.01
+"""An idle executor goes first with what came: for so long the fetcher keeps out of its way, or until that is hungry."""
+
 STAND_BY_S = 0.1
 """Pause between two looks whether a lease that ran out by this host's clock was renewed after all, or is lost."""
 
@@ -276,10 +279,13 @@ class Fetcher:
             # Of a process that stood still meanwhile the look is old.
             self._outlook.calm(min(time.monotonic(), now + block_ms / 1000))
             self._be_there(waited.next_due_ms)
+        self._inbox.hungry.clear()
         for queue, deliveries, wakes in waited.got:
             self._accept(queue, deliveries, wakes, self._identity.consumer)
             if len(deliveries) >= room:
                 self._outlook.backlog = True
+        if len(self._inbox):
+            self._inbox.hungry.wait(HAND_OVER_S)
 
     def _unblock(self, link: Link) -> None:
         try:

@@ -51,6 +51,7 @@ class Prefetch:
         self._seen = (0, 0.0)
         self._tasks = self._stuck = 0.0
         self._mean_bytes: float | None = None
+        self._fitting = BYTES_AHEAD // lanes
         self.ahead = 0
         """How many messages the child is to hold beyond those that run."""
 
@@ -77,15 +78,12 @@ class Prefetch:
         if self._mean_bytes is None:
             self._mean_bytes = mean_bytes
         self._mean_bytes += min(1.0, number / SIZES) * (mean_bytes - self._mean_bytes)
+        self._fitting = int(BYTES_AHEAD / self._lanes / max(self._mean_bytes, 1.0))
 
     @property
     def page(self) -> int:
         """How many messages to ask for at once."""
         return max(1, min(PAGE, self._fitting))
-
-    @property
-    def _fitting(self) -> int:
-        return int(BYTES_AHEAD / self._lanes / max(self._mean_bytes or 0.0, 1.0))
 
     def stuck(self) -> None:
         """All slots run what turned out long: what was held ahead goes back."""

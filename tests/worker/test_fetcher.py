@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rsq.bell import Bell
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.worker_queue import WorkerQueue
@@ -21,7 +22,7 @@ from rsq.states import State
 from rsq.worker import strays
 from rsq.worker.board import Board
 from rsq.worker.committer import Committer
-from rsq.worker.fetcher import Fetcher
+from rsq.worker.fetcher import HAND_OVER_S, Fetcher
 from rsq.worker.identity import Identity
 from rsq.worker.inbox import Inbox
 from rsq.worker.leases import Leases
@@ -202,6 +203,25 @@ def test_what_was_acknowledged_early_and_is_done_by_ones_own_word_alone_is_told_
     desk.steps_until(lambda: redis.exists(key), "its caller to be told")
     assert unpack_result(redis.get(key)).state is State.FAILURE
     assert not redis.exists(desk.queue.keys.taken(desk.identity.consumer))
+
+
+def test_what_came_to_an_idle_executor_is_begun_before_anything_else(desk: Desk) -> None:
+    """The fetcher would keep the interpreter from it: so it waits, for nothing that was asked for before."""
+
+    class Hungry(Bell):
+        def wait(self, timeout_s: float = -1) -> bool:
+            waits.append((timeout_s, self.is_set()))
+            desk.body.run()
+            return True
+
+    waits: list[tuple[float, bool]] = []
+    desk.fetcher.step()
+    desk.inbox.hungry = Hungry()
+    desk.inbox.hungry.set()
+    desk.add(b"")
+    desk.fetcher.step()
+    assert desk.body.ran == ["x0"]
+    assert waits == [(HAND_OVER_S, False)]
 
 
 def test_nothing_is_read_past_ones_own_lease(desk: Desk) -> None:
