@@ -257,6 +257,14 @@ def test_where_durations_differ_hardly_anything_is_handed_back() -> None:
 # -- outputs
 
 
+def test_what_was_there_takes_nothing_from_what_is_measured_next() -> None:
+    """Else memory that is freed meanwhile counts as less than nothing for what is stored."""
+    with Rig(scale=0.01) as rig:
+        rig.call("EVAL", "for i = 1, 300000 do redis.call('HSET', KEYS[1], i, i) end", 1, "many")
+        rig.empty()
+        assert rig.info("memory")["lazyfree_pending_objects"] == "0"
+
+
 def test_the_scenario_of_outputs_runs() -> None:
     with Rig(scale=0.01) as rig:
         samples = {sample.name: sample.value for sample in OUTPUTS["outputs"](rig)}

@@ -88,7 +88,7 @@ class Nodes:
 
     def empty(self) -> None:
         for link in self._links:
-            link.call("FLUSHALL")
+            link.call("FLUSHALL", "SYNC")
 
     def each_cpu_s(self) -> list[float]:
         return [_cpu_s(link) for link in self._links]

@@ -293,18 +293,16 @@ class WorkerQueue(Queue):
             delivery = verdict.delivery
             if type(verdict) is Completed:
                 kind = (scripts.COMPLETE, delivery.priority, delivery.taken, verdict.counter)
+                batch = batches[kind]
                 if of_flows:
                     if verdict.counter == "succeeded" and hasattr(delivery, "added"):
-                        pages[kind] += self._pages(delivery, len(batches[kind]) // len(rows.Completed._fields))
+                        pages[kind] += self._pages(delivery, len(batch) // len(rows.Completed._fields))
                     # A `rows.Reported`, as below, and as texts: a command without numbers is packed at half the cost.
                     place, (skip, value) = delivery.meta["flow"], report_of(verdict)
-                    reports[kind] += (place[0], str(place[1]), str(skip), value)
+                    reports[kind].extend((place[0], str(place[1]), str(skip), value))
                 # A `rows.Completed`, without the cost of making one: nearly all that is ever committed.
-                batches[kind] += (
-                    delivery.entry_id,
-                    delivery.id,
-                    verdict.result if verdict.ttl_ms else b"",
-                    str(verdict.ttl_ms),
+                batch.extend(
+                    (delivery.entry_id, delivery.id, verdict.result if verdict.ttl_ms else b"", str(verdict.ttl_ms))
                 )
             elif type(verdict) is Retried:
                 batches[scripts.RETRY, delivery.priority, delivery.taken, verdict.counter] += rows.Retried(

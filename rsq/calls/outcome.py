@@ -19,6 +19,8 @@ from rsq.remote import decode_error
 from rsq.states import State
 
 _SUCCESS_HEAD = b"\x94" + codec.encode(State.SUCCESS.value)
+_NUMBER_AT = len(_SUCCESS_HEAD)
+_LONGER = {0xCC: 2, 0xCD: 3, 0xCE: 5}
 _NONE = codec.encode(None)
 
 
@@ -176,8 +178,8 @@ def report_of(verdict: Completed | Buried) -> tuple[int, bytes]:
 
 def _head_of(result: bytes) -> int:
     """Where the value begins in what `pack_success` made."""
-    number = len(_SUCCESS_HEAD)
-    return number + {0xCC: 2, 0xCD: 3, 0xCE: 5}.get(result[number], 1) + 9
+    number = result[_NUMBER_AT]
+    return _NUMBER_AT + 10 if number < 0x80 else _NUMBER_AT + _LONGER[number] + 9
 
 
 RESULT_ERRORS = (EncodeError, MessageTooLarge)

@@ -187,8 +187,10 @@ class Attempts:
 
     def _begin(self, delivery: Delivery) -> _Run | Verdict:
         """What to run; or the verdict, where something speaks against it."""
-        task = self._tasks.get(delivery.task)
-        if task is None or delivery.meta or delivery.deliveries > 1 or delivery.problem or delivery.revoked:
+        task, meta = self._tasks.get(delivery.task), delivery.meta
+        # What is said of nearly all calls of flows neither speaks against them nor bounds them.
+        quiet = not meta or meta.keys() <= _QUIET
+        if task is None or not quiet or delivery.deliveries > 1 or delivery.problem or delivery.revoked:
             refused = self._refusal(delivery, task)
             if refused is not None:
                 signalling.refused(task, delivery, refused)
@@ -196,24 +198,24 @@ class Attempts:
             assert task is not None, "an unknown task is refused"
         delivery.app = task.app
         timed = None
-        if (task.is_timed or delivery.meta) and self._limits is not None:
+        if (task.is_timed or not quiet) and self._limits is not None:
             # Arguments may be made to take for ever, too.
             timed = self._limits.start(task, delivery, self._way(task.is_async).throw)
         try:
-            if delivery.meta and (takes := takes_of(delivery)) is not None:
+            if meta and (takes := takes_of(delivery)) is not None:
                 args, kwargs = (
                     errback_arguments(delivery, task.fits) if isinstance(takes, str) else arguments_of(delivery)
                 )
             else:
                 args, kwargs = codec.decode_call(delivery.body)
-                if delivery.meta:
+                if meta:
                     args = decoded(task.source, delivery, args)
         except DecodeError as error:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)
             signalling.refused(task, delivery, refused)
             return refused
         body = task.body
-        if delivery.meta and (each := delivery.meta.get("each")) is not None:
+        if not quiet and (each := meta.get("each")) is not None:
             body = body_of(body, each, task.is_async)
         return _Run(delivery, task, body, args, kwargs, timed)
 

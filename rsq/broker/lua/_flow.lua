@@ -29,7 +29,8 @@ local SKIPPED = cmsgpack.pack({ 'REVOKED', 1, 0, 'upstream' })
 local REVOKED_RESULT = cmsgpack.pack({ 'REVOKED', 1, 0, 'revoked' })
 local P = string.match(T, '^{[^}]*}')
 local FLOWS, TODO = P .. '::flows', P .. '::todo'
-local nodes_left, bytes_left = stepping and stepping.nodes_left or MOST_NODES, stepping and stepping.bytes_left or MOST_BYTES
+local nodes_left, bytes_left = MOST_NODES, MOST_BYTES
+if stepping then nodes_left, bytes_left = stepping.left() end
 local self = { strayed = 0 }
 
 function self.used_up() return nodes_left <= 0 or bytes_left <= 0 end

@@ -1,34 +1,57 @@
--- Part of _flow: what is put into a call when it is released.
+-- Part of _flow and of _steps: what is put into a call when it is released.
+-- What is much the same for the calls of one script is made once: each text costs as much as the call of a function.
 
--- A packed map with entries before its own.
-local function with_entries(map, number, entries)
-  local head, rest = string.byte(map, 1) or 0x80, 2
+local char, byte, sub, packed_numbers, text_heads, bytes = string.char, string.byte, string.sub, {}, {}, {}
+
+local function byte_of(number)
+  local made = bytes[number] or char(number)
+  bytes[number] = made
+  return made
+end
+
+local function packed_number(n)
+  local packed = packed_numbers[n] or cmsgpack.pack(n)
+  packed_numbers[n] = packed
+  return packed
+end
+
+-- What stands before a packed text of this length.
+local function text_head(text)
+  local head = text_heads[#text] or sub(cmsgpack.pack(text), 1, -#text - 1)
+  text_heads[#text] = head
+  return head
+end
+
+-- The head of a packed map with so many entries more, and where its own begin.
+local function map_head(map, number)
+  local head, rest = byte(map) or 0x80, 2
   if head == 0xde then
-    number, rest = number + string.byte(map, 2) * 256 + string.byte(map, 3), 4
+    number, rest = number + byte(map, 2) * 256 + byte(map, 3), 4
   else
     number = number + head - 0x80
   end
-  local new = number < 16 and string.char(0x80 + number) or string.char(0xde, math.floor(number / 256), number % 256)
-  return new .. entries .. string.sub(map, rest)
+  if number < 16 then return byte_of(0x80 + number), rest end
+  return char(0xde, math.floor(number / 256), number % 256), rest
 end
 
 -- A packed call `[args, kwargs]` with a value before its other arguments, as it is. What is no call stays one.
 local function with_value(body, value)
-  local kind, head, rest = string.byte(body, 2), nil, nil
-  if string.byte(body, 1) ~= 0x92 or not kind then return body end
+  local array, kind = byte(body, 1, 2)
+  local head, rest
+  if array ~= 0x92 or not kind then return body end
   if kind >= 0x90 and kind <= 0x9f then
     head, rest = kind - 0x90, 3
   elseif kind == 0xdc and #body >= 4 then
-    head, rest = string.byte(body, 3) * 256 + string.byte(body, 4), 5
+    head, rest = byte(body, 3) * 256 + byte(body, 4), 5
   elseif kind == 0xdd and #body >= 6 then
     head, rest = struct.unpack('>I4', body, 3), 7
   else
     return body
   end
   head = head + 1
-  local array = head < 16 and string.char(0x90 + head) or head < 65536 and '\220' .. struct.pack('>I2', head)
-    or '\221' .. struct.pack('>I4', head)
-  return '\146' .. array .. value .. string.sub(body, rest)
+  if head < 16 then return '\146' .. byte_of(0x90 + head) .. value .. sub(body, rest) end
+  local longer = head < 65536 and '\220' .. struct.pack('>I2', head) or '\221' .. struct.pack('>I4', head)
+  return '\146' .. longer .. value .. sub(body, rest)
 end
 
 -- id, n       of the flow, and its number there
@@ -38,17 +61,14 @@ end
 -- parent      the call that released it ('' = none)
 -- expires_ms  after which it is not started (-1 = no bound)
 local function meta_of(id, n, meta, takes, base, added, parent, expires_ms)
-  local number, entries, place = 1, nil, cmsgpack.pack(id, n)
-  if takes == '' then
-    entries = '\164flow\146' .. place
-  elseif added then
-    entries = '\164flow\149' .. place .. takes .. cmsgpack.pack(base, added)
-  elseif base == 0 then
-    entries = '\164flow\147' .. place .. takes
-  else
-    entries = '\164flow\148' .. place .. takes .. cmsgpack.pack(base)
+  local number, place, from, named, head_of_parent, expires = 1, '\164flow\146', '', '', '', ''
+  if takes ~= '' then
+    place = added and '\164flow\149' or base == 0 and '\164flow\147' or '\164flow\148'
+    from = added and cmsgpack.pack(base, added) or base ~= 0 and cmsgpack.pack(base) or ''
   end
-  if parent ~= '' then number, entries = number + 1, entries .. '\166parent' .. cmsgpack.pack(parent) end
-  if expires_ms >= 0 then number, entries = number + 1, entries .. '\167expires' .. cmsgpack.pack(now + expires_ms) end
-  return with_entries(meta, number, entries)
+  if parent ~= '' then number, named, head_of_parent = 2, '\166parent', text_head(parent) end
+  if expires_ms >= 0 then number, expires = number + 1, '\167expires' .. cmsgpack.pack(now + expires_ms) end
+  local head, rest = map_head(meta, number)
+  return head .. place .. text_head(id) .. id .. packed_number(n) .. takes .. from ..
+    named .. head_of_parent .. parent .. expires .. sub(meta, rest)
 end

@@ -22,11 +22,15 @@ local function expect_delayed(priority, queue)
   expect('hash', (queue or T) .. ':messages')
 end
 
+local function add_to(stream, id, task, body, meta)
+  redis.call('XADD', stream, '*', 'id', id, 'task', task, 'body', body, 'meta', meta)
+end
+
 -- True when the stream is new: nobody blocks on it yet, so somebody has to be woken.
 local function add_ready(priority, id, task, body, meta, queue)
   local stream = stream_of(priority, queue)
   local new = tonumber(priority) ~= 0 and redis.call('EXISTS', stream) == 0
-  redis.call('XADD', stream, '*', 'id', id, 'task', task, 'body', body, 'meta', meta)
+  add_to(stream, id, task, body, meta)
   return new
 end
 

@@ -67,24 +67,35 @@ if #untraced > 0 then expect('stream', ENDED) end
 -- What flows are told, as if all of these were ours to end. All that is not as simple is put into `members`, as `look_up`
 -- takes them; gives whether that is nothing.
 local function step()
-  local by_flow, order = {}, {}
+  local by_flow, order, skips, argv = {}, {}, {}, ARGV
+  local FLOW, NODE, SKIP, VALUE, PLACES = REPORTED.FLOW, REPORTED.NODE, REPORTED.SKIP, REPORTED.VALUE, REPORTED.WIDTH
+  local k = last + 1
   for i = FIRST, last, WIDTH do
-    local k = last + 1 + (i - FIRST) / WIDTH * REPORTED.WIDTH
-    local flow, value = ARGV[k + REPORTED.FLOW], ARGV[k + REPORTED.VALUE]
-    if value == '' then value = string.sub(ARGV[i + RESULT], tonumber(ARGV[k + REPORTED.SKIP]) + 1) end
+    local flow, value = argv[k + FLOW], argv[k + VALUE]
+    if value == '' then
+      local skip = argv[k + SKIP]
+      local from = skips[skip]
+      if not from then
+        from = tonumber(skip) + 1
+        skips[skip] = from
+      end
+      value = string.sub(argv[i + RESULT], from)
+    end
     local ended = by_flow[flow]
     if ended then
       local j = #ended
-      ended[j + 1], ended[j + 2], ended[j + 3] = ARGV[k + REPORTED.NODE], value, ARGV[i + ID]
+      ended[j + 1], ended[j + 2], ended[j + 3] = argv[k + NODE], value, argv[i + ID]
     else
-      by_flow[flow], order[#order + 1] = { ARGV[k + REPORTED.NODE], value, ARGV[i + ID] }, flow
+      by_flow[flow], order[#order + 1] = { argv[k + NODE], value, argv[i + ID] }, flow
     end
+    k = k + PLACES
   end
   local steps_only = way == 'succeeded' and pages == #ARGV
+  if steps_only then stepping.take(order, by_flow) end
   for _, flow in ipairs(order) do
     local ended = by_flow[flow]
-    if not steps_only or not stepping.take(flow, ended) then
-      for j = 1, #ended, 3 do members[ended[j + 2]] = { flow, tonumber(ended[j]), ended[j + 1] } end
+    for j = 1, stepping.has(flow) and 0 or #ended, 3 do
+      members[ended[j + 2]] = { flow, tonumber(ended[j]), ended[j + 1] }
     end
   end
   return next(members) == nil
