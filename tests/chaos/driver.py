@@ -163,7 +163,7 @@ class Chaos:
             sender = Sender(log)
             scene = Scene(server, fleet, wire, beats, sender, log, rng, LEASE_S)
             stack.enter_context(_stall_watch(scene))
-            callers = Callers(sender, server, self.seed, self._actors(several))
+            callers = Callers(sender, server, self.seed, self.actors)
             stack.callback(callers.close)
             saboteur = Saboteur(scene, self._faults(several), self.haste)
             callers.start()
@@ -189,10 +189,6 @@ class Chaos:
         if self.kind in CLUSTERS:
             return Cluster(binary, config=NODES)
         return Server(binary, self.directory / "server", appendonly=True)
-
-    def _actors(self, on_cluster: bool) -> Collection[str]:
-        """Without events: what was fed of them, and how far it has read, a failover may undo, and they run again."""
-        return {*self.actors} - ({"events"} if on_cluster else set())
 
     def _faults(self, on_cluster: bool) -> list[str]:
         """Those that can be dealt here."""
