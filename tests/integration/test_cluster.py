@@ -175,8 +175,8 @@ def test_a_namespace_is_deleted_on_all_its_nodes(app: App, cluster: Cluster) -> 
 
 
 @contextmanager
-def calls() -> Iterator[Callable[[], list[str]]]:
-    """Calls are sent all the time; gives what has been accepted so far. At the end of the block it stops."""
+def calls(queue: str = "default") -> Iterator[Callable[[], list[str]]]:
+    """Calls are sent to a queue all the time; gives what has been accepted so far. At the end of the block it stops."""
     accepted: list[str] = []
     faults: list[BaseException] = []
     stop = threading.Event()
@@ -186,7 +186,7 @@ def calls() -> Iterator[Callable[[], list[str]]]:
         try:
             while not stop.is_set():
                 word = f"call-{number}"
-                tasks.note.delay(word)
+                tasks.note.apply_async((word,), queue=queue)
                 accepted.append(word)
                 number += 1
                 stop.wait(0.002)
