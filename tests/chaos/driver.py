@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -104,7 +105,7 @@ class Chaos:
 
     seconds  of producers and faults; start and drain come on top
     seed     of all that is drawn
-    kind     of server, as `tests.servers.find_binary` takes it
+    kind     of server, as `tests.servers.find_binary` takes it; default: what the tests run on
     keep     keep the files of a clean run, too
     haste    share of the faults that do not wait for those before them to end: from these no recovery can be measured
     actors   who takes part, of `ACTORS`
@@ -117,6 +118,9 @@ class Chaos:
     keep: bool = False
     actors: Collection[str] = ACTORS
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rsq-chaos-", dir="/tmp")))
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or os.environ.get("RSQ_TEST_SERVER")
 
     def run(self) -> Report:
         """Raises what the driver itself could not do; then the directory is kept, too."""
