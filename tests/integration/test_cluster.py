@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any
 
 import pytest
 
 from rsq import App, every
+from rsq.beat.store import Store
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.errors import QueuePaused, TaskRevoked
@@ -354,6 +355,27 @@ def test_an_outcome_that_a_failover_loses_is_produced_again(
             wait_until(lambda: client.exists(key), PATIENT_S, "its outcome to be confirmed")
     assert runs.get(timeout=PATIENT_S) == "lost"
     assert journal.count("ended lost") == 2
+
+
+def test_a_slot_of_a_schedule_that_a_failover_loses_is_fired_again(app: App, cluster: Cluster) -> None:
+    """At a master that has lost its replica, and is replaced while it waits for that."""
+    with app.configured(wait_replicas=1), ThreadPoolExecutor(1) as threads:
+        app.schedules.add("often", every(seconds=1), tasks.note, ("beat",))
+        store = Store(app.client)
+        record = store.read("often")
+        assert record is not None
+        assert record.due_ms is not None
+        slot_ms = record.due_ms
+        wait_until(lambda: time() * 1000 > slot_ms, PATIENT_S, "the slot to be due")
+        with cluster.behind(TAG):
+            fired = threads.submit(store.fire, [(record, slot_ms)], slot_ms)
+            with cluster.master(TAG).client() as old:
+                wait_until(lambda: old.exists("{rsq:0}:default:fired:often"), PATIENT_S, "it to be fired")
+        (one,) = fired.result(PATIENT_S)
+        assert one.verdict == "fired"
+        with cluster.master(TAG).client() as new:
+            assert new.xlen("{rsq:0}:default:stream") == 1
+        app.schedules.remove("often")
 
 
 def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:
