@@ -26,7 +26,7 @@ PAGE, PICTURE = DOCS / "performance.md", DOCS / "_static" / "peers.svg"
 MEMORY = "memory.svg"
 STEPS = [LONG_RUN // 20 * number for number in range(1, 21)]
 """When a long run was weighed; the table has every fifth, and the first, with which the others are compared."""
-TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 BARE = "bare redis-py"
 
 
@@ -137,20 +137,20 @@ def _compared(figures: Mapping[tuple[str, str], Figure], scenarios: Collection[s
     return table(["figure", "measured", "against", "ratio"], rows) if rows else ""
 
 
-def about(runs: Sequence[Mapping[str, Any]]) -> str:
-    """How the runs were made."""
-    lines = []
+def about(runs: Sequence[Mapping[str, Any]], before: Sequence[str]) -> str:
+    """How the runs were made, in place of the lines about the same scenarios; of others those `before` stand."""
+    lines = dict(line.split(": ", 1) for line in before)
     for run in runs:
         what = ", ".join(dict.fromkeys(row["scenario"] for row in run["figures"]))
-        lines.append(
-            f"- {what}: {run['server']} over {run['transport']} without a file on disk, Python {run['python']}, "
+        lines[f"- {what}"] = (
+            f"{run['server']} over {run['transport']} without a file on disk, Python {run['python']}, "
             f"{run['processors']} processors with a load of {run['load']:.1f} from other work when it began, "
             f"{run['repetitions']} {'repetition' if run['repetitions'] == 1 else 'repetitions'}, {run['began'][:10]}"
             + (f"; {', '.join(run['peers'])}" if "peers" in run else "")
             + "".join(f"; {line}" for line in run.get("trouble", ()))
             + "\n"
         )
-    return "".join(lines)
+    return "".join(f"{what}: {how}" for what, how in lines.items())
 
 
 def bound(more: bool, value: float, unit: str) -> str:
@@ -172,12 +172,12 @@ def write(paths: Sequence[Path]) -> None:
         "flows": lambda: flows(figures),
         "cluster": lambda: _compared(figures, CLUSTER),
         "growth": lambda: growth(figures),
-        "about": lambda: about(runs),
     }
 
     def made(match: re.Match[str]) -> str:
-        body = tables[match[2]]()
-        return f"{match[1]}{body}{match[3]}" if body else match[0]
+        name = match[2]
+        body = about(runs, match[3].splitlines(keepends=True)) if name == "about" else tables[name]()
+        return f"{match[1]}{body}{match[4]}" if body else match[0]
 
     PAGE.write_text(TABLE.sub(made, PAGE.read_text()))
     if peers(figures, OURS):

@@ -109,7 +109,10 @@ class ClusterClient(redis.Redis):
             found = _TAG.search(word.encode() if isinstance(word, str) else word if isinstance(word, bytes) else b"")
             if found:
                 slot = slot_of(found[1])
-                return next(node for first, last, node in self._ranges if first <= slot <= last)
+                for first, last, node in self._ranges:
+                    if first <= slot <= last:
+                        return node
+                raise LookupError(f"no master holds slot {slot}")
         return self._home
 
     def _of(self, node: Server) -> Any:

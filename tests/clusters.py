@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import redis
 
 from tests.cluster_client import SLOTS, ClusterClient, Ranges, all_channels, slot_of
-from tests.helpers import wait_until
+from tests.helpers import free_port, wait_until
 from tests.servers import READY_S, Server
 
 MASTERS = 3
@@ -29,10 +29,32 @@ SETTLE_S = 60
 
 
 class Node(Server):
-    """A server that can be a node of a cluster."""
+    """A server that can be a node of a cluster.
 
-    def __init__(self, binary: Path, *, config: Mapping[str, str] | None = None, **options: Any) -> None:
+    certificates  directory with `ca.pem`, `localhost.pem` and `localhost.key`: nodes talk TLS with each other, and with
+                  clients at their `peer_port`
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        *,
+        config: Mapping[str, str] | None = None,
+        certificates: Path | None = None,
+        **options: Any,
+    ) -> None:
         password = options.get("password")
+        tls = {}
+        if certificates is not None:
+            tls = {
+                "tls-port": str(free_port(10_000)),
+                "tls-cluster": "yes",
+                "tls-replication": "yes",
+                "tls-auth-clients": "no",
+                "tls-ca-cert-file": str(certificates / "ca.pem"),
+                "tls-cert-file": str(certificates / "localhost.pem"),
+                "tls-key-file": str(certificates / "localhost.key"),
+            }
         config = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -40,6 +62,7 @@ class Node(Server):
             "cluster-announce-ip": "127.0.0.1",
             "repl-diskless-sync-delay": "0",
             **({"masterauth": f'"{password}"'} if password else {}),
+            **tls,
             **(config or {}),
         }
         super().__init__(binary, tcp=True, config=config, **options)
@@ -76,6 +99,7 @@ class Cluster:
     password    of every node
     config      further settings of every node, written as in redis.conf
     appendonly  each node keeps an append-only file
+    certificates  with them all talk TLS, see `Node`, and nodes go by the name ``localhost``
     """
 
     def __init__(
@@ -84,11 +108,14 @@ class Cluster:
         password: str | None = None,
         config: Mapping[str, str] | None = None,
         appendonly: bool = True,
+        certificates: Path | None = None,
     ) -> None:
         self._binary = binary
         self.password = password
         self._appendonly = appendonly
-        self._config = dict(config or {})
+        self._certificates = certificates
+        by_name = {"cluster-announce-hostname": "localhost", "cluster-preferred-endpoint-type": "hostname"}
+        self._config = {**(by_name if certificates else {}), **(config or {})}
         self.nodes: list[Server] = []
         self._names: dict[Server, str] = {}
 
@@ -107,7 +134,13 @@ class Cluster:
 
     def _start(self) -> None:
         for _ in range(2 * MASTERS):
-            node: Server = Node(self._binary, appendonly=self._appendonly, password=self.password, config=self._config)
+            node: Server = Node(
+                self._binary,
+                appendonly=self._appendonly,
+                password=self.password,
+                config=self._config,
+                certificates=self._certificates,
+            )
             self.nodes.append(node)
             node.start()
             self._names[node] = str(self.ask(node, "CLUSTER", "MYID"))
@@ -117,21 +150,27 @@ class Cluster:
             last = SLOTS - 1 if number == MASTERS - 1 else (number + 1) * share - 1
             self.ask(node, "CLUSTER", "ADDSLOTS", *range(number * share, last + 1))
             self.ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in self.nodes[1:]:
-            self.ask(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port)
-        wait_until(
-            lambda: all(len(self.rows(node)) == 2 * MASTERS for node in self.nodes), SETTLE_S, "the nodes to meet"
-        )
+        self._meet()
         for master, replica in zip(masters, replicas, strict=True):
             self.ask(replica, "CLUSTER", "REPLICATE", self.id_of(master))
         self.settle()
+
+    def _meet(self) -> None:
+        for node in self.nodes[1:]:
+            self.ask(self.nodes[0], "CLUSTER", "MEET", node.host, node.peer_port)
+        wait_until(
+            lambda: all(len(self.rows(node)) == 2 * MASTERS for node in self.nodes), SETTLE_S, "the nodes to meet"
+        )
 
     # -- looking
 
     @property
     def url(self) -> str:
         credentials = f":{self.password}@" if self.password else ""
-        places = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        if self._certificates:
+            places = ",".join(f"localhost:{node.peer_port}" for node in self.nodes)
+            return f"rediss+cluster://{credentials}{places}?ssl_ca_certs={self._certificates / 'ca.pem'}"
+        places = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
         return f"redis+cluster://{credentials}{places}"
 
     def client(self, **options: Any) -> Any:
@@ -286,12 +325,31 @@ class Cluster:
         auth = ["AUTH", self.password] if self.password else []
         with source.client() as client:
             while names := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, left + 100)[left:]:
-                client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, *auth, "KEYS", *names)
+                client.execute_command("MIGRATE", target.host, target.peer_port, "", 0, 5000, *auth, "KEYS", *names)
 
     def _role(self, node: Server) -> str:
         with node.client() as client:
             client.response_callbacks.clear()
             return str(client.execute_command("INFO", "replication").decode())
+
+    def relocate(self, hosts: Sequence[str]) -> None:
+        """All nodes are stopped and come again at other addresses, as where the pods of a namespace are restarted."""
+        following = [(self._named(row[0]), row[3]) for row in self.rows(self.nodes[0]) if "slave" in row[2]]
+        for node in self.nodes:
+            node.stop()
+        for node, host in zip(self.nodes, hosts, strict=True):
+            node.host = node.config["bind"] = node.config["cluster-announce-ip"] = host
+            node.start()
+        self._meet()
+        here = {f"{node.host}:{node.peer_port}" for node in self.nodes}
+        wait_until(
+            lambda: all({row[1].partition("@")[0] for row in self.rows(node)} == here for node in self.nodes),
+            SETTLE_S,
+            "all to know where all are",
+        )
+        for replica, master in following:
+            self.ask(replica, "CLUSTER", "REPLICATE", master)  # else it may look for it at the old address for ever
+        self.settle()
 
     def flush(self) -> None:
         """Delete all keys of all masters."""

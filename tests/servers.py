@@ -119,12 +119,14 @@ class Server:
         self.directory = directory or self._home
         self.socket = self._home / "s"
         self.log = self.directory / "server.log"
+        self.host = "127.0.0.1"
         # The nodes of a cluster talk to each other on another port, so far above.
         self.port = free_port(10_000 if "cluster-enabled" in (config or {}) else 0) if tcp else 0
+        self.peer_port = int((config or {}).get("tls-port", self.port))
         self.password = password
         self.config = {
             "port": str(self.port),
-            "bind": "127.0.0.1",
+            "bind": self.host,
             "unixsocket": str(self.socket),
             "dir": f'"{self.directory}"',
             "save": '""',
@@ -155,7 +157,7 @@ class Server:
         """Its own, for a client of this one server."""
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
         if self.port:
-            return f"redis://{credentials}127.0.0.1:{self.port}/0"
+            return f"redis://{credentials}{self.host}:{self.port}/0"
         return f"unix://{credentials}{self.socket}?db=0"
 
     @property

@@ -167,11 +167,13 @@ def test_a_long_run_is_drawn_and_every_fifth_step_told(tmp_path: Path, monkeypat
 
 def test_a_table_that_no_run_fills_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page, run = tmp_path / "page.md", tmp_path / "run.json"
-    page.write_text("<!-- table: growth -->\nold\n<!-- end -->\n<!-- table: about -->\nold\n<!-- end -->\n")
+    about = "- drain: old\n- growth, cluster: kept\n"
+    page.write_text(f"<!-- table: growth -->\nold\n<!-- end -->\n<!-- table: about -->\n{about}<!-- end -->\n")
     run.write_text(json.dumps(to_json(ABOUT, [Figure("drain", "x", "s", "less", [1.0])])))
     monkeypatch.setattr(docs, "PAGE", page)
     docs.write([run])
     assert page.read_text().count("old") == 1
+    assert "- growth, cluster: kept\n" in page.read_text()
     assert "a load of 0.5 from other work" in page.read_text()
 
 

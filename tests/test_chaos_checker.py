@@ -491,6 +491,34 @@ def test_what_ended_at_a_master_that_was_replaced_may_be_undone(
     assert ("rerun" in story.found()) is not undone
 
 
+@pytest.mark.parametrize("ended", [20.5, 24.05])
+def test_a_run_that_was_undone_may_be_had_again_by_another_though_its_consumer_lives(
+    story: Story, ended: float
+) -> None:
+    """That it was delivered is undone as well; but not beside the run that still goes on."""
+    story.accept(9, "x")
+    story.start(9, "x", 20.0, entry="default/0/9-9")
+    story.strike("kill_master", 20.2, 22.0, workers=(EVERYBODY,), queues=("default",))
+    story.start(9, "x", 24.0, pid=21, entry="default/0/9-9", leases=("w1.0", "w2.0"))
+    story.finish("x", ended)
+    story.finish("x", 24.1, 21)
+    story.succeed("x", 9)
+    assert ("overlap" in story.found()) is (ended > 24.0)
+
+
+@pytest.mark.parametrize("kind", ["kill_master", "freeze_master", "fail_over"])
+@pytest.mark.parametrize("of", ["on_one", "plain"])
+def test_an_event_is_fed_again_to_the_successor_of_a_lost_master_alone(story: Story, kind: str, of: str) -> None:
+    story.accept(9, "x", kind=of)
+    story.start(9, "x", 20.0, kind=of, entry="default/0/9-9")
+    story.strike(kind, 20.2, 22.0, workers=(EVERYBODY,), queues=("default",))
+    story.start(9, "x", 24.0, kind=of, pid=21, entry="default/0/24-1", leases=("w2.0",))
+    story.finish("x", 20.5)
+    story.finish("x", 24.1, 21)
+    story.succeed("x", 9) if of == "plain" else story.count("succeeded")
+    assert ("double" in story.found()) is not (of == "on_one" and kind != "fail_over")
+
+
 # -- at most once, phantoms, leaks, the deaf, the slow, problems
 
 

@@ -25,9 +25,11 @@ from typing import Any
 
 from rsq.beat.entry import Record, generation_of, unpack_record
 from rsq.broker import scripts
+from rsq.broker.answers import too_few
 from rsq.broker.client import Client
-from rsq.broker.connection import ScriptCall
+from rsq.broker.connection import Link, ScriptCall
 from rsq.broker.faults import checked
+from rsq.broker.queue import replication
 from rsq.broker.wire import Argument
 from rsq.errors import BrokerError, BrokerUnavailable, DecodeError
 from rsq.keys import BeatKeys, is_queue
@@ -217,11 +219,13 @@ class Store:
         ``refused``, and so is what one of several partitions could not take in.
         """
         pairs = list(slots)
-        calls = [record.fire_call(self._client.target(record.queue), slot, now_ms) for record, slot in pairs]
+        queues = {record.queue: self._client.target(record.queue) for record, _ in pairs}
+        barriers = {queue.partition: queue.keys.barrier for queue in queues.values()}
+        calls = [record.fire_call(queues[record.queue], slot, now_ms) for record, slot in pairs]
         fired: list[Fired] = []
         with self._client.link() as link:
             for first in range(0, len(calls), CHUNK):
-                replies = link.run_many(calls[first : first + CHUNK])
+                replies = self._run(link, calls[first : first + CHUNK], barriers.values())
                 if all(isinstance(reply, BrokerUnavailable) for reply in replies):
                     raise replies[0]
                 for (record, slot), reply in zip(pairs[first : first + CHUNK], replies, strict=True):
@@ -233,6 +237,23 @@ class Store:
                         detail = reply[1].decode() if isinstance(reply[1], bytes) else str(reply[1])
                         fired.append(Fired(record, slot, reply[0].decode(), detail))
         return fired
+
+    def _run(self, link: Link, calls: Sequence[ScriptCall], barriers: Iterable[str]) -> list[Any]:
+        """The replies of these. With `wait_replicas` what too few replicas have is fired once more, and then it stands.
+
+        A master that is being replaced takes slots that its successor never hears of; that one takes them at the second
+        try.
+        """
+        replicas, left_s = self._client.settings.wait_replicas, self._client.settings.broker_timeout_s
+        then = [part for barrier in barriers for part in replication(barrier, replicas, left_s)] if replicas else []
+        replies = link.run_many(calls, then)
+        if any(too_few(count, replicas) for count in replies[len(calls) + 1 :: 2]):
+            again = link.run_many(calls, then)
+            replies = [
+                before if isinstance(now, list) and now[0] == b"done" and not isinstance(before, BrokerError) else now
+                for before, now in zip(replies[: len(calls)], again, strict=False)
+            ]
+        return replies[: len(calls)]
 
     def advance(self, rows: Sequence[tuple[Record, int | None, LastRun | None]]) -> None:
         """Write down next slots and last runs; either may be None: left as it is."""

@@ -202,7 +202,8 @@ def idle_workers(rig: Rig) -> Samples:
 
     def supervise() -> None:
         """What all supervisors do, in turn."""
-        leases = [Leases(link(), [queue]) for _ in range(count)]
+        keepers = [link() for _ in range(count)]
+        leases = [Leases(keeper, [queue]) for keeper in keepers]
         tellers = [link() for _ in range(count)]
         listings = [
             Listing(
@@ -216,7 +217,7 @@ def idle_workers(rig: Rig) -> Samples:
         due = time.monotonic()
         while not stop.is_set():
             for number, each in enumerate(leases):
-                each.renew([f"child-{number}"], Deadline(PATIENCE_S))
+                keepers[number].follow(each.renewing([f"child-{number}"], Deadline(PATIENCE_S)))
                 tellers[number].follow(listings[number].telling({"children": 1}))
                 due += lease_s / RENEWALS / count
                 stop.wait(due - time.monotonic())

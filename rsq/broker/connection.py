@@ -174,17 +174,21 @@ def running(
     deadline: Deadline | None,
     then: Callable[[], Sequence[bytes]] = tuple,
     first: Sequence[bytes] = (),
+    known: bool = True,
 ) -> Exchange[list[Any]]:
     """Call scripts in one write, with the packed commands around them. Those that the server does not know are called
     again in a second one, each behind its text; `then` is asked again, and sent behind them.
+
+    known  the server most likely knows the scripts; else their texts go with the first write, lest `then` waits twice
 
     Gives the replies in order, a refused one as its exception: of `first`, the calls, and what `then` gives.
     """
     if any(script.sharded is not script for script, _, _ in calls):
         calls = yield list(calls)
     requests = [packed("EVALSHA", script.sha, "1", tag, *arguments) for script, tag, arguments in calls]
-    replies: list[Any] = yield [*first, *requests, *then()], deadline
-    head, replies = replies[: len(first)], replies[len(first) :]
+    texts = [] if known else [packed("SCRIPT", "LOAD", text) for text in {script.source for script, _, _ in calls}]
+    replies: list[Any] = yield [*first, *texts, *requests, *then()], deadline
+    head, replies = replies[: len(first)], replies[len(first) + len(texts) :]
     for _ in range(LOADS):
         missing = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, ScriptMissing)]
         if not missing:

@@ -307,7 +307,7 @@ class Flows:
 
         for pause_s in pauses(deadline):
             try:
-                replies = yield from running([call], deadline, then, introduction)
+                replies = yield from running([call], deadline, then, introduction, known=not replicas)
                 reply = replies[len(introduction)]
                 if not isinstance(reply, BrokerError):
                     if replicas and reply in WRITTEN:

@@ -289,7 +289,8 @@ class Sending:
             return each + replication(queue.keys.barrier, replicas, deadline.left_s()) if replicas else each
 
         calls = [queue.enqueue_call(message, placement, repeated) for message, placement in by_script]
-        replies = yield from running(calls, deadline, then, introduction)
+        # Where the queue was introduced before and nothing broke since, the script was loaded, too.
+        replies = yield from running(calls, deadline, then, introduction, known=not (replicas and introduction))
         introduced = [replies.pop(0) for _ in introduction]
         fault = next((reply for reply in replies if isinstance(reply, BrokerUnavailable)), None)
         if fault is not None:

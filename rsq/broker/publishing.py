@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.answers import too_few
-from rsq.broker.connection import running
+from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, repeating
 from rsq.broker.queue import replication
@@ -87,7 +87,8 @@ def _write(
     def then() -> list[bytes]:
         return replication(f"{tag}:rsq:barrier", replicas, deadline.left_s()) if replicas else []
 
-    answers, *waited = yield from running([(scripts.PUBLISH, tag, (stream, ttl_ms, *rows))], deadline, then)
+    call: ScriptCall = (scripts.PUBLISH, tag, (stream, ttl_ms, *rows))
+    answers, *waited = yield from running([call], deadline, then, known=not replicas)
     if isinstance(answers, BrokerError):
         raise answers
     if replicas:

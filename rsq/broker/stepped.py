@@ -80,7 +80,7 @@ class SteppedLink:
         return self._step_ends.began + self._step_ends.seconds if self.busy else math.inf
 
     def follow(self, talk: Exchange[T], deadline: Deadline, then: Callable[[T | BrokerError], None]) -> None:
-        """Begin a talk, of commands alone. `then` is called with what it gives, or with what went wrong."""
+        """Begin a talk, without pauses. `then` is called with what it gives, or with what went wrong."""
         assert not self.busy, "one talk at a time"
         self._deadline = self._step_ends = deadline
         self._then = then
@@ -143,6 +143,9 @@ class SteppedLink:
             result = translated(error, self._endpoint.url)
             if not self._greeted:
                 self._drop()
+        except BaseException:
+            self._steps = None
+            raise
         else:
             self._attempt(lambda: self._begin(step))
             return
@@ -162,18 +165,25 @@ class SteppedLink:
             self._places = places_of(step)
             self._connect()
             return
+        if isinstance(step, list):
+            self._advance(lambda: self._talk.send(self._endpoint.fitting(step)))
+            return
         requests, own = step
         self._step_ends = own or self._deadline
         self._replies, self._missing = [], len(requests)
         self._unsent = b"".join(requests)
         self._exchange()
 
+    @property
+    def _talk(self) -> Generator[Any, Any, Any]:
+        assert self._steps is not None, "a talk is under way"
+        return self._steps
+
     def _resume(self, came: Any) -> None:
-        steps = self._steps
-        assert steps is not None, "a talk is under way"
+        talk = self._talk
         if self._greeted and self._endpoint.translate(came):
             self._drop()
-        self._advance(lambda: steps.send(came))
+        self._advance(lambda: talk.send(came))
 
     def _fail(self, fault: Exception) -> None:
         steps = self._steps

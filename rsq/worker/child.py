@@ -28,7 +28,7 @@ from rsq.worker.identity import Identity
 from rsq.worker.lanes import side_by_side
 from rsq.worker.leases import Retirement
 from rsq.worker.process import EXIT_CANNOT_BEGIN, EXIT_FAILED, EXIT_ORPHANED, EXIT_UNCOMMITTED, heed_no_group_signals
-from rsq.worker.rounds import Rounds
+from rsq.worker.rounds import lanes_of
 from rsq.worker.stop import BEGIN, STOP, Lifeline, StopSignals, SupervisorGone, framed
 
 log = logging.getLogger("rsq.worker")
@@ -141,7 +141,7 @@ def run(place: ChildPlace) -> int:
 def _orphaned(identities: Sequence[Identity], queues: Sequence[WorkerQueue], board: ChildBoard) -> NoReturn:
     """The supervisor died, so nobody renews the leases: hand everything back unmarked, at once, and end."""
     try:
-        lanes = Rounds(Endpoint.of(queues[0].settings), queues, queues[0].settings).lanes
+        lanes = lanes_of(Endpoint.of(queues[0].settings), queues, queues[0].settings)
         retirements = [Retirement(identity.consumer, "", board.running()) for identity in identities]
         acts = [partial(leases.retire, each) for leases, each in zip(lanes, retirements, strict=True)]
         errors = [error for failed in side_by_side(acts) for error in failed.values()]

@@ -43,8 +43,23 @@ class Duty:
         link.close()
         self.queues = [WorkerQueue(name, settings, self.partitions[name]) for name in names]
         self.server = _look(endpoint, settings, dict.fromkeys(self.partitions.values()))
-        self.rounds = Rounds(endpoint, self.queues, settings)
+        self.rounds = Rounds(endpoint, self.queues, settings, selector)
         self.control = RemoteControl(endpoint, settings, worker_id, self.partitions, portrait, selector, rung, heard)
+
+    @property
+    def due_at(self) -> float:
+        """When `tend` is to be called (monotonic)."""
+        return min(self.rounds.due_at, self.control.due_at)
+
+    def tend(self, now: float) -> None:
+        """End what takes too long."""
+        self.rounds.tend(now)
+        self.control.tend(now)
+
+    def end(self) -> None:
+        """Renew, tell and hear nothing any more."""
+        self.control.end()
+        self.rounds.close()
 
 
 def _look(endpoint: Endpoint, settings: Settings, partitions: Iterable[int]) -> str:

@@ -102,7 +102,7 @@ class LeaseKeeper(Part):
     @property
     def due_at(self) -> float:
         """When the next renewal is due, or something that is told takes too long."""
-        return self._renew_at if self._duty is None else min(self._renew_at, self._duty.control.due_at)
+        return self._renew_at if self._duty is None else min(self._renew_at, self._duty.due_at)
 
     @due_at.setter
     def due_at(self, renew_at: float) -> None:
@@ -112,7 +112,7 @@ class LeaseKeeper(Part):
         """Renew, then let go who is ready. A server that is away at the start is waited for like one that goes away."""
         assert self.settings is not None, "it has begun"
         if self._duty is not None:
-            self._duty.control.tend(now)
+            self._duty.tend(now)
         if now < self._renew_at:
             return
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rsq.broker.connection import Link, ScriptCall, running
 from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange
 from rsq.broker.rows import CutShort
 from rsq.broker.worker_queue import LOST_TTL_MS, WorkerQueue
 from rsq.calls.outcome import pack_failure
@@ -81,20 +82,11 @@ class Leases:
             queue.register(self._link, consumer)
         return asked_at + self._settings.lease_s
 
-    def renew(self, consumers: Sequence[str], deadline: Deadline) -> Renewal:
+    def renewing(self, consumers: Sequence[str], deadline: Deadline) -> Exchange[Renewal]:
         """Prolong the leases, by one try.
 
         Raises    BrokerError: nothing is known, the old moment stands
         """
-        try:
-            renewal = self._renew(consumers, deadline)
-        except BrokerError:
-            self.answers = False
-            raise
-        self.answers = True
-        return renewal
-
-    def _renew(self, consumers: Sequence[str], deadline: Deadline) -> Renewal:
         asked_at = time.monotonic()
         looks = asked_at >= self._look_at
         calls: list[ScriptCall] = [queue.renew_call(consumers) for queue in self._queues] if consumers else []
@@ -107,7 +99,7 @@ class Leases:
             calls.append(self._queues[0].go_on_call())
         if not calls:
             return Renewal(asked_at, set())
-        replies = self._link.follow(running(calls, deadline))
+        replies = yield from running(calls, deadline)
         self._note_refusals(replies[:renewals])
         if looks:
             self._look_at = asked_at + self._settings.lease_s

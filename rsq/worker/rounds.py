@@ -1,13 +1,15 @@
-"""Renews a worker's leases in all its partitions, in turn: one that is away delays the others little."""
+"""Renews a worker's leases in all its partitions, side by side: one that is away delays no other."""
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Sequence
 
 from rsq import keys
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.deadline import Deadline
+from rsq.broker.stepped import SteppedLink
 from rsq.broker.worker_queue import WorkerQueue, by_partition
 from rsq.errors import BrokerError
 from rsq.settings import Settings
@@ -25,9 +27,6 @@ AGAIN_S = 0.4
 PAUSE_S = 0.05
 """And from its end, at least: there is more to do than to wait for a server that hangs."""
 
-BRIEF_S = 0.2
-"""What is left to a partition, at least, when others have used up the time."""
-
 
 def try_s(lease_s: float) -> float:
     """How long one try of a renewal may take."""
@@ -39,30 +38,56 @@ def again_at(began: float) -> float:
     return max(began + AGAIN_S, time.monotonic() + PAUSE_S)
 
 
+def lanes_of(endpoint: Endpoint, queues: Sequence[WorkerQueue], settings: Settings) -> list[Leases]:
+    """A worker's `Leases` by partition, in the order of the queues."""
+    places = {queue.name: place for place, queue in enumerate(queues)}
+    return [
+        Leases(
+            Link(_at(endpoint, settings, some), try_s(settings.lease_s)), some, [places[queue.name] for queue in some]
+        )
+        for some in by_partition(queues)
+    ]
+
+
+def _at(endpoint: Endpoint, settings: Settings, queues: Sequence[WorkerQueue]) -> Endpoint:
+    """Where queues of one partition lie."""
+    return endpoint.at(keys.tag(settings.namespace, queues[0].partition))
+
+
 class Rounds:
     """The leases of one worker.
+
+    selector  calls what stands in it when that is ready
 
     lanes  its `Leases` by partition, in the order of the queues
     """
 
-    def __init__(self, endpoint: Endpoint, queues: Sequence[WorkerQueue], settings: Settings) -> None:
-        places = {queue.name: place for place, queue in enumerate(queues)}
-        lanes = by_partition(queues)
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        queues: Sequence[WorkerQueue],
+        settings: Settings,
+        selector: selectors.BaseSelector,
+    ) -> None:
         self._settings = settings
-        self._timeout_s = try_s(settings.lease_s)
-        self.lanes = [
-            Leases(
-                Link(endpoint.at(keys.tag(settings.namespace, some[0].partition)), self._timeout_s),
-                some,
-                [places[queue.name] for queue in some],
-            )
-            for some in lanes
-        ]
+        self.lanes = lanes_of(endpoint, queues, settings)
+        self._links = [SteppedLink(_at(endpoint, settings, some), selector) for some in by_partition(queues)]
+        self._results: dict[int, Renewal | BrokerError] = {}
 
     @property
     def every_s(self) -> float:
         """The time between two rounds."""
         return self._settings.lease_s / RENEWALS
+
+    @property
+    def due_at(self) -> float:
+        """When `tend` is to be called (monotonic)."""
+        return min(link.due_at for link in self._links)
+
+    def tend(self, now: float) -> None:
+        """End what takes too long."""
+        for link in self._links:
+            link.tend(now)
 
     def register(self, consumers: Sequence[str]) -> tuple[list[float], list[BrokerError]]:
         """A child's consumers begin, one a lane. Gives until when the lease of each holds, 0.0 where it has none, and
@@ -81,17 +106,30 @@ class Rounds:
         return leases_until, errors
 
     def renew(self, consumers: Sequence[Sequence[str]]) -> list[Renewal | BrokerError]:
-        """Prolong the leases of these consumers; gives for each lane what came of it. Those that answer come first."""
-        deadline = Deadline(self._timeout_s)
-        results: dict[int, Renewal | BrokerError] = {}
-        for number, lane in sorted(enumerate(self.lanes), key=lambda each: not each[1].answers):
-            try:
-                results[number] = lane.renew(consumers[number], Deadline(max(BRIEF_S, deadline.left_s())))
-            except BrokerError as error:
-                results[number] = error
-        return [result for _, result in sorted(results.items())]
+        """Prolong the leases of these consumers, in all partitions at once; gives for each lane what came of it.
+
+        One that did not answer when it was last asked is not waited for: its error stands until another round finds
+        that it has answered.
+        """
+        for number, link in enumerate(self._links):
+            if not link.busy:
+                self._begin(number, consumers[number])
+        for lane, link in zip(self.lanes, self._links, strict=True):
+            if lane.answers:
+                link.wait()
+        return [self._results[number] for number in range(len(self.lanes))]
+
+    def _begin(self, number: int, consumers: Sequence[str]) -> None:
+        lane, deadline = self.lanes[number], Deadline(try_s(self._settings.lease_s))
+
+        def ended(result: Renewal | BrokerError) -> None:
+            self._results[number] = result
+            lane.answers = not isinstance(result, BrokerError)
+
+        self._links[number].follow(lane.renewing(consumers, deadline), deadline, ended)
 
     def close(self) -> None:
         """Drop the connections."""
-        for lane in self.lanes:
+        for lane, link in zip(self.lanes, self._links, strict=True):
             lane.close()
+            link.close()

@@ -39,7 +39,7 @@ from rsq.worker.leases import Retirement
 from rsq.worker.listing import Listing
 from rsq.worker.portrait import Portrait, queues_line
 from rsq.worker.process import free_forks
-from rsq.worker.rounds import AGAIN_S, LINK_TIMEOUT_S, Rounds, again_at
+from rsq.worker.rounds import AGAIN_S, LINK_TIMEOUT_S, again_at, lanes_of
 from rsq.worker.stop import StopSignals
 
 log = logging.getLogger("rsq.worker")
@@ -167,10 +167,10 @@ class SoloWorker:
 
     def _keep_leases(self) -> None:
         self._selector.register(self._prompt, selectors.EVENT_READ)
-        control, every_s = self._duty.control, self._duty.rounds.every_s
+        duty, every_s = self._duty, self._duty.rounds.every_s
         self._due_at = time.monotonic() + every_s
         while True:
-            due_at = min(self._due_at, control.due_at)
+            due_at = min(self._due_at, duty.due_at)
             if ready := self._selector.select(max(0.0, due_at - time.monotonic())):
                 link = ready[0][0].data
                 if link is not None:
@@ -181,7 +181,7 @@ class SoloWorker:
                     break
                 continue
             began = time.monotonic()
-            control.tend(began)
+            duty.tend(began)
             if began < self._due_at:
                 continue
             self._due_at = began + every_s
@@ -190,7 +190,7 @@ class SoloWorker:
             except BrokerError as error:
                 log.warning("the lease could not be renewed, trying again every %.1f s: %s", AGAIN_S, error)
                 self._due_at = again_at(began)
-        control.end()
+        duty.end()
         self._selector.close()
         self._prompt.close()
 
@@ -225,17 +225,17 @@ class SoloWorker:
 
     def _sign_off(self, taken: Sequence[Running]) -> None:
         """Hand back what is held, and be listed no more. On links of its own: a thread may use the others."""
-        rounds = Rounds(self._endpoint, self._duty.queues, self._settings)
+        lanes = lanes_of(self._endpoint, self._duty.queues, self._settings)
         retirements = [Retirement(identity.consumer, "", taken) for identity in self._identities]
-        acts = [partial(lane.retire, each) for lane, each in zip(rounds.lanes, retirements, strict=True)]
+        acts = [partial(lane.retire, each) for lane, each in zip(lanes, retirements, strict=True)]
         failed = [error for errors in side_by_side(acts) for error in errors.values()]
         for error in failed:
             log.warning("goes to others when its lease has ended: %s", error)
-        rounds.close()
-        self._duty.rounds.close()
+        for lane in lanes:
+            lane.close()
         link = Link(self._endpoint.at(self._settings.namespace), LINK_TIMEOUT_S)
         try:
-            if len(rounds.lanes) > 1 or not any(isinstance(error, BrokerUnavailable) for error in failed):
+            if len(lanes) > 1 or not any(isinstance(error, BrokerUnavailable) for error in failed):
                 link.follow(Listing(self._settings, self.worker_id, self._duty.partitions).leaving())
         except BrokerError as error:
             log.warning("could not sign off: %s", error)

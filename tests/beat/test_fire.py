@@ -43,6 +43,17 @@ def test_a_slot_is_fired_once(app: App, store: Store) -> None:
     assert calls(app) == [f"s:{slot}"]
 
 
+def test_a_slot_that_no_replica_confirms_stands(app: App, redis: Any) -> None:
+    """It is fired once more, in vain, in case that the master is another one by then."""
+    with app.configured(wait_replicas=1, broker_timeout_s=0.2):
+        store = Store(app.client)
+        kept, slot = written(store, record(app)), slot_of(app)
+        waits = int(redis.info("commandstats").get("cmdstat_wait", {}).get("calls", 0))
+        assert verdicts(store, app, (kept, slot), (kept, slot)) == ["fired", "done"]
+        assert redis.info("commandstats")["cmdstat_wait"]["calls"] == waits + 2
+        assert calls(app) == [f"s:{slot}"]
+
+
 def test_many_beats_at_once_fire_each_slot_once(make_app: MakeApp) -> None:
     apps = [make_app() for _ in range(4)]
     store = Store(apps[0].client)

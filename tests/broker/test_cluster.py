@@ -241,6 +241,30 @@ def test_nodes_before_7_0_have_no_sharded_channels() -> None:
         assert cluster.sharded is sharded
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("MOVED 1 b:2", SlotMoved),
+        ("ASK 1 b:2", BrokerUnavailable),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", BrokerUnavailable),
+        ("CLUSTERDOWN Hash slot not served", BrokerUnavailable),
+        ("UNBLOCKED the stream key no longer exists", BrokerUnavailable),
+        ("READONLY You can't write against a read only replica.", BrokerUnavailable),
+        ("ERR WAIT cannot be used with replica instances.", BrokerUnavailable),
+    ],
+)
+def test_what_a_node_says_of_slots_is_waited_for(words: str, kind: type[BrokerUnavailable]) -> None:
+    assert type(translated(Refusal(words), "redis+cluster://a:1")) is kind
+
+
+@pytest.mark.parametrize("words", ["MOVED 1 b:2", "ASK 1 b:2", "CROSSSLOT Keys in request don't hash to the same slot"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_what_a_node_says_to_a_plain_url_names_the_scheme_to_write(words: str, scheme: str) -> None:
+    error = translated(Refusal(words), f"{scheme}://a:1")
+    assert type(error) is BrokerRefused
+    assert str(error) == f"{scheme}://a:1 is a node of a cluster: its URL begins with {scheme}+cluster://"
+
+
 def test_a_node_without_a_free_place_is_waited_for() -> None:
     full = Refusal("ERR max number of clients + cluster connections reached")
     assert isinstance(translated(full, "redis+cluster://a"), BrokerUnavailable)

@@ -37,7 +37,8 @@ class Beats:
 
     def _start(self) -> Worker:
         path = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, **tasks.environment(), "RSQ_URL": self.wire.url, "PYTHONPATH": path}
+        replicas = {"RSQ_WAIT_REPLICAS": str(tasks.app.settings.wait_replicas)}
+        environment = {**os.environ, **tasks.environment(), **replicas, "RSQ_URL": self.wire.url, "PYTHONPATH": path}
         log = self._directory / f"beat-{len(self._started)}.log"
         self._started.append(Worker("-A", "tests.chaos.tasks", "beat", env=environment, log=log))
         return self._started[-1]

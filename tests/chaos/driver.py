@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -104,7 +105,7 @@ class Chaos:
 
     seconds  of producers and faults; start and drain come on top
     seed     of all that is drawn
-    kind     of server, as `tests.servers.find_binary` takes it
+    kind     of server, as `tests.servers.find_binary` takes it; default: what the tests run on
     keep     keep the files of a clean run, too
     haste    share of the faults that do not wait for those before them to end: from these no recovery can be measured
     actors   who takes part, of `ACTORS`
@@ -117,6 +118,9 @@ class Chaos:
     keep: bool = False
     actors: Collection[str] = ACTORS
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rsq-chaos-", dir="/tmp")))
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or os.environ.get("RSQ_TEST_SERVER")
 
     def run(self) -> Report:
         """Raises what the driver itself could not do; then the directory is kept, too."""
@@ -163,7 +167,7 @@ class Chaos:
             sender = Sender(log)
             scene = Scene(server, fleet, wire, beats, sender, log, rng, LEASE_S)
             stack.enter_context(_stall_watch(scene))
-            callers = Callers(sender, server, self.seed, self._actors(several))
+            callers = Callers(sender, server, self.seed, self.actors)
             stack.callback(callers.close)
             saboteur = Saboteur(scene, self._faults(several), self.haste)
             callers.start()
@@ -189,10 +193,6 @@ class Chaos:
         if self.kind in CLUSTERS:
             return Cluster(binary, config=NODES)
         return Server(binary, self.directory / "server", appendonly=True)
-
-    def _actors(self, on_cluster: bool) -> Collection[str]:
-        """Without events: what was fed of them, and how far it has read, a failover may undo, and they run again."""
-        return {*self.actors} - ({"events"} if on_cluster else set())
 
     def _faults(self, on_cluster: bool) -> list[str]:
         """Those that can be dealt here."""

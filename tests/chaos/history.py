@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from rsq.broker.flow_looks import Flow
-from tests.chaos.kinds import BREAKS
+from tests.chaos.kinds import BREAKS, OF_EVENTS
 
 EVERYBODY = -1
 """In the `workers` of a fault: it strikes all."""
@@ -247,6 +247,19 @@ class History:
         if ticked is None or not run.entry:
             return None
         return ticked.zero + int(run.entry.rpartition("/")[2].partition("-")[0]) / 1000
+
+    def fed_again(self, runs: list[Run]) -> bool:
+        """Whether these runs of one event may be from several entries: that it had been fed was perhaps known to a lost
+        master alone, and then it is fed once more.
+        """
+        first, *others = sorted(runs, key=lambda run: run.started)
+        queue = first.entry.partition("/")[0]
+        replaced = [fault for fault in self.faults if fault.kind in REPLACE and queue in fault.queues]
+        return first.kind in OF_EVENTS and all(
+            any(fault.reigns(first.started, run.started) for fault in replaced)
+            for run in others
+            if run.entry != first.entry
+        )
 
 
 @dataclass

@@ -12,6 +12,7 @@ LIMITED = {"limited": 2}
 EARLY = frozenset({"once", "once_again", "once_quiet"})
 """Acknowledged before they run: no attempt of theirs may begin twice."""
 
+OF_EVENTS = frozenset({"on_one", "on_two"})
 FAILS = frozenset({"fails"})
 POISON = frozenset({"poison"})
 """Each run of theirs kills its process."""

@@ -327,7 +327,7 @@ def errback(task_id: str, *, serial: int) -> Value:
 # -- events that others write
 
 
-EVENTS = "chaos_events"
+EVENTS = "{chaos}:events"
 
 app.stream(EVENTS, retain=100)
 

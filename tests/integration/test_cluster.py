@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any
 
 import pytest
 
 from rsq import App, every
+from rsq.beat.store import Store
 from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.errors import QueuePaused, TaskRevoked
@@ -175,8 +176,8 @@ def test_a_namespace_is_deleted_on_all_its_nodes(app: App, cluster: Cluster) -> 
 
 
 @contextmanager
-def calls() -> Iterator[Callable[[], list[str]]]:
-    """Calls are sent all the time; gives what has been accepted so far. At the end of the block it stops."""
+def calls(queue: str = "default") -> Iterator[Callable[[], list[str]]]:
+    """Calls are sent to a queue all the time; gives what has been accepted so far. At the end of the block it stops."""
     accepted: list[str] = []
     faults: list[BaseException] = []
     stop = threading.Event()
@@ -186,7 +187,7 @@ def calls() -> Iterator[Callable[[], list[str]]]:
         try:
             while not stop.is_set():
                 word = f"call-{number}"
-                tasks.note.delay(word)
+                tasks.note.apply_async((word,), queue=queue)
                 accepted.append(word)
                 number += 1
                 stop.wait(0.002)
@@ -226,7 +227,16 @@ def a_moving_slot(cluster: Cluster) -> None:
         pass
 
 
-@pytest.mark.parametrize("event", [a_failover, a_lost_master, a_moving_slot])
+def a_slot_that_moves_whole(cluster: Cluster) -> None:
+    if "valkey" not in find_binary().name:
+        pytest.skip("only Valkey can move all of a slot at once")
+    cluster.move_whole(TAG, cluster.other_master(cluster.master(TAG)))
+
+
+EVENTS = (a_failover, a_lost_master, a_moving_slot, a_slot_that_moves_whole)
+
+
+@pytest.mark.parametrize("event", EVENTS)
 def test_each_call_runs_once(
     event: Callable[[Cluster], None], app: App, cluster: Cluster, start_worker: StartWorker, journal: Journal
 ) -> None:
@@ -240,7 +250,7 @@ def test_each_call_runs_once(
     wait_until(lambda: settled(app), PATIENT_S, "the last outcome")
 
 
-@pytest.mark.parametrize("event", [a_failover, a_lost_master, a_moving_slot])
+@pytest.mark.parametrize("event", EVENTS)
 def test_who_waits_for_a_result_gets_it(
     event: Callable[[Cluster], None], app: App, cluster: Cluster, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -345,6 +355,27 @@ def test_an_outcome_that_a_failover_loses_is_produced_again(
             wait_until(lambda: client.exists(key), PATIENT_S, "its outcome to be confirmed")
     assert runs.get(timeout=PATIENT_S) == "lost"
     assert journal.count("ended lost") == 2
+
+
+def test_a_slot_of_a_schedule_that_a_failover_loses_is_fired_again(app: App, cluster: Cluster) -> None:
+    """At a master that has lost its replica, and is replaced while it waits for that."""
+    with app.configured(wait_replicas=1), ThreadPoolExecutor(1) as threads:
+        app.schedules.add("often", every(seconds=1), tasks.note, ("beat",))
+        store = Store(app.client)
+        record = store.read("often")
+        assert record is not None
+        assert record.due_ms is not None
+        slot_ms = record.due_ms
+        wait_until(lambda: time() * 1000 > slot_ms, PATIENT_S, "the slot to be due")
+        with cluster.behind(TAG):
+            fired = threads.submit(store.fire, [(record, slot_ms)], slot_ms)
+            with cluster.master(TAG).client() as old:
+                wait_until(lambda: old.exists("{rsq:0}:default:fired:often"), PATIENT_S, "it to be fired")
+        (one,) = fired.result(PATIENT_S)
+        assert one.verdict == "fired"
+        with cluster.master(TAG).client() as new:
+            assert new.xlen("{rsq:0}:default:stream") == 1
+        app.schedules.remove("often")
 
 
 def test_an_isolated_block_leaves_nothing(app: App, cluster: Cluster) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
 from rsq import State
 from rsq.errors import BrokerRefused, BrokerUnavailable
-from tests.clusters import Cluster, WholeNode
-from tests.helpers import free_port
+from tests.clusters import Cluster
+from tests.helpers import wait_until
 from tests.integration import tasks
-from tests.integration.test_cluster import PATIENT_S, TAG, pytestmark  # noqa: F401
-from tests.integration.test_deadlines import certificates
+from tests.integration.conftest import Journal, StartWorker, settled
+from tests.integration.test_cluster import PATIENT_S, TAG, calls, pytestmark, ran_once  # noqa: F401
 from tests.servers import Server, find_binary
 
 QUEUES = ("a", "b", "c")
@@ -55,37 +61,6 @@ def test_nodes_without_the_name_that_they_are_to_go_by_are_told() -> None:
         said = pytest.raises(BrokerUnavailable, match="give each its cluster-announce-hostname")
         with tasks.app.configured(url=cluster.url, broker_timeout_s=2), said:
             tasks.add.delay(1, 1)
-
-
-@pytest.mark.parametrize("announced", ["localhost", ""])
-def test_tls_checks_the_names_that_are_announced(announced: str, tmp_path: Path) -> None:
-    """Where nodes announce addresses their certificates have to be for these."""
-    certificates(tmp_path, "localhost")
-    port = free_port(10_000)
-    files = {"tls-ca-cert-file": "ca.pem", "tls-cert-file": "localhost.pem", "tls-key-file": "localhost.key"}
-    config = {
-        "tls-port": str(port),
-        "tls-cluster": "yes",
-        "tls-auth-clients": "no",
-        **{n: str(tmp_path / f) for n, f in files.items()},
-    }
-    if announced:
-        config |= {"cluster-announce-hostname": announced, "cluster-preferred-endpoint-type": "hostname"}
-    node = WholeNode(find_binary(), config=config)
-    try:
-        node.start()
-    except RuntimeError as error:
-        pytest.skip(f"this server was built without TLS: {error}")
-    try:
-        url = f"rediss+cluster://localhost:{port}?ssl_ca_certs={tmp_path / 'ca.pem'}"
-        with tasks.app.configured(url=url, broker_timeout_s=PATIENT_S if announced else 2):
-            if announced:
-                assert tasks.add.delay(1, 1).state is State.PENDING
-            else:
-                with pytest.raises(BrokerRefused, match="check the host name"):
-                    tasks.add.delay(1, 1)
-    finally:
-        node.close()
 
 
 def test_one_node_of_the_url_is_enough(cluster: Cluster) -> None:
@@ -138,3 +113,84 @@ def test_a_plain_server_behind_the_url_of_a_cluster() -> None:
         refused,
     ):
         tasks.add.delay(1, 1)
+
+
+# -- all nodes get other addresses
+
+RESOLVER = """
+import socket
+
+look_up = socket.getaddrinfo
+
+def getaddrinfo(host, port, *rest, **more):
+    if host == "nodes.test":
+        with open({path!r}) as lines:
+            host = dict(line.split() for line in lines)[str(port)]
+    return look_up(host, port, *rest, **more)
+
+socket.getaddrinfo = getaddrinfo
+"""
+"""A name server that knows ``nodes.test``; at which address it is for a port stands in a file."""
+
+
+class Names:
+    """What the seeds' name leads to, here and in workers, which need `path`."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._zone = directory / "zone"
+        code = RESOLVER.format(path=str(self._zone))
+        (directory / "sitecustomize.py").write_text(code)
+        self.path = os.pathsep.join([str(directory), *filter(None, sys.path)])
+        monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)  # so that it is put back at the end
+        exec(code, {})
+
+    def tell(self, cluster: Cluster) -> None:
+        fresh = self._zone.with_suffix(".new")
+        fresh.write_text("".join(f"{node.port} {node.host}\n" for node in cluster.nodes))
+        fresh.replace(self._zone)
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+    return Names(tmp_path, monkeypatch)
+
+
+@pytest.mark.timeout(300)
+def test_nodes_that_all_get_other_addresses_are_found_by_the_name_of_the_seeds(
+    names: Names, start_worker: StartWorker, journal: Journal, tmp_path: Path
+) -> None:
+    """Who was connected has only that name to go by. What answers at an old address is silent, as nobody there is."""
+    config = {"cluster-require-full-coverage": "no"}
+    with Cluster(find_binary(), config=config) as cluster, ExitStack() as stack:
+        names.tell(cluster)
+        old = [(node.host, node.port) for node in cluster.nodes]
+        url = "redis+cluster://" + ",".join(f"nodes.test:{node.port}" for node in cluster.nodes)
+        start_worker(worker_url=url, lease=5, PYTHONPATH=names.path)
+        stack.enter_context(tasks.app.configured(url=url, broker_timeout_s=PATIENT_S))
+        gate = tmp_path / "gate"
+        handle = tasks.gate.delay(str(gate))
+        wait_until(lambda: journal.count("began gate"), PATIENT_S, "it to begin")
+
+        async def awaited() -> Any:
+            try:
+                return await handle.aget()
+            finally:
+                await tasks.app.client.leave_loop()
+
+        with ThreadPoolExecutor(2) as threads:
+            got = [threads.submit(handle.get), threads.submit(asyncio.run, awaited())]
+            with calls() as accepted:
+                wait_until(lambda: len(accepted()) > 20, PATIENT_S, "some calls")
+                cluster.relocate([f"127.0.1.{number + 1}" for number in range(6)])
+                for place in old:
+                    stack.enter_context(socket.create_server(place))
+                names.tell(cluster)
+                before = len(accepted())
+                wait_until(lambda: len(accepted()) > before + 20, PATIENT_S, "calls after it")
+            gate.touch()
+            assert [each.result(PATIENT_S) for each in got] == ["gate", "gate"]
+        assert journal.count("began gate") == 1
+        journal.path.write_text("\n".join(line for line in journal.lines() if "gate" not in line) + "\n")
+        wait_until(lambda: ran_once(journal, accepted()), PATIENT_S, "all of them to run")
+        wait_until(lambda: settled(tasks.app), PATIENT_S, "the last outcome")
+        assert tasks.app.inspect().ping()

@@ -296,6 +296,27 @@ def test_a_bulk_waits_once_in_each_thousand_and_no_more_when_it_was_in_vain(alon
         assert link.call("XLEN", app.client.queue(None).keys.stream()) == 2500
 
 
+async def test_replicas_are_waited_for_once_on_a_server_that_knows_no_script_yet(alone: tuple[App, Server]) -> None:
+    app, server = alone
+    with app.configured(wait_replicas=1), server.client() as client:
+        client.script_flush()
+        with pytest.raises(NotReplicated):
+            tasks.note.delay("a")
+        assert counted(server, "wait") == 1
+        client.script_flush()
+        with pytest.raises(NotReplicated):
+            chain(tasks.note.s("a"), tasks.add.si(1, 2)).delay()
+        assert counted(server, "wait") == 2
+        client.script_flush()
+        with pytest.raises(NotReplicated):
+            app.publish("published", {"a": "b"}, id="a")
+        client.script_flush()
+        with app.configured(namespace="other"), pytest.raises(NotReplicated):  # of a process that has sent nothing yet
+            await tasks.note.adelay("a")
+        await app.aclose()
+    assert counted(server, "wait") == 4
+
+
 async def test_flows_wait_for_replicas_as_calls_do(alone: tuple[App, Server], start_worker: StartWorker) -> None:
     """What was started stands, and so does what was added to a batch."""
     app, server = alone
@@ -331,7 +352,6 @@ async def test_nothing_is_asked_of_replicas_without_the_setting(alone: tuple[App
 
 async def test_a_replica_confirms(service: Service, app: App) -> None:
     master = service.master()
-    tasks.note.apply_async(("warm",), dedupe_key="warm")  # the server knows the script now
     with app.configured(wait_replicas=1):
         sent = [
             tasks.note.delay("a"),

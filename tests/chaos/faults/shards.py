@@ -113,7 +113,8 @@ def tag_of_queue(queue: str) -> str:
 
 
 def _tag(scene: Scene) -> str:
-    return scene.rng.choice([*map(tag_of_queue, tasks.QUEUES), tasks.app.settings.namespace])
+    """Of a queue, of the fleet, or of the events."""
+    return scene.rng.choice([*map(tag_of_queue, tasks.QUEUES), tasks.app.settings.namespace, "chaos"])
 
 
 def _at_nodes(scene: Scene, kind: str, act: Callable[[Cluster, str], None]) -> Steps:
@@ -123,7 +124,8 @@ def _at_nodes(scene: Scene, kind: str, act: Callable[[Cluster, str], None]) -> S
         act(cluster, tag)
         cluster.settle()
 
-    with scene.fault(kind, [EVERYBODY], queues=[queue for queue in tasks.QUEUES if tag_of_queue(queue) == tag]):
+    struck = cluster.master(tag)
+    with scene.fault(kind, [EVERYBODY], queues=[q for q in tasks.QUEUES if cluster.master(tag_of_queue(q)) is struck]):
         scene.outages += 1
         try:
             yield scene.aside(all_of_it)

@@ -66,12 +66,13 @@ def _arrived_twice(history: History) -> Iterator[Violation]:
             yield Violation("double", f"call {serial} ran under {len(ids)} ids: {', '.join(sorted(ids))}")
     broken = {run.serial for run in history.all_runs() if run.kind in BREAKS}
     for task_id, runs in history.runs.items():
-        entries: dict[tuple[int, int], set[str]] = defaultdict(set)
+        by_attempt: dict[tuple[int, int], list[Run]] = defaultdict(list)
         for run in runs:
             if run.entry:
-                entries[run.serial, run.attempt].add(run.entry)
-        for (serial, attempt), several in entries.items():
-            if len(several) > (2 if serial in broken else 1):
+                by_attempt[run.serial, run.attempt].append(run)
+        for (serial, attempt), its in by_attempt.items():
+            several = {run.entry for run in its}
+            if len(several) > (2 if serial in broken else 1) and not history.fed_again(its):
                 text = f"attempt {attempt} of {task_id} ran from {len(several)} entries: {', '.join(sorted(several))}"
                 yield Violation("double", text)
 

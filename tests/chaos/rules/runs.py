@@ -36,7 +36,11 @@ def overlaps(history: History) -> Iterator[Violation]:
             if run.fenced:
                 continue
             for other in runs[:number]:
+                if other.entry != run.entry and history.fed_again([other, run]):
+                    continue
                 at_once = other.open_at(run.started)
+                if any(_undone(fault, other, run) for fault in history.faults) and not at_once:
+                    continue
                 if run.leases is not None and other.consumer != run.consumer and other.consumer in run.leases:
                     if other.how == "stopped" and not at_once:
                         continue

@@ -9,10 +9,8 @@ from typing import Any
 
 import redis
 
-from rsq import BrokerUnavailable
-from rsq.errors import NotReplicated
 from tests.chaos import tasks
-from tests.chaos.senders.sender import TRIES, Sender
+from tests.chaos.senders.sender import TRIES, UNSURE, Sender
 from tests.clusters import AnyServer
 
 AUDIT = "audit"
@@ -46,7 +44,7 @@ class Events:
             try:
                 published = tasks.app.publish(tasks.EVENTS, event, id=f"e{one}", dedupe_ttl=600)
                 break
-            except (BrokerUnavailable, NotReplicated):
+            except UNSURE:
                 continue
         else:
             journal.write("unsure", serials=[one, two])
@@ -60,7 +58,7 @@ class Events:
 
     def audit(self, rng: random.Random) -> None:
         """Read what is pending, then what is new, and acknowledge it, unless that gets lost."""
-        with suppress(redis.RedisError), self._server.client(socket_timeout=5.0) as client:
+        with suppress(redis.RedisError, LookupError), self._server.client(socket_timeout=5.0) as client:
             self._audit(client, forgets=rng.random() < FORGETFUL)
 
     def _audit(self, client: Any, forgets: bool) -> bool:
@@ -76,7 +74,7 @@ class Events:
     def meddle(self, rng: random.Random) -> None:
         """What others do to rsq's own group; it is to bear it all."""
         group = rng.choice(("one", "two"))
-        with suppress(redis.RedisError), self._server.client(socket_timeout=5.0) as client:
+        with suppress(redis.RedisError, LookupError), self._server.client(socket_timeout=5.0) as client:
             act = rng.choice(("destroy", "back", "on", "read", "leave"))
             if act == "destroy":
                 client.xgroup_destroy(tasks.EVENTS, group)
@@ -96,7 +94,7 @@ class Events:
                 with self._server.client(socket_timeout=5.0) as client:
                     while more := self._audit(client, forgets=False):
                         pass
-            except redis.RedisError:
+            except (redis.RedisError, LookupError):
                 time.sleep(0.1)
         if missing := sorted(self._accepted - self._audited):
             text = f"{len(missing)} events of {len(self._accepted)} were gone before group {AUDIT} had read them"

@@ -18,7 +18,7 @@ from tests.chaos.senders.batches import DrawnBatch
 from tests.chaos.senders.canvases import Canvas
 from tests.chaos.senders.drawing import Drawing
 from tests.chaos.senders.graphs import DrawnGraph
-from tests.chaos.senders.sender import TRIES, Sender
+from tests.chaos.senders.sender import TRIES, UNSURE, Sender, Unsure
 from tests.clusters import AnyServer
 
 BREAKS = (0.0, 0.0, 0.1, 0.3)
@@ -70,10 +70,10 @@ class Flows:
     def _start(self, drawing: Drawing) -> bool:
         for _ in range(TRIES):
             began = time.monotonic()
-            answer: BrokerUnavailable | None = None
+            answer: Unsure | None = None
             try:
                 drawing.start()
-            except BrokerUnavailable as error:
+            except UNSURE as error:
                 answer = error
             if not isinstance(drawing, DrawnBatch):  # that takes its time
                 self._sender.tried(list(drawing.kinds), began, answer)
