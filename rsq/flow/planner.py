@@ -1,6 +1,6 @@
 """From a canvas to a plan: which calls there are, what each waits for and takes, and the handles that tell of them.
 
-Each part of a canvas is planned by what stands before it, `_Before`, and gives what it came to, `_After`: so a chain
+Each part of a canvas is planned by what stands before it, `_Before`, and gives what it came to, `After`: so a chain
 hands one to the next, and a group the same one to each of its members.
 """
 
@@ -61,7 +61,7 @@ def before_it(numbers: Sequence[int], takes: Any, policy: str) -> _Before:
 
 
 @dataclass(frozen=True)
-class _After:
+class After:
     """What a part came to.
 
     ends    the nodes that have to be over for it to be over
@@ -115,7 +115,7 @@ class Planner:
 
     # -- the parts
 
-    def _part(self, signature: Signature[Any], before: _Before, depth: int) -> _After:
+    def _part(self, signature: Signature[Any], before: _Before, depth: int) -> After:
         if depth > DEEPEST:
             raise SettingsError(f"more than {DEEPEST} canvases and callbacks stand inside each other")
         if isinstance(signature, Group):
@@ -124,20 +124,20 @@ class Planner:
             return self._chain(signature, before, depth)
         return self._call(signature, before, depth)
 
-    def _call(self, signature: Signature[Any], before: _Before, depth: int) -> _After:
+    def _call(self, signature: Signature[Any], before: _Before, depth: int) -> After:
         takes = None if signature.immutable else before.takes
         call = self._made(signature, takes, bool(before.numbers))
         number = self._add(Draft(call, len(before.numbers), takes, policy=before.policy))
         for earlier in before.numbers:
             self._drafts[earlier].outs.append(number)
         handle = self._handle(signature, call.message, number, before.parent)
-        after = _After((number,), number, handle, ((number, handle.id),))
+        after = After((number,), number, handle, ((number, handle.id),))
         handle.links = self._callbacks(signature, after, depth)
         for errback in signature.errbacks:
             self._tell(errback, [*after.told, *((earlier, handle.id) for earlier in before.header)], depth)
         return after
 
-    def _chain(self, chain: Chain[Any], before: _Before, depth: int) -> _After:
+    def _chain(self, chain: Chain[Any], before: _Before, depth: int) -> After:
         if isinstance(chain, Chord) and chain.body is None:
             raise SettingsError("this chord has no body: chord(header, body), or chord(header)(body)")
         heard: list[tuple[int, str]] = []
@@ -163,7 +163,7 @@ class Planner:
                 self._tell(errback, [*told, *after.told], depth)
         return replace(after, told=[*heard, *after.told])
 
-    def _group(self, group: Group[Any], before: _Before, depth: int) -> _After:
+    def _group(self, group: Group[Any], before: _Before, depth: int) -> After:
         if len(before.numbers) > 1 and len(group.tasks) > 1:
             before = replace(before, numbers=(self._join(before.numbers, before.policy),))
         ends: list[int] = []
@@ -184,11 +184,11 @@ class Planner:
                 self._tell(errback, after.told, depth)
         group_id = self._own(group.options.get("task_id") or group.id)
         result = GroupResult[Any](self._app.client, group_id, handles, before.parent)
-        whole = _After(ends or before.numbers, shape, result, told)
+        whole = After(ends or before.numbers, shape, result, told)
         result.links = self._callbacks(group, whole, depth)
         return whole
 
-    def _callbacks(self, signature: Signature[Any], after: _After, depth: int) -> tuple[AsyncResult[Any], ...]:
+    def _callbacks(self, signature: Signature[Any], after: After, depth: int) -> tuple[AsyncResult[Any], ...]:
         """Plan what is to follow it; gives the handles."""
         before = _Before(after.ends, after.shape, after.handle)
         if len(signature.links) > 1 and len(after.ends) > 1:
