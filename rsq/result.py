@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -313,10 +314,15 @@ class AsyncResult(HandleData, Generic[R]):
             raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
 
     def _wait(self, timeout: float | None) -> bytes | None:
-        return self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
+        return self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout, self._place())
 
     async def _await(self, timeout: float | None) -> bytes | None:
-        return await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
+        keys = await self._client.aresult_keys(self.id, self.queue)
+        return await self._client.alistener.wait(keys, timeout, self._place())
+
+    def _place(self) -> InFlow | None:
+        """Where else the result may be found."""
+        return None
 
     def _read(self) -> bytes | None:
         return self._client.read_result(self.id, self.queue)

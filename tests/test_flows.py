@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -29,7 +31,11 @@ from rsq import (
     signature,
 )
 from rsq.broker.dead_letters import dead_letters, redrive
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange
 from rsq.broker.status import counts
+from rsq.broker.waiting import Wanted
+from rsq.result_member import MemberResult
 from tests.helpers import wait_until
 from tests.modes import MODES, noted_in, running
 
@@ -594,6 +600,51 @@ def commands() -> dict[str, int]:
     (info,) = app.client.ask(("INFO", "commandstats"))
     text = info.decode() if isinstance(info, bytes) else str(info)
     return {name: int(calls) for name, calls in re.findall(r"cmdstat_(\w+):calls=(\d+)", text)}
+
+
+@pytest.mark.parametrize("how", ["get", "aget", "set", "aset"])
+def test_who_waits_for_a_step_that_will_never_run_hears_of_it(
+    url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It looks once, when it begins to listen; what comes later nobody has to look for."""
+    go_on, looks = threading.Event(), []
+    once = Wanted.looking_on
+
+    def looking_on(wanted: Wanted, deadline: Deadline) -> Exchange[None]:
+        looks.append(wanted)
+        yield from once(wanted, deadline) if len(looks) == 1 else ()
+
+    monkeypatch.setattr(Wanted, "looking_on", looking_on)
+
+    @app.task(name="breaks_late")
+    def breaks_late() -> None:
+        assert go_on.wait(60)
+        raise Broken("late")
+
+    async def awaited(handle: AsyncResult[Any]) -> Any:
+        return await handle.aget()
+
+    with app.testing.worker(url=url), ThreadPoolExecutor(1) as beside:
+        middle = (breaks_late.s() | add.s() | add.s(1)).delay().parent
+        assert isinstance(middle, MemberResult)
+        assert not middle.last
+        handle: AsyncResult[Any] = ResultSet(app.client, [middle]) if how.endswith("set") else middle
+        waits = beside.submit(asyncio.run, awaited(handle)) if how[0] == "a" else beside.submit(handle.get)
+        wait_until(lambda: looks, 60, "a look")
+        go_on.set()
+        with pytest.raises(Broken, match="late"):
+            waits.result(timeout=60)
+
+
+def test_who_waits_for_a_step_that_has_fallen_finds_it(url: str) -> None:
+    with app.testing.worker(url=url):
+        first = (breaks.s() | add.s() | add.s(1)).delay()
+        with pytest.raises(Broken):
+            first.get(timeout=60)
+        middle = first.parent
+        assert middle is not None
+        with pytest.raises(Broken):
+            middle.get(timeout=60)
 
 
 def test_as_completed_gives_them_as_they_come(url: str) -> None:
