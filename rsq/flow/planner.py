@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from rsq.calls.message import NO_META, Message, new_id
 from rsq.calls.plan import FAIL, Call, Plan
 from rsq.canvas.data import DEEPEST
 from rsq.canvas.signature import Chain, Chord, Group, Signature
 from rsq.errors import SettingsError
+from rsq.flow.late import Awaited, first_sent
 from rsq.flow.numbering import Draft, numbered
 from rsq.result import AsyncResult
 from rsq.result_group import GroupResult
@@ -273,16 +274,29 @@ class Planner:
                 f"{signature.task} has debounce or on_duplicate='replace', which no call in a canvas can "
                 "have: its place belongs to one call; set on_duplicate='ignore', or start it by itself in a task"
             )
-        expires_ms = None
+        expires_ms, whole = None, options
         late = waits or errback
         if late and isinstance(options.expires, (int, float)) and options.expires > 0:  # it counts from the release
             expires_ms, options = int(options.expires * 1000), replace(options, expires=None)
-        awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (Awaited(signature.task),)
+        looks: list[str] = []
+        one = Awaited(looks)
+        awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (one,)
         if isinstance(takes, Mapping):
-            awaited = dict.fromkeys(takes, Awaited(signature.task))
+            awaited = dict.fromkeys(takes, one)
         if errback and not signature.immutable:
-            awaited = (Awaited(signature.task),) * (3 if task.fits(len(signature.args) + 3) else 1)
-        message, placement = task.made(signature.args, signature.kwargs, options, awaited)
+            awaited = (one,) * (3 if task.fits(len(signature.args) + 3) else 1)
+        try:
+            message, placement = task.made(signature.args, signature.kwargs, options, awaited)
+        except Exception:
+            if not looks:
+                raise
+        if looks:
+            if errback:
+                raise SettingsError(
+                    f"a dedupe_key or a route of {signature.task} looks at what an errback is told, which is not known "
+                    "yet: give the signature a queue or a dedupe_key that is"
+                )
+            return self._made(first_sent(signature, task, whole), takes, waits)
         message.id = self._own(options.task_id or signature.id or message.id)
         if placement.unique:
             placement = replace(placement, unique=False)  # the plan's id answers for it
@@ -295,19 +309,3 @@ class Planner:
             meta["root"] = self._root
         message.meta = meta or NO_META
         return Call(message, placement, expires_ms)
-
-
-class Awaited:
-    """Stands for an argument that another call brings, where the call's own rules look at its arguments."""
-
-    def __init__(self, task: str) -> None:
-        self.__dict__["task"] = task
-
-    def _needed(self, *_: Any, **__: Any) -> NoReturn:
-        raise SettingsError(
-            f"a dedupe_key or a route of {self.__dict__['task']} needs an argument that the call before it brings: "
-            "give the signature a queue or a dedupe_key that is known now"
-        )
-
-    __getattr__ = __getitem__ = __format__ = __str__ = __iter__ = __bool__ = __hash__ = __eq__ = _needed
-    __len__ = __int__ = __float__ = __index__ = __contains__ = __lt__ = __gt__ = _needed
