@@ -7,12 +7,12 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rsq import codec
 from rsq.broker.deadline import Deadline
 from rsq.calls.outcome import ending_of
-from rsq.calls.output import Item, Seen, place_of
+from rsq.calls.output import Gap, Item, NewRun, Seen, place_of
 from rsq.errors import ResultTimeout
 from rsq.home import reading_for
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from rsq.broker.client import Client
     from rsq.broker.watched import Watched
 
+V = TypeVar("V")
+
 LOOK_S = 1.0
 """What may end without telling anybody is asked for its result so often."""
 
 
-class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
+class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | NewRun | Gap"]):
     """The output of a call, as an iterator and as an asynchronous one; made by `AsyncResult.stream`.
 
     conclude  raises what the call raises for those who wait for it; it gets how it has ended, and its packed result.
@@ -60,7 +62,7 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Seen:
+    def __next__(self) -> Item[V] | NewRun | Gap:
         if self._plain is None:
             self._plain = self._follow()
         return self._noted(next(self._plain))
@@ -73,7 +75,7 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Seen:
+    async def __anext__(self) -> Item[V] | NewRun | Gap:
         if self._coroutine is None:
             self._coroutine = self._afollow()
         return self._noted(await anext(self._coroutine))

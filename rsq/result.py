@@ -101,7 +101,9 @@ class AsyncResult(HandleData, Generic[R]):
             return self._value(self._take(data), propagate)
         return self._value(self._result, propagate)
 
-    def stream(self, after: str | None = None, timeout: float | None = None, propagate: bool = True) -> OutputStream:
+    def stream(
+        self, after: str | None = None, timeout: float | None = None, propagate: bool = True
+    ) -> OutputStream[Any]:
         """What the call emits, from its beginning and then as it comes, until its end; for `for` and `async for`.
 
         It gives an `Item` for each value; a `NewRun` where the call began anew, after a failed attempt or the end of
