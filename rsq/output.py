@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
     from rsq.broker.watched import Watched
 
 V = TypeVar("V")
-
-LOOK_S = 1.0
-"""What may end without telling anybody is asked for its result so often."""
 
 
 class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | NewRun | Gap"]):
@@ -33,7 +31,7 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
 
     conclude  raises what the call raises for those who wait for it; it gets how it has ended, and its packed result.
               None: nothing is raised
-    look      the result, where the call may end without telling anybody: it is asked now and then
+    place     where its end is found, too, if it never ran
     cursor    of the last item that it gave, for the `after` of another stream; None before the first one
     ended     how the call has ended, by the words of `rsq.states.ENDINGS`; '' before that
     """
@@ -46,7 +44,7 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
         after: str | None,
         timeout: float | None,
         conclude: Callable[[str, bytes | None], None] | None,
-        look: Callable[[], bytes | None] | None = None,
+        place: InFlow | None = None,
     ) -> None:
         self.cursor = after
         self.ended = ""
@@ -55,7 +53,7 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
         self._call = (task_id, queue)
         self._timeout = timeout
         self._conclude = conclude
-        self._look = look
+        self._place = place
         self._plain: Generator[Seen, None, None] | None = None
         self._coroutine: AsyncGenerator[Seen, None] | None = None
 
@@ -91,15 +89,13 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
         return seen
 
     def _follow(self) -> Generator[Seen, None, None]:
-        watched = self._client.watched(*self._call, self._after)
+        watched = self._client.watched(*self._call, self._after, self._place)
         deadline = self._deadline()
         while watched:
             with closing(self._client.watch(watched, self._patience(deadline))) as arrivals:
                 for seen in arrivals:
                     yield self._read(seen)
                     deadline = self._deadline()
-            if watched and self._look is not None:
-                watched.conclude(self._look())
             self._check(watched, deadline)
         if watched.lacks_result:
             watched.conclude(self._client.read_result(*self._call))
@@ -107,15 +103,13 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
 
     async def _afollow(self) -> AsyncGenerator[Seen, None]:
         aside = asyncio.get_running_loop().run_in_executor
-        watched = await aside(None, self._client.watched, *self._call, self._after)
+        watched = await aside(None, self._client.watched, *self._call, self._after, self._place)
         deadline = self._deadline()
         while watched:
             async with aclosing(self._client.awatch(watched, self._patience(deadline))) as arrivals:
                 async for seen in arrivals:
                     yield self._read(seen)
                     deadline = self._deadline()
-            if watched and self._look is not None:
-                watched.conclude(await aside(None, self._look))
             self._check(watched, deadline)
         if watched.lacks_result:
             watched.conclude(await aside(None, self._client.read_result, *self._call))
@@ -125,8 +119,8 @@ class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | 
         return Deadline(math.inf if self._timeout is None else self._timeout)
 
     def _patience(self, deadline: Deadline) -> float | None:
-        """How long to wait before the next look, in seconds."""
-        left_s = deadline.left_s() if self._look is None else min(LOOK_S, deadline.left_s())
+        """How long to wait, in seconds; None = until something comes."""
+        left_s = deadline.left_s()
         return None if left_s == math.inf else max(0.0, left_s)
 
     def _check(self, watched: Watched, deadline: Deadline) -> None:

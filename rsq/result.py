@@ -116,7 +116,7 @@ class AsyncResult(HandleData, Generic[R]):
         Raises   what `get` raises; SettingsError for what is no cursor
         """
         conclude = self._conclude if propagate else None
-        return OutputStream(self._client, self.id, self.queue, after, timeout, conclude, self._look_of_stream())
+        return OutputStream(self._client, self.id, self.queue, after, timeout, conclude, self._place())
 
     @property
     def state(self) -> State | str:
@@ -292,10 +292,6 @@ class AsyncResult(HandleData, Generic[R]):
         """Delete the result from the server."""
         self._client.forget_result(self.id, self.queue)
         self._result = None
-
-    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
-        """How to look for a result of which nobody is told, where that can be."""
-        return None
 
     def _conclude(self, way: str, data: bytes | None) -> None:
         """The call has ended so: raise what waiting for it raises. `data`: the packed result, where there is one."""

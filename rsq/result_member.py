@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rsq.calls.message import check_id
@@ -75,9 +75,6 @@ class MemberResult(Linked, AsyncResult[T]):
     def _read(self) -> bytes | None:
         data = super()._read()
         return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
-
-    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
-        return None if self.last else self._read
 
     def _place(self) -> InFlow | None:
         return None if self.last else self._client.flows.place(self.flow, self.number)
