@@ -3,7 +3,7 @@
 Where things are, in the order in which a call meets them; each module says at its head what it does:
 
     demo/tasks.py                    an example of an app
-    face, app, task, running, shared  decorate a function, call `delay`
+    face, app, task, generator_task, running, shared  decorate a function, call `delay`
     canvas/                          signatures, chains, groups and chords: calls as what users combine
     flow/                            how they become numbered calls, and are started
     streams/                         events that others write, as calls

@@ -10,7 +10,7 @@ import concurrent.futures.thread  # noqa: F401
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -39,17 +39,25 @@ if TYPE_CHECKING:
     from rsq.broker.client import Client
     from rsq.broker.worker_control import Control
     from rsq.broker.worker_inspect import Inspect
+    from rsq.generator_task import AsyncGeneratorTask, GeneratorTask
 
 P = ParamSpec("P")
 Part = TypeVar("Part")
 R = TypeVar("R")
+Y = TypeVar("Y")
 
 
 class Decorator(Protocol):
     """What `app.task(...)` gives: turns a function into a task of the same signature."""
 
     @overload
+    def __call__(self, function: Callable[P, AsyncIterator[Y]], /) -> AsyncGeneratorTask[P, Y]: ...
+
+    @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Generator[Y, None, R]], /) -> GeneratorTask[P, Y, R]: ...
 
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -59,7 +67,13 @@ class BoundDecorator(Protocol):
     """What `app.task(bind=True)` gives: the first parameter is the task itself."""
 
     @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[Y]], /) -> AsyncGeneratorTask[P, Y]: ...
+
+    @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Generator[Y, None, R]], /) -> GeneratorTask[P, Y, R]: ...
 
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
@@ -181,7 +195,13 @@ class BaseApp:
     # -- tasks
 
     @overload
+    def task(self, function: Callable[P, AsyncIterator[Y]], /) -> AsyncGeneratorTask[P, Y]: ...
+
+    @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, Generator[Y, None, R]], /) -> GeneratorTask[P, Y, R]: ...
 
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...

@@ -152,9 +152,10 @@ class FlowKeys:
     """The key of one flow, and those that all flows of a partition share. The queue's name in them is empty.
 
     prefix  of any queue of the partition
+    added   what a run adds to flows, by the name that this has; it is kept until the run succeeds
     """
 
-    __slots__ = ("flow", "handle", "listed", "unfinished")
+    __slots__ = ("added", "flow", "handle", "listed", "unfinished")
 
     def __init__(self, prefix: str, flow_id: str) -> None:
         partition = prefix[: prefix.index("}") + 1]
@@ -162,6 +163,7 @@ class FlowKeys:
         self.unfinished = f"{partition}::todo"
         self.flow = f"{partition}::flow:{flow_id}"
         self.handle = f"{partition}::group:{flow_id}"
+        self.added = f"{partition}::added:{flow_id}"
 
 
 def is_flow(key: str) -> bool:

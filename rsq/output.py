@@ -7,12 +7,12 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rsq import codec
 from rsq.broker.deadline import Deadline
 from rsq.calls.outcome import ending_of
-from rsq.calls.output import Item, Seen, place_of
+from rsq.calls.output import Gap, Item, NewRun, Seen, place_of
 from rsq.errors import ResultTimeout
 from rsq.home import reading_for
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
     from rsq.broker.watched import Watched
 
-LOOK_S = 1.0
-"""What may end without telling anybody is asked for its result so often."""
+V = TypeVar("V")
 
 
-class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
+class OutputStream(Iterator["Item[V] | NewRun | Gap"], AsyncIterator["Item[V] | NewRun | Gap"]):
     """The output of a call, as an iterator and as an asynchronous one; made by `AsyncResult.stream`.
 
     conclude  raises what the call raises for those who wait for it; it gets how it has ended, and its packed result.
               None: nothing is raised
-    look      the result, where the call may end without telling anybody: it is asked now and then
+    place     where its end is found, too, if it never ran
     cursor    of the last item that it gave, for the `after` of another stream; None before the first one
     ended     how the call has ended, by the words of `rsq.states.ENDINGS`; '' before that
     """
@@ -44,7 +44,7 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
         after: str | None,
         timeout: float | None,
         conclude: Callable[[str, bytes | None], None] | None,
-        look: Callable[[], bytes | None] | None = None,
+        place: InFlow | None = None,
     ) -> None:
         self.cursor = after
         self.ended = ""
@@ -53,14 +53,14 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
         self._call = (task_id, queue)
         self._timeout = timeout
         self._conclude = conclude
-        self._look = look
+        self._place = place
         self._plain: Generator[Seen, None, None] | None = None
         self._coroutine: AsyncGenerator[Seen, None] | None = None
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Seen:
+    def __next__(self) -> Item[V] | NewRun | Gap:
         if self._plain is None:
             self._plain = self._follow()
         return self._noted(next(self._plain))
@@ -73,7 +73,7 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Seen:
+    async def __anext__(self) -> Item[V] | NewRun | Gap:
         if self._coroutine is None:
             self._coroutine = self._afollow()
         return self._noted(await anext(self._coroutine))
@@ -89,15 +89,13 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
         return seen
 
     def _follow(self) -> Generator[Seen, None, None]:
-        watched = self._client.watched(*self._call, self._after)
+        watched = self._client.watched(*self._call, self._after, self._place)
         deadline = self._deadline()
         while watched:
             with closing(self._client.watch(watched, self._patience(deadline))) as arrivals:
                 for seen in arrivals:
                     yield self._read(seen)
                     deadline = self._deadline()
-            if watched and self._look is not None:
-                watched.conclude(self._look())
             self._check(watched, deadline)
         if watched.lacks_result:
             watched.conclude(self._client.read_result(*self._call))
@@ -105,15 +103,13 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
 
     async def _afollow(self) -> AsyncGenerator[Seen, None]:
         aside = asyncio.get_running_loop().run_in_executor
-        watched = await aside(None, self._client.watched, *self._call, self._after)
+        watched = await aside(None, self._client.watched, *self._call, self._after, self._place)
         deadline = self._deadline()
         while watched:
             async with aclosing(self._client.awatch(watched, self._patience(deadline))) as arrivals:
                 async for seen in arrivals:
                     yield self._read(seen)
                     deadline = self._deadline()
-            if watched and self._look is not None:
-                watched.conclude(await aside(None, self._look))
             self._check(watched, deadline)
         if watched.lacks_result:
             watched.conclude(await aside(None, self._client.read_result, *self._call))
@@ -123,8 +119,8 @@ class OutputStream(Iterator[Seen], AsyncIterator[Seen]):
         return Deadline(math.inf if self._timeout is None else self._timeout)
 
     def _patience(self, deadline: Deadline) -> float | None:
-        """How long to wait before the next look, in seconds."""
-        left_s = deadline.left_s() if self._look is None else min(LOOK_S, deadline.left_s())
+        """How long to wait, in seconds; None = until something comes."""
+        left_s = deadline.left_s()
         return None if left_s == math.inf else max(0.0, left_s)
 
     def _check(self, watched: Watched, deadline: Deadline) -> None:

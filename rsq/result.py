@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -100,7 +101,9 @@ class AsyncResult(HandleData, Generic[R]):
             return self._value(self._take(data), propagate)
         return self._value(self._result, propagate)
 
-    def stream(self, after: str | None = None, timeout: float | None = None, propagate: bool = True) -> OutputStream:
+    def stream(
+        self, after: str | None = None, timeout: float | None = None, propagate: bool = True
+    ) -> OutputStream[Any]:
         """What the call emits, from its beginning and then as it comes, until its end; for `for` and `async for`.
 
         It gives an `Item` for each value; a `NewRun` where the call began anew, after a failed attempt or the end of
@@ -113,7 +116,7 @@ class AsyncResult(HandleData, Generic[R]):
         Raises   what `get` raises; SettingsError for what is no cursor
         """
         conclude = self._conclude if propagate else None
-        return OutputStream(self._client, self.id, self.queue, after, timeout, conclude, self._look_of_stream())
+        return OutputStream(self._client, self.id, self.queue, after, timeout, conclude, self._place())
 
     @property
     def state(self) -> State | str:
@@ -290,10 +293,6 @@ class AsyncResult(HandleData, Generic[R]):
         self._client.forget_result(self.id, self.queue)
         self._result = None
 
-    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
-        """How to look for a result of which nobody is told, where that can be."""
-        return None
-
     def _conclude(self, way: str, data: bytes | None) -> None:
         """The call has ended so: raise what waiting for it raises. `data`: the packed result, where there is one."""
         if data is not None:
@@ -313,10 +312,15 @@ class AsyncResult(HandleData, Generic[R]):
             raise TypeError(unknown_text("option of get", next(iter(unknown)), "option of get", _OF_GET))
 
     def _wait(self, timeout: float | None) -> bytes | None:
-        return self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout)
+        return self._client.listener.wait(self._client.result_keys(self.id, self.queue), timeout, self._place())
 
     async def _await(self, timeout: float | None) -> bytes | None:
-        return await self._client.alistener.wait(await self._client.aresult_keys(self.id, self.queue), timeout)
+        keys = await self._client.aresult_keys(self.id, self.queue)
+        return await self._client.alistener.wait(keys, timeout, self._place())
+
+    def _place(self) -> InFlow | None:
+        """Where else the result may be found."""
+        return None
 
     def _read(self) -> bytes | None:
         return self._client.read_result(self.id, self.queue)

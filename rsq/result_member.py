@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rsq.broker.deadline import Deadline
 from rsq.calls.message import check_id
 from rsq.handles import Handles, Linked, Numbers, checked_place
 from rsq.home import Home
@@ -15,11 +14,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
 
 T = TypeVar("T")
-
-LOOK_S = 1.0
-"""What never ran, since something before it failed, has no result of its own: the flow is asked for it so often."""
 
 
 class MemberResult(Linked, AsyncResult[T]):
@@ -79,23 +76,5 @@ class MemberResult(Linked, AsyncResult[T]):
         data = super()._read()
         return data if data is not None or self.last else self._client.flows.outcome(self.flow, self.number)
 
-    def _look_of_stream(self) -> Callable[[], bytes | None] | None:
-        return None if self.last else self._read
-
-    def _wait(self, timeout: float | None) -> bytes | None:
-        if self.last:
-            return super()._wait(timeout)
-        deadline = Deadline(float("inf") if timeout is None else timeout)
-        data = self._read()
-        while data is None and deadline.left_s() > 0:
-            data = super()._wait(min(LOOK_S, deadline.left_s())) or self._read()
-        return data
-
-    async def _await(self, timeout: float | None) -> bytes | None:
-        if self.last:
-            return await super()._await(timeout)
-        deadline = Deadline(float("inf") if timeout is None else timeout)
-        data: bytes | None = await self._aside(self._read)
-        while data is None and deadline.left_s() > 0:
-            data = await super()._await(min(LOOK_S, deadline.left_s())) or await self._aside(self._read)
-        return data
+    def _place(self) -> InFlow | None:
+        return None if self.last else self._client.flows.place(self.flow, self.number)

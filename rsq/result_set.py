@@ -12,13 +12,14 @@ from rsq.errors import ResultTimeout
 from rsq.handles import HandleData, Handles, Numbers
 from rsq.home import Home
 from rsq.result import AsyncResult
-from rsq.result_member import LOOK_S, MemberResult
+from rsq.result_member import MemberResult
 from rsq.states import State
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rsq.broker.client import Client
+    from rsq.broker.waiting import InFlow
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ class ResultSet(AsyncResult[list[T]]):
         yield from open_.known
         while open_.handles:
             keys = [self._client.result_keys(each.id, each.queue) for each in open_.handles]
-            with closing(self._client.listener.arrivals(keys, open_.slice_s())) as arrivals:
+            with closing(self._client.listener.arrivals(keys, open_.left_s(), open_.places())) as arrivals:
                 for number, data in arrivals:
                     yield open_.note(number, data)
             yield from open_.look()
@@ -159,7 +160,7 @@ class ResultSet(AsyncResult[list[T]]):
             yield each
         while open_.handles:
             keys = [await self._client.aresult_keys(each.id, each.queue) for each in open_.handles]
-            async with aclosing(self._client.alistener.arrivals(keys, open_.slice_s())) as arrivals:
+            async with aclosing(self._client.alistener.arrivals(keys, open_.left_s(), open_.places())) as arrivals:
                 async for number, data in arrivals:
                     yield open_.note(number, data)
             for each in await self._aside(open_.look):
@@ -276,12 +277,13 @@ class _Open:
         for each in self.handles:
             each._refuse_if_ignored()
 
-    def slice_s(self) -> float | None:
-        """How long to wait for a push before all are looked at."""
-        left_s = max(0.0, self._deadline.left_s())
-        if any(isinstance(each, MemberResult) and not each.last for each in self.handles):
-            return min(LOOK_S, left_s)
-        return None if self._timeout is None else left_s
+    def left_s(self) -> float | None:
+        """How long to wait for them yet; None = until they come."""
+        return None if self._timeout is None else max(0.0, self._deadline.left_s())
+
+    def places(self) -> list[InFlow | None]:
+        """Where else their results may be found."""
+        return [each._place() for each in self.handles]
 
     def note(self, number: int, data: bytes) -> AsyncResult[Any]:
         """This handle has its result."""

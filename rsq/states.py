@@ -41,6 +41,7 @@ TRANSITIONS: dict[str, tuple[str, str]] = {
     "disclaim": ("taken", "done"),
     "begin": ("running", "running"),
     "emit": ("running or taken", "running or taken"),
+    "prepare": ("running or taken", "running or taken"),
     "complete": ("running or taken", "done"),
     "drop_wakes": ("", ""),
     "retry": ("running or taken", "delayed"),

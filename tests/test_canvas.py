@@ -327,7 +327,7 @@ anything: Any = add
             lambda: chain(add.s(1), add.s(2).set(debounce=3, dedupe_key="x")).delay(),
             "debounce or on_duplicate='replace'",
         ),
-        (lambda: chain(add.s(1), add.s(2).set(dedupe_key="{a}")).delay(), "needs an argument that the call before it"),
+        (lambda: add.s(1, 2).on_error(add.s(2).set(dedupe_key="{a}")).delay(), "looks at what an errback is told"),
     ],
 )
 def test_mistakes_are_told_where_they_are_made(make: Callable[[], object], text: str) -> None:

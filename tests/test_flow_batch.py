@@ -83,8 +83,26 @@ def adds_at_third(self: Task[..., Any]) -> None:
 
 
 @app.task
-def adds_too_many() -> None:
-    app.batches.current.add(group(add.s(1, n) for n in range(1001)))
+def adds_many(number: int) -> None:
+    app.batches.current.add(group(add.s(1, n) for n in range(number)))
+    app.batches.current.add(add.s(1, 1))
+
+
+@app.task
+async def aadds_many(number: int) -> None:
+    for _ in range(number):
+        await app.batches.current.aadd(add.s(1, 1))
+
+
+@app.task
+def adds_many_and_breaks() -> None:
+    app.batches.current.add(*(note.s("never") for _ in range(2500)))
+    raise Broken("no")
+
+
+@app.task
+def adds_one_that_is_too_large() -> None:
+    app.batches.current.add(chord([add.s(1, n) for n in range(1000)], total.s()))
 
 
 @app.task(bind=True)
@@ -191,6 +209,23 @@ def test_only_what_succeeds_adds(mode: str) -> None:
     progress = batch.wait(timeout=60)
     assert (progress.total, progress.failed) == (3, 1)
     assert words() == ["complete", "death", "once"]
+
+
+@pytest.mark.parametrize("task", [adds_many, aadds_many])
+def test_one_call_adds_many(mode: str, task: Task[..., Any]) -> None:
+    with telling() as batch:
+        batch.add(task.s(2100))
+    progress = batch.wait(timeout=patience(60))
+    assert (progress.state, progress.total - (task is adds_many)) == ("succeeded", 2101)
+    assert words() == ["complete", "success"]
+
+
+def test_one_that_adds_many_and_fails_adds_nothing(mode: str) -> None:
+    with telling() as batch:
+        batch.add(adds_many_and_breaks.s())
+    progress = batch.wait(timeout=60)
+    assert (progress.total, progress.failed) == (1, 1)
+    assert words() == ["complete", "death"]
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
@@ -308,7 +343,7 @@ class TestBadInput:
 
     def test_a_canvas_that_is_too_large(self, mode: str) -> None:
         with telling() as batch:
-            with pytest.raises(SettingsError, match=r"a canvas of 1,003 calls cannot be added to a batch in one piece"):
+            with pytest.raises(SettingsError, match="a canvas of 1,003 calls cannot be added to a batch or chord"):
                 batch.add(chord([add.s(1, n) for n in range(1002)], total.s()))
             batch.add(chord([add.s(1, n) for n in range(900)], total.s()), add.s(1, 2) | add.s(3))
             batch.add(chord([add.s(1, n) for n in range(900)], total.s()))
@@ -325,11 +360,11 @@ class TestBadInput:
         with pytest.raises(SettingsError, match="filled by one block"):
             batch.__enter__()
 
-    def test_too_many_from_inside(self, mode: str) -> None:
+    def test_a_piece_that_is_too_large_from_inside(self, mode: str) -> None:
         with telling() as batch:
-            handle = batch.add(adds_too_many.s())
+            handle = batch.add(adds_one_that_is_too_large.s())
         with pytest.raises(
-            SettingsError, match="adds 1,001 calls to its batch or chord, and one call adds 1,000 at most"
+            SettingsError, match="a canvas of 1,001 calls cannot be added to a batch or chord in one piece"
         ):
             handle.get(timeout=60)
         assert batch.wait(timeout=60).total == 1

@@ -12,6 +12,7 @@ from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.errors import SettingsError
 from rsq.home import project
 from rsq.result_group import GroupResult
+from tests.helpers import patience
 from tests.modes import noted_in
 
 app = App("beside", task_defaults={"max_retries": 0})
@@ -144,6 +145,13 @@ def test_what_is_added_is_replaced(mode: str) -> None:
     assert handle.get(timeout=60) == [["added", [2, 4]]]
 
 
+def test_one_call_adds_many(mode: str) -> None:
+    """More than a page: all values come, in this order."""
+    result = chord([adds.s(group(add.s(1, n) for n in range(1200)), add.s(0, 0)), add.s(5, 5)], echo.s()).delay()
+    [[ids, five, *values]] = result.get(timeout=patience(60))
+    assert (len(ids), five, values) == (2, 10, [*range(1, 1201), 0])
+
+
 def test_in_a_batch(mode: str) -> None:
     """Members of a batch, and of a chord in it, side by side."""
     with app.batch() as batch:
@@ -198,9 +206,9 @@ class TestBadInput:
         with pytest.raises(SettingsError, match=r"self\.add_to_chord takes signatures"):
             chord([adds.s(3)], echo.s()).delay().get(timeout=60)
 
-    def test_too_many(self, mode: str) -> None:
-        made = chord([adds.s(group(add.s(1, n) for n in range(1001)))], echo.s())
-        with pytest.raises(SettingsError, match=r"adds 1,001 calls to its batch or chord, and one call adds 1,000"):
+    def test_a_piece_that_is_too_large(self, mode: str) -> None:
+        made = chord([adds.s(chord([add.s(1, n) for n in range(1000)], echo.s()))], echo.s())
+        with pytest.raises(SettingsError, match="a canvas of 1,001 calls cannot be added to a batch or chord in one"):
             made.delay().get(timeout=60)
 
     def test_it_adds_and_is_replaced(self, mode: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, partialmethod
 from typing import Any
 
 import pytest
@@ -29,7 +31,12 @@ from rsq import (
     signature,
 )
 from rsq.broker.dead_letters import dead_letters, redrive
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange
 from rsq.broker.status import counts
+from rsq.broker.waiting import Awaited, Wanted
+from rsq.broker.watched import Watched
+from rsq.result_member import MemberResult
 from tests.helpers import wait_until
 from tests.modes import MODES, noted_in, running
 
@@ -195,6 +202,27 @@ NESTED: dict[str, tuple[Callable[[], AsyncResult[Any]], Any]] = {
     "empty group": (lambda: group([]).delay(), []),
     "empty header": (lambda: chord([], total.s()).delay(), 0),
     "empty group behind a task": (lambda: chain(add.s(1), group([]), echo.s()).delay(), [[]]),
+    "empty group that begins a chain": (lambda: chain(group([]), echo.s()).delay(), [[]]),
+    "group of empty groups": (lambda: group(group([]), group([])).delay(), []),
+    "chords three deep": (
+        lambda: chord([chord([chord([add.s(1, 1)], total.s()), add.s(1)], total.s())], total.s()).delay(),
+        3,
+    ),
+    "chords in chains in groups": (
+        lambda: group(
+            chain(add.s(1, 1), group(add.s(1), add.s(2)), total.s(), add.s(1)),
+            chord([chain(add.s(1), group(add.s(1), add.s(2)), total.s()), add.s(3)], total.s()),
+        ).delay(),
+        [8, 8],
+    ),
+    "link of a chord": (
+        lambda: chord([add.s(1), add.s(2)], total.s()).apply_async(link=[add.s(10), echo.s()]).children[0],
+        13,
+    ),
+    "a canvas as link": (
+        lambda: add.apply_async((1, 1), link=chord([add.s(1), add.s(2)], total.s())).children[0],
+        7,
+    ),
     "group that ends a chain with a link": (
         lambda: chain(add.s(1), group(add.s(1), add.s(2)).set(link=total.s())).delay().links[0],  # type: ignore[attr-defined]
         5,
@@ -560,6 +588,36 @@ def test_that_a_delayed_call_was_cancelled_is_told_once(
                 each.get(timeout=60)
 
 
+@app.task
+def lasts() -> None:
+    noted.append("began")
+    wait_until(lambda: "over" in noted, 60, "the end")
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["its handle", "found again"])
+def test_a_group_is_revoked_while_it_runs(url: str, restored: bool) -> None:
+    """What runs is interrupted, what waits never starts; in a chord the body does not run, either."""
+    noted.clear()
+    try:
+        with app.testing.worker(url=url) as worker:
+            members = group(lasts.s(), add.s(1, 1).set(countdown=600), lasts.s() | note.s("behind"))
+            alone = members.delay()
+            bodied = (group(lasts.s(), add.s(1, 1)) | note.s("body")).delay()
+            alone.save()
+            wait_until(lambda: len(noted) == 1, 60, "one to run")
+            found = GroupResult.restore(alone.id, app) if restored else alone
+            assert found is not None
+            found.revoke(terminate=True)
+            bodied.revoke(terminate=True)
+            for each in (*alone, bodied):
+                with pytest.raises(TaskRevoked):
+                    each.get(timeout=60)
+            worker.wait_idle(timeout=60)
+            assert {*noted} == {"began"}
+    finally:
+        noted.append("over")
+
+
 def test_a_long_chain_and_a_large_chord(url: str) -> None:
     with app.testing.worker(url=url) as worker:
         long = chain(add.s(0, 1), *[add.s(1)] * 2999).delay()
@@ -594,6 +652,57 @@ def commands() -> dict[str, int]:
     (info,) = app.client.ask(("INFO", "commandstats"))
     text = info.decode() if isinstance(info, bytes) else str(info)
     return {name: int(calls) for name, calls in re.findall(r"cmdstat_(\w+):calls=(\d+)", text)}
+
+
+@pytest.mark.parametrize("how", ["get", "aget", "set", "aset", "stream", "astream"])
+def test_who_waits_for_a_step_that_will_never_run_hears_of_it(
+    url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It looks once, when it begins to listen; what comes later nobody has to look for."""
+    go_on = threading.Event()
+    looks: list[Awaited[Any]] = []
+
+    def look_once(
+        awaited: Awaited[Any], deadline: Deadline, look: Callable[[Any, Deadline], Exchange[None]]
+    ) -> Exchange[None]:
+        looks.append(awaited)
+        yield from look(awaited, deadline) if len(looks) == 1 else ()
+
+    for kind in (Wanted, Watched):
+        monkeypatch.setattr(kind, "looking_on", partialmethod(look_once, look=kind.looking_on))
+
+    @app.task(name="breaks_late")
+    def breaks_late() -> None:
+        assert go_on.wait(60)
+        raise Broken("late")
+
+    async def awaited(handle: AsyncResult[Any]) -> Any:
+        return [seen async for seen in handle.stream()] if how == "astream" else await handle.aget()
+
+    def waited(handle: AsyncResult[Any]) -> Any:
+        return [*handle.stream()] if how == "stream" else handle.get()
+
+    with app.testing.worker(url=url), ThreadPoolExecutor(1) as beside:
+        middle = (breaks_late.s() | add.s() | add.s(1)).delay().parent
+        assert isinstance(middle, MemberResult)
+        assert not middle.last
+        handle: AsyncResult[Any] = ResultSet(app.client, [middle]) if how.endswith("set") else middle
+        waits = beside.submit(asyncio.run, awaited(handle)) if how[0] == "a" else beside.submit(waited, handle)
+        wait_until(lambda: looks, 60, "a look")
+        go_on.set()
+        with pytest.raises(Broken, match="late"):
+            waits.result(timeout=60)
+
+
+def test_who_waits_for_a_step_that_has_fallen_finds_it(url: str) -> None:
+    with app.testing.worker(url=url):
+        first = (breaks.s() | add.s() | add.s(1)).delay()
+        with pytest.raises(Broken):
+            first.get(timeout=60)
+        middle = first.parent
+        assert middle is not None
+        with pytest.raises(Broken):
+            middle.get(timeout=60)
 
 
 def test_as_completed_gives_them_as_they_come(url: str) -> None:

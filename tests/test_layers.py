@@ -27,7 +27,7 @@ FLOORS = [
     {"calls"},
     {"broker"},
     {"home", "handles", "output", "result", "result_member", "result_set", "result_group"},
-    {"canvas", "running", "task", "shared", "app", "loader", "pickling"},
+    {"canvas", "running", "task", "generator_task", "shared", "app", "loader", "pickling"},
     {"flow", "streams"},
     {"worker", "beat"},
     {"testing", "contrib"},

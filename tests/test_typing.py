@@ -12,6 +12,7 @@ from mypy import api
 PRELUDE = """
 from __future__ import annotations
 import rsq
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
 from rsq import App, AsyncResult, Task, task
 
@@ -47,6 +48,29 @@ async def bound_async(self: Task[..., int], number: int) -> int:
 @app.task(bind=True)
 async def bound_to_anything(self: Any, a: Any) -> int:
     return 1
+
+@app.task
+def counts(n: int) -> Generator[int, None, str]:
+    yield n
+    return "end"
+
+@app.task
+def of_any(rows: list[Any]) -> Generator[int, None, str]:
+    yield 1
+    return "end"
+
+@app.task(bind=True, queue="mail")
+def bound_counts(self: Any, n: int) -> Generator[int, None, str]:
+    yield n
+    return "end"
+
+@app.task(queue="mail")
+async def acounts(n: int) -> AsyncIterator[int]:
+    yield n
+
+@app.task
+async def agenerates(n: int) -> AsyncGenerator[bytes, None]:
+    yield b""
 
 @task
 def shared(a: int) -> str:
@@ -143,6 +167,20 @@ ACCEPTED = {
         async def start() -> int:
             return await (await add.s(1).adelay()).aget()
         """,
+    "generators": """
+        for seen in counts.delay(1).stream():
+            if isinstance(seen, rsq.Item):
+                number: int = seen.value
+        numbers: list[int] = [*counts(1)]
+        handle: AsyncResult[str] = counts.delay(1)
+        counts.s(1) | add.si(1)
+
+        async def follow() -> None:
+            async for seen in (await acounts.adelay(1)).stream():
+                print(seen)
+            async for number in acounts(1):
+                print(number + 1)
+        """,
     "testing": """
         with app.testing.eager(propagate=False):
             add.delay(1)
@@ -180,6 +218,8 @@ REFUSED = {
     "call without await": ('b: bytes = fetch("x")', 'expression has type "Coroutine[Any, Any, bytes]"'),
     "forgotten await": ('fetch("x")', 'Value of type "Coroutine[Any, Any, bytes]" must be used'),
     "missing argument, bound": ("bound.delay()", 'Missing positional argument "number" in call to "delay" of "Task"'),
+    "wrong type, generator": ('counts.delay("x")', 'Argument 1 to "delay" of "_Sends" has incompatible type "str"'),
+    "result of another type, generator": ("n: int = counts.delay(1).get()", 'variable has type "int"'),
     "too many arguments": ("add.delay(1, 2, 3)", 'Too many arguments for "delay" of "Task"'),
     "keyword-only by position": ("send.delay('me', True)", 'Too many positional arguments for "delay" of "Task"'),
     "self by hand": ("bound.delay(bound, 1)", 'Argument 1 to "delay" of "Task" has incompatible type'),
@@ -222,6 +262,17 @@ REVEALED = {
     "chunks as a group": ("add.chunks([(1, 2)], 10).group().delay().get()", "list[list[int]]"),
     "stamped": ("add.s(1).stamp(by='me')", "Signature[int]"),
     "restored": ("rsq.GroupResult.restore('x')", "GroupResult[Any] | None"),
+    "generator": ("counts.delay(1).get()", "str"),
+    "generator, what it yields": ("counts.delay(1).stream()", "OutputStream[int]"),
+    "generator, by id": ("counts.AsyncResult('x').stream()", "OutputStream[int]"),
+    "generator, called here": ("counts(1)", "typing.Generator[int, None, str]"),
+    "generator, signature": ("counts.s(1).delay().get()", "str"),
+    "bound generator": ("bound_counts.delay(1).get()", "str"),
+    "bound generator, what it yields": ("bound_counts.delay(1).stream()", "OutputStream[int]"),
+    "generator of anything": ("of_any.delay([]).get()", "str"),
+    "what a stream gives": ("next(counts.apply_async((1,)).stream())", "Item[int] | NewRun | Gap"),
+    "async iterator": ("acounts.delay(1).stream()", "OutputStream[int]"),
+    "async generator": ("agenerates.delay(1).stream()", "OutputStream[bytes]"),
     "by id": ("add.AsyncResult('x').get()", "int"),
     "task": ("bound", "Task[[number: int], str]"),
 }

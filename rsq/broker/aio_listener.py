@@ -19,6 +19,7 @@ from rsq.broker.waiting import (
     SILENCE_S,
     Awaited,
     Channels,
+    InFlow,
     R,
     Silence,
     Waiting,
@@ -34,18 +35,18 @@ class AsyncResultListener:
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._loops = PerLoop(lambda: _OfLoop(endpoint, timeout_s))
 
-    async def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
+    async def wait(self, keys: Sequence[str], timeout_s: float | None, place: InFlow | None = None) -> bytes | None:
         """The value at the first of `keys` that has one, or None after `timeout_s`; see `ResultListener.wait`."""
-        async with aclosing(self.arrivals([keys], timeout_s)) as arrivals:
+        async with aclosing(self.arrivals([keys], timeout_s, [place])) as arrivals:
             async for _, data in arrivals:
                 return data
         return None
 
     def arrivals(
-        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None, places: Sequence[InFlow | None] = ()
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Several values, each as soon as it is there, with its number; see `ResultListener.arrivals`."""
-        return self.arriving(Wanted(wanted), timeout_s)
+        return self.arriving(Wanted(wanted, places), timeout_s)
 
     def arriving(self, awaited: Awaited[R], timeout_s: float | None) -> AsyncGenerator[R, None]:
         """The same for whatever one waits for."""

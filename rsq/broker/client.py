@@ -26,7 +26,7 @@ from rsq.broker.pool import LinkPool
 from rsq.broker.producer import AsyncProducer, Producer, Sending
 from rsq.broker.progress_writer import Reporter
 from rsq.broker.queue import FORGET_MS, Queue
-from rsq.broker.waiting import LOOK_STEP, first_value
+from rsq.broker.waiting import LOOK_STEP, InFlow, first_value
 from rsq.broker.watched import Watched
 from rsq.broker.wire import Command, packed
 from rsq.calls.message import Delivery, check_id, unpack_meta
@@ -261,9 +261,9 @@ class Client:
         names = [queue] if queue else self.queue_names()
         return [(each.output(task_id), each.result(task_id)) for each in (self.queue(name).keys for name in names)]
 
-    def watched(self, task_id: str, queue: str | None, after: Place | None) -> Watched:
+    def watched(self, task_id: str, queue: str | None, after: Place | None, in_flow: InFlow | None = None) -> Watched:
         """What one sees of a call from there on."""
-        return Watched(self.output_places(task_id, queue), after)
+        return Watched(self.output_places(task_id, queue), after, in_flow)
 
     def watch(self, watched: Watched, timeout_s: float | None) -> Generator[Seen, None, None]:
         """What comes of a watched call, see `ResultListener.arriving`."""

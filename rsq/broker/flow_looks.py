@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange, asking
 from rsq.broker.flow_rows import BAD, ERRBACK, JOIN, OK, STATES, Stored, read_counts
+from rsq.broker.wire import packed
+from rsq.calls.inputs import FAILED, origin_of
 
 HEAD = ("head", "description", "created", "ended", "abandoned", "error")
 
@@ -90,3 +94,30 @@ def state_of(number: int, node: Stored) -> NodeState:
         state = "waiting" if node.waiting or node.kind == JOIN else "released"
     names = (node.id, node.queue, node.task, node.name)
     return NodeState(number, *names, state, node.outs, node.waits, node.kind == ERRBACK)
+
+
+def outcomes_of(key: str, numbers: Sequence[int], deadline: Deadline) -> Exchange[list[bytes | None]]:
+    """The packed results of nodes that ended without one of their own, in one question or two.
+
+    key  of their flow
+    """
+    if not numbers:
+        return []
+    names = [f"{number}v" for number in numbers]
+    ((head, result, *values),) = yield from asking([packed("HMGET", key, "head", "result", *names)], deadline)
+    ended = head is not None and STATES[read_counts(head).state] in ("cancelled", "expired")
+    failed = [value if value is not None and value[:1] == FAILED else None for value in values]
+    others = sorted({origin for value in failed if value and (origin := origin_of(value)) is not None})
+    origins: dict[int, bytes | None] = {}
+    if others:
+        (found,) = yield from asking([packed("HMGET", key, *(f"{number}v" for number in others))], deadline)
+        origins = dict(zip(others, found, strict=True))
+    outcomes: list[bytes | None] = []
+    for value in failed:
+        origin = None if value is None else origin_of(value)
+        value = value if origin is None else origins[origin]
+        if value is not None and value[:1] == FAILED:  # what it fell with may have succeeded since
+            outcomes.append(value[1:])
+        else:
+            outcomes.append(result if ended else None)
+    return outcomes

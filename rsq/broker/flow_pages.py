@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rsq.broker.flow_rows import Fixed, fixed_of, pack, row_of
 from rsq.broker.wire import Argument
@@ -84,12 +84,21 @@ class Pages:
         }
         yield [pack(head), *rows]
 
-    def added(self) -> list[Argument]:
-        """The arguments of `flow_add.lua`, for the nodes of this plan."""
+    def added(
+        self, kept: tuple[str | int, ...] | None = None, queues: Iterable[str] = (), waiting: Sequence[int] = ()
+    ) -> list[Argument]:
+        """The arguments of `flow_add.lua`, for the nodes of this plan.
+
+        kept, queues, waiting  of those that were added before them, by the same call: see `rsq.broker.adding`
+        """
         rows = [self._row(number, node) for number, node in enumerate(self._plan.nodes)]
-        beside = {"beside": pack((self._waiting, self._beside))} if self._beside else {}
-        queues = pack([*self.queues])
-        return [pack({**self._counts(), **beside, "queues": queues, "most": self._settings.max_flow_calls}), *rows]
+        waiting = self._waiting or waiting
+        head = {**self._counts(), "queues": pack([*{**self.queues, **dict.fromkeys(queues)}])}
+        if waiting:
+            head["beside"] = pack((waiting, self._beside))
+        if kept is not None:
+            head["kept"] = pack(kept)
+        return [pack({**head, "most": self._settings.max_flow_calls}), *rows]
 
     def _counts(self) -> dict[str, int | bytes]:
         roots = pack(in_runs(self._roots))

@@ -10,25 +10,27 @@ from typing import Any
 
 from rsq import keys
 from rsq.broker import scripts
+from rsq.broker.adding import Adding
 from rsq.broker.answers import too_few
 from rsq.broker.connection import ScriptCall, running
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking, pauses
-from rsq.broker.flow_looks import HEAD, Flow, NodeState, state_of, unpack_head
+from rsq.broker.flow_looks import HEAD, Flow, NodeState, outcomes_of, state_of, unpack_head
 from rsq.broker.flow_pages import PAGE_NODES, Pages
-from rsq.broker.flow_rows import STATES, Stored, above_of, read_counts, read_node
+from rsq.broker.flow_rows import Stored, above_of, read_node
 from rsq.broker.partitions import Queues
 from rsq.broker.queue import MOVED, Queue, replication
+from rsq.broker.waiting import InFlow
 from rsq.broker.wire import Argument, packed
 from rsq.broker.worker_queue import EXPIRED
-from rsq.calls.inputs import FAILED, origin_of
-from rsq.calls.message import check_id
+from rsq.calls.message import Delivery, check_id
 from rsq.calls.outcome import pack_failure
 from rsq.calls.plan import Node, Plan
 from rsq.errors import (
     BatchClosed,
     BrokerError,
     BrokerUnavailable,
+    LeaseLost,
     NotReplicated,
     QueueFull,
     QueuePaused,
@@ -91,6 +93,10 @@ class Flows:
     def channel(self, flow_id: str) -> str:
         """Where its end is published; a listener finds there what has ended before."""
         return self._keys(flow_id).flow
+
+    def place(self, flow_id: str, number: int) -> InFlow:
+        """Where a listener finds what became of a node that ended without a result of its own."""
+        return InFlow(self._keys(flow_id).flow, number)
 
     def ids(self) -> Iterator[str]:
         """The flows that have not succeeded, those first that will be ended or forgotten next."""
@@ -184,6 +190,24 @@ class Flows:
         if queues:
             self._follow(self._introducing(flow_id, queues))
 
+    async def aintroduce(self, flow_id: str, queues: Collection[str]) -> None:
+        """`introduce` for coroutines."""
+        if queues:
+            await self._afollow(self._introducing(flow_id, queues))
+
+    def keep(self, delivery: Delivery, adding: Adding) -> None:
+        """Keep what a call that runs adds to a flow, but for the last page of it, until it succeeds.
+
+        Raises  LeaseLost: this run is over, and nothing will come of it; BrokerUnavailable, BrokerRefused
+        """
+        if adding.unsent:
+            self._follow(self._keeping(delivery, adding))
+
+    async def akeep(self, delivery: Delivery, adding: Adding) -> None:
+        """`keep` for coroutines."""
+        if adding.unsent:
+            await self._afollow(self._keeping(delivery, adding))
+
     def revoke(self, flow_id: str, number: int) -> bool:
         """Have a call that waits not run: it ends at once. False: it does not wait, so it is revoked like any other."""
         return bool(self._follow(self._running(self._script(scripts.FLOW_REVOKE, flow_id, number))))
@@ -258,6 +282,12 @@ class Flows:
             if pause == MOVED:
                 yield from self._look_anew(flow_id, queue.name)
 
+    def _keeping(self, delivery: Delivery, adding: Adding) -> Exchange[None]:
+        for number, call in adding.kept_calls(self._settings, self._queue(delivery.queue).keys.prefix, delivery):
+            if (yield from self._running(call)) != 1:
+                raise LeaseLost(f"this run of {delivery.task}[{delivery.id}] is over: what it adds comes to nothing")
+            adding.unsent.pop(number, None)
+
     def _look_anew(self, flow_id: str, name: str) -> Exchange[None]:
         """A queue lies in another partition than this process remembers. Raises SettingsError as `_located`."""
         yield from self._queues.finding([name, self._queue(None).name], self._deadline(), use=True)
@@ -331,30 +361,7 @@ class Flows:
         return (yield from self._outcomes(flow_id, [number]))[0]
 
     def _outcomes(self, flow_id: str, numbers: Sequence[int]) -> Exchange[list[bytes | None]]:
-        key = self._keys(flow_id).flow
-        if not numbers:
-            return []
-        names = [f"{number}v" for number in numbers]
-        ((head, result, *values),) = yield from asking(
-            [packed("HMGET", key, "head", "result", *names)], self._deadline()
-        )
-        ended = head is not None and STATES[read_counts(head).state] in ("cancelled", "expired")
-        failed = [value if value is not None and value[:1] == FAILED else None for value in values]
-        others = sorted({origin for value in failed if value and (origin := origin_of(value)) is not None})
-        origins: dict[int, bytes | None] = {}
-        if others:
-            names = [f"{number}v" for number in others]
-            (found,) = yield from asking([packed("HMGET", key, *names)], self._deadline())
-            origins = dict(zip(others, found, strict=True))
-        outcomes: list[bytes | None] = []
-        for value in failed:
-            origin = None if value is None else origin_of(value)
-            value = value if origin is None else origins[origin]
-            if value is not None and value[:1] == FAILED:  # what it fell with may have succeeded since
-                outcomes.append(value[1:])
-            else:
-                outcomes.append(result if ended else None)
-        return outcomes
+        return (yield from outcomes_of(self._keys(flow_id).flow, numbers, self._deadline()))
 
     # -- helpers
 

@@ -11,7 +11,7 @@ from rsq.broker.deadline import Deadline
 from rsq.broker.forks import renew_in_child
 from rsq.broker.pool import LinkPool
 from rsq.broker.subscription import Subscription, Waiter
-from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Awaited, R, Wanted, looking
+from rsq.broker.waiting import LAST_LOOK_S, RECONNECT_S, Awaited, InFlow, R, Wanted, looking
 from rsq.errors import BrokerUnavailable
 
 LONGEST_READ_S = 1.0
@@ -33,16 +33,16 @@ class ResultListener:
     def after_fork(self) -> None:
         self._subscriptions: dict[str | None, Subscription] = {}
 
-    def wait(self, keys: Sequence[str], timeout_s: float | None) -> bytes | None:
-        """The value at the first of `keys` that has one, as soon as it is there, or None after `timeout_s`.
+    def wait(self, keys: Sequence[str], timeout_s: float | None, place: InFlow | None = None) -> bytes | None:
+        """The value at the first of `keys` that has one, or at `place`, as soon as it is there; None after `timeout_s`.
 
         Raises as `arrivals`.
         """
-        with closing(self.arrivals([keys], timeout_s)) as arrivals:
+        with closing(self.arrivals([keys], timeout_s, [place])) as arrivals:
             return next((data for _, data in arrivals), None)
 
     def arrivals(
-        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None, places: Sequence[InFlow | None] = ()
     ) -> Generator[tuple[int, bytes], None, None]:
         """Several values, each as soon as it is there, with its number in `wanted`; ends after `timeout_s`.
 
@@ -51,8 +51,9 @@ class ResultListener:
         on end; BrokerRefused.
 
         wanted  for each value the keys at one of which it will be
+        places  for each value where else it may be found, or None
         """
-        return self.arriving(Wanted(wanted), timeout_s)
+        return self.arriving(Wanted(wanted, places), timeout_s)
 
     def arriving(self, awaited: Awaited[R], timeout_s: float | None) -> Generator[R, None, None]:
         """The same for whatever one waits for."""

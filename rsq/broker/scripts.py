@@ -65,6 +65,7 @@ TAKE = Script("take")
 DISCLAIM = Script("disclaim")
 BEGIN = Script("begin")
 EMIT = Script("emit")
+PREPARE = Script("prepare")
 COMPLETE = Script("complete")
 DROP_WAKES = Script("drop_wakes")
 RETRY = Script("retry")
@@ -103,6 +104,7 @@ ALL = (
     DISCLAIM,
     BEGIN,
     EMIT,
+    PREPARE,
     COMPLETE,
     DROP_WAKES,
     RETRY,

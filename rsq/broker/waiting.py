@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rsq.broker.deadline import Deadline
 from rsq.broker.exchange import Exchange, asking
 from rsq.broker.faults import Refusal
+from rsq.broker.flow_looks import outcomes_of
 from rsq.broker.wire import packed, packed_texts
 from rsq.keys import is_flow
 
@@ -196,12 +197,27 @@ class Awaited(ABC, Generic[R]):
     def answered(self, request: bytes, reply: Any) -> None:
         """Take the reply to one of these."""
 
+    def looking_on(self, deadline: Deadline) -> Exchange[None]:
+        """Look for what takes more than one question, once those are answered."""
+        yield from ()
+
+
+class InFlow(NamedTuple):
+    """Where a call stands that never runs if another one fails: who waits for it hears of that, and finds it there."""
+
+    key: str
+    number: int
+
 
 class Wanted(Awaited["tuple[int, bytes]"]):
-    """Several values, each of which may come by one of several keys: pairs of its number and the value, each once."""
+    """Several values, each of which may come by one of several keys: pairs of its number and the value, each once.
 
-    def __init__(self, wanted: Sequence[Sequence[str]]) -> None:
+    places  for each, in order, where else it may be found, or None; may be shorter
+    """
+
+    def __init__(self, wanted: Sequence[Sequence[str]], places: Sequence[InFlow | None] = ()) -> None:
         super().__init__()
+        self._places = {number: place for number, place in enumerate(places) if place is not None}
         self._open = dict.fromkeys(range(len(wanted)))
         self._numbers: dict[bytes, list[int]] = {}
         self._asked: dict[bytes, bytes] = {}
@@ -218,8 +234,11 @@ class Wanted(Awaited["tuple[int, bytes]"]):
 
     def came(self, key: bytes, data: bytes) -> None:
         for number in self._numbers.get(key, ()):
-            if self._open.pop(number, 0) is None:  # in one step, since several threads may read for one caller
-                self.arrived.append((number, data))
+            self._take(number, data)
+
+    def _take(self, number: int, data: bytes) -> None:
+        if self._open.pop(number, 0) is None:  # in one step, since several threads may read for one caller
+            self.arrived.append((number, data))
 
     def questions(self) -> list[bytes]:
         is_open = self._open.__contains__
@@ -230,13 +249,26 @@ class Wanted(Awaited["tuple[int, bytes]"]):
         if reply is not None:
             self.came(self._asked[request], bytes(reply))
 
+    def looking_on(self, deadline: Deadline) -> Exchange[None]:
+        by_flow: dict[str, list[tuple[int, int]]] = {}
+        for number, place in self._places.items():
+            if number in self._open:
+                by_flow.setdefault(place.key, []).append((number, place.number))
+        for key, members in by_flow.items():
+            for first in range(0, len(members), LOOK_STEP):
+                some = members[first : first + LOOK_STEP]
+                found = yield from outcomes_of(key, [node for _, node in some], deadline)
+                for (number, _), data in zip(some, found, strict=True):
+                    if data is not None:
+                        self._take(number, bytes(data))
+
 
 def _look_at(key: bytes) -> bytes:
     """Of a flow one asks when it has ended, once it has; of all else the value."""
     return packed("HGET", key, "ended") if is_flow(key.decode()) else packed("GET", key)
 
 
-def looking(each: Iterable[Awaited[Any]], deadline: Deadline) -> Exchange[None]:
+def looking(each: Collection[Awaited[Any]], deadline: Deadline) -> Exchange[None]:
     """Look for what is there of all these, so many questions in a write."""
     asked: dict[bytes, list[Awaited[Any]]] = {}
     for awaited in each:
@@ -248,6 +280,8 @@ def looking(each: Iterable[Awaited[Any]], deadline: Deadline) -> Exchange[None]:
         for request, reply in zip(some, (yield from asking(some, deadline)), strict=True):
             for awaited in asked[request]:
                 awaited.answered(request, reply)
+    for awaited in each:
+        yield from awaited.looking_on(deadline)
 
 
 def first_value(replies: Sequence[Any]) -> bytes | None:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from rsq.broker.waiting import Awaited
+from rsq.broker.deadline import Deadline
+from rsq.broker.exchange import Exchange
+from rsq.broker.flow_looks import outcomes_of
+from rsq.broker.waiting import Awaited, InFlow
 from rsq.broker.wire import packed
 from rsq.calls.output import WELL, Gap, Item, NewRun, Place, Seen, place_in, read_push
 
@@ -30,19 +33,23 @@ class Watched(Awaited[Seen]):
 
     places  the keys of the output and of the result, for each queue where the call may lie
     after   begin behind this
+    in_flow  where its end is found, too, if it never ran
     way     how it has ended, where an output tells
     result  the packed result, where there is one by then
     """
 
     renews = True
 
-    def __init__(self, places: Sequence[tuple[str, str]], after: Place | None = None) -> None:
+    def __init__(
+        self, places: Sequence[tuple[str, str]], after: Place | None = None, in_flow: InFlow | None = None
+    ) -> None:
         super().__init__()
         self.way = ""
         self.result: bytes | None = None
         self._places = [(output.encode(), result.encode()) for output, result in places]
         self._lock = threading.Lock()  # of several threads one reads for all
         self._at = after or _BEGINNING
+        self._in_flow = in_flow
         self._ended = False
         self._seen = False  # something of an output was there
         self._gone = False  # nothing was there, though `after` was: it may begin anew
@@ -92,11 +99,14 @@ class Watched(Awaited[Seen]):
     def _came_with_result(self, key: bytes, data: bytes) -> bool:
         for place in self._places:
             if place[1] == key:
-                self._places, self.result = [place], data
-                # An output would have been told of before.
-                self._ended = self._attached and not self._seen
+                self._places = [place]
+                self._conclude_unless_seen(data)
                 return True
         return False
+
+    def _conclude_unless_seen(self, result: bytes) -> None:
+        """This is its result. An output would have been told of before."""
+        self.result, self._ended = result, self._attached and not self._seen
 
     def _pushed(self, data: bytes) -> None:
         push = read_push(data)
@@ -135,6 +145,13 @@ class Watched(Awaited[Seen]):
             answer = self._answers.pop(request, None)
             if answer is not None and not self._ended:
                 answer(reply)
+
+    def looking_on(self, deadline: Deadline) -> Exchange[None]:
+        if self._in_flow is not None and not self._ended and self.result is None:
+            (data,) = yield from outcomes_of(self._in_flow.key, [self._in_flow.number], deadline)
+            with self._lock:
+                if data is not None and not self._ended:
+                    self._conclude_unless_seen(data)
 
     def _read_result(self, place: tuple[bytes, bytes], reply: Any) -> None:
         if reply is not None:

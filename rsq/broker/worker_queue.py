@@ -13,8 +13,7 @@ from rsq import codec, keys
 from rsq.broker import rows, scripts
 from rsq.broker.emitter import emit_call
 from rsq.broker.faults import checked
-from rsq.broker.flow_pages import Pages
-from rsq.broker.flow_rows import pack
+from rsq.broker.flow_pages import PAGE_NODES, Pages
 from rsq.broker.queue import Queue, QueueMoved
 from rsq.broker.replies import Begin, Fetched, mark_killed, parse_begin, parse_fetched, sort_entries
 from rsq.broker.scripts import Script
@@ -22,7 +21,6 @@ from rsq.broker.wire import Argument
 from rsq.calls.inputs import FAILED, added_to, origin_of, takes_of, too_large, wanted_by
 from rsq.calls.message import NO_META, Delivery, changed_meta
 from rsq.calls.outcome import Buried, Completed, Released, Replaced, Retried, Verdict, pack_failure, report_of
-from rsq.calls.plan import Plan
 from rsq.calls.stamps import marks_of
 from rsq.errors import BrokerError, FlowExpired, FlowGone, LeaseLost, WorkerLost
 from rsq.remote import encode_error
@@ -270,8 +268,8 @@ class WorkerQueue(Queue):
         if not members:
             return self._commit_calls(consumer, verdicts)
         calls = self._commit_calls(consumer, [each for each in verdicts if "flow" not in each.delivery.meta])
-        for first in range(0, len(members), MEMBERS_PAGE):
-            calls += self._commit_calls(consumer, members[first : first + MEMBERS_PAGE], True)
+        for page in _pages_of(members):
+            calls += self._commit_calls(consumer, page, True)
         return calls
 
     def _emitting_calls(self, consumer: str, verdict: Verdict) -> list[ScriptCall]:
@@ -296,6 +294,8 @@ class WorkerQueue(Queue):
                 batch = batches[kind]
                 if of_flows:
                     if verdict.counter == "succeeded" and hasattr(delivery, "added"):
+                        for adding in delivery.added.values():
+                            calls += (call for _, call in adding.kept_calls(self.settings, self.keys.prefix, delivery))
                         pages[kind] += self._pages(delivery, len(batch) // len(rows.Completed._fields))
                     # A `rows.Reported`, as below, and as texts: a command without numbers is packed at half the cost.
                     place, (skip, value) = delivery.meta["flow"], report_of(verdict)
@@ -357,13 +357,26 @@ class WorkerQueue(Queue):
         return [*calls, (scripts.REPLACE, self.keys.prefix, (*entry, plan.id, *last))]
 
     def _pages(self, delivery: Delivery, row: int) -> Iterator[rows.Added]:
-        for flow_id, added in delivery.added.items():
-            head, *nodes = Pages(Plan(flow_id, added), self.settings).added()
-            assert isinstance(head, bytes)
-            yield rows.Added(row, flow_id, f"of {delivery.id}", head, pack(nodes))
+        for flow_id, adding in delivery.added.items():
+            yield rows.Added(row, flow_id, f"of {delivery.id}", *adding.last_page(self.settings))
 
     def _lost(self, consumer: str) -> LeaseLost:
         return LeaseLost(f"consumer {consumer} is not registered on queue {self.name} any more")
+
+
+def _pages_of(members: Iterable[Verdict]) -> Iterator[list[Verdict]]:
+    """What one script is told of flows: so many outcomes, and so many nodes that they add, or those of one."""
+    page: list[Verdict] = []
+    held = 0
+    for verdict in members:
+        delivery = verdict.delivery
+        nodes = sum(len(adding.nodes) for adding in delivery.added.values()) if hasattr(delivery, "added") else 0
+        if page and (len(page) == MEMBERS_PAGE or held + nodes > PAGE_NODES):
+            yield page
+            page, held = [], 0
+        page.append(verdict)
+        held += nodes
+    yield page
 
 
 def _value_names(numbers: Iterable[int]) -> list[str]:

@@ -211,7 +211,7 @@ class Delivery:
                 `rsq.calls.inputs`
     app         whose task it runs, once it runs
     output      what its body has emitted, once that is anything
-    added       nodes that its body adds to flows, by their ids, once it has any: they go with its outcome
+    added       what its body adds to flows, by their ids, once that is anything: it goes with its outcome
     taken       it was acknowledged early (`acks_late=False`): no lost lease gives it to anybody else
     deliveries  how often anybody was given it, this time included
     crashes     how many processes died while they ran it
@@ -255,7 +255,7 @@ class Delivery:
     )
 
     inputs: Mapping[int, bytes]
-    added: dict[str, list[Any]]
+    added: dict[str, Any]
     app: Any
     sent: dict[bytes, int]
 

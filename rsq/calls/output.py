@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgpack import Unpacker  # type: ignore[import-untyped, unused-ignore]
 
 from rsq.errors import SettingsError
+
+V = TypeVar("V")
 
 WELL = ("succeeded", "ignored")
 """The ways of `rsq.states.ENDINGS` that are no failure."""
@@ -24,14 +26,14 @@ _PUSHED = re.compile(rb"(\d+)-(\d+)(?: (\w+))?\n")
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[V]):
     """A value that was emitted.
 
     cursor  where it stands, for `after`
     run     number of the run that emitted it, from 1
     """
 
-    value: Any
+    value: V
     cursor: str
     run: int
 
@@ -52,7 +54,7 @@ class Gap:
     count: int
 
 
-Seen: TypeAlias = "Item | NewRun | Gap"
+Seen: TypeAlias = "Item[Any] | NewRun | Gap"
 
 
 class Place(NamedTuple):

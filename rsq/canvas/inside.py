@@ -39,7 +39,7 @@ class Inside:
         """Add a member to the chord of which the running call is one: a call, or a whole canvas. Gives its handle.
 
         The body waits for it, too, and gets its value at the end of the list. It goes with the success of this call: a
-        run that fails adds nothing. A thousand calls at most.
+        run that fails adds nothing.
 
         Raises  SettingsError: this call is in the header of no chord; FlowGone; what starting it would raise
         """

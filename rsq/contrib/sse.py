@@ -89,7 +89,7 @@ def cursor_of(last_event_id: str | None) -> str | None:
 
 
 async def events(
-    stream: OutputStream, keep_alive: float = KEEP_ALIVE_S, dumps: Dumps = as_json
+    stream: OutputStream[Any], keep_alive: float = KEEP_ALIVE_S, dumps: Dumps = as_json
 ) -> AsyncGenerator[bytes, None]:
     """The events of a stream, with comments between where nothing comes for so many seconds."""
     coming: asyncio.Task[Seen] | None = None
@@ -143,7 +143,7 @@ def _event(seen: Seen, dumps: Dumps) -> bytes:
     return b'event: run\ndata: {"run": %d}\n\n' % seen.run
 
 
-def _end(stream: OutputStream) -> bytes:
+def _end(stream: OutputStream[Any]) -> bytes:
     """The reason of a failure is for the log, not for a browser."""
     return f"event: end\n{_data(json.dumps({'ended': stream.ended}))}\n".encode()
 

@@ -11,7 +11,7 @@ from rsq.calls.plan import Node
 from rsq.calls.request import current
 from rsq.canvas.signature import Signature
 from rsq.flow.handle import FlowHandle
-from rsq.flow.page import Filling, add_inside
+from rsq.flow.page import Filling, aadd_inside, add_inside
 from rsq.flow.telling import told_after, told_before
 from rsq.result import AsyncResult
 
@@ -35,7 +35,7 @@ class Batch(FlowHandle):
     def add(self, *signatures: Any) -> Any:
         """Add calls, or whole canvases; gives the handle of each, alone where it is one.
 
-        In a member of the batch they go with its success, a thousand at most: a run that fails adds nothing. Everybody
+        In a member of the batch they go with its success: a run that fails adds nothing. Everybody
         else may add as long as the batch is open.
 
         Raises  BatchClosed: it is sealed, has ended, or is gone; SettingsError, and what sending them raises
@@ -57,7 +57,7 @@ class Batch(FlowHandle):
         delivery = self._member()
         if delivery is not None:
             filling.close()
-            add_inside(self._app, delivery, self.id, filling.full)
+            await aadd_inside(self._app, delivery, self.id, filling.full)
         else:
             for nodes in self._pages(filling):
                 await self._app.client.flows.aadd(self.id, new_id(), nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,8 +16,8 @@ from rsq.calls.message import Delivery
 from rsq.calls.plan import numbers_in
 from rsq.canvas.signature import Signature
 from rsq.errors import FlowGone, SettingsError
-from rsq.flow.page import Page, add_inside, unplaced
-from rsq.flow.planner import nothing_before
+from rsq.flow.page import Filling, Page, add_inside
+from rsq.flow.planner import After
 from rsq.result import AsyncResult
 
 
@@ -37,22 +38,25 @@ class _Place:
 def add_beside(app: Any, signature: Signature[Any], delivery: Delivery) -> AsyncResult[Any]:
     """Plan it; it goes with the success of the call. Gives its handle. Raises SettingsError, FlowGone."""
     place = _place_of(app.client.flows, delivery)
-    page = _Beside(app)
-    handle = page.plan_beside(signature, place)
-    add_inside(app, delivery, place.flow_id, [page])
+    filling = Filling(app, partial(_Beside, place))
+    (handle,) = filling.take([signature])
+    filling.close()
+    add_inside(app, delivery, place.flow_id, filling.full)
     return handle
 
 
 class _Beside(Page):
     """Calls whose ends stand beside another one."""
 
-    def plan_beside(self, signature: Signature[Any], place: _Place) -> AsyncResult[Any]:
-        after = self._part(signature, nothing_before, 0)
+    def __init__(self, place: _Place, app: Any) -> None:
+        super().__init__(app)
+        self._place = place
+
+    def _placed(self, after: After) -> None:
         for end in after.ends:
-            self._drafts[end].beside = place.waiting
+            self._drafts[end].beside = self._place.waiting
         for number, _ in after.told:
-            self._drafts[number].errbacks += [(~errback, told) for errback, told in place.errbacks]
-        return unplaced(after.handle)
+            self._drafts[number].errbacks += [(~errback, told) for errback, told in self._place.errbacks]
 
 
 def _place_of(flows: Flows, delivery: Delivery) -> _Place:

@@ -8,6 +8,7 @@ from typing import Any
 from rsq.app import BaseApp
 from rsq.calls.options import TaskOptions
 from rsq.flow.batch_step import BATCH, SUMMARY, run_batch, summary
+from rsq.flow.late import LATE, late
 from rsq.flow.stand_in import GATHER, START, gather, start
 from rsq.task import Task
 
@@ -16,6 +17,7 @@ _OWN: dict[str, tuple[Callable[..., Any], TaskOptions]] = {
     START: (start, TaskOptions(bind=True)),
     BATCH: (run_batch, TaskOptions(bind=True)),
     SUMMARY: (summary, TaskOptions(bind=True)),
+    LATE: (late, TaskOptions(bind=True)),
 }
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from rsq.broker.adding import Adding
 from rsq.broker.flow_pages import PAGE_NODES
 from rsq.calls.message import Delivery, new_id
 from rsq.calls.plan import Node
 from rsq.canvas.signature import Group, Signature, check_signature
 from rsq.errors import SettingsError
 from rsq.flow.numbering import numbered
-from rsq.flow.planner import Planner, nothing_before
+from rsq.flow.planner import After, Planner, nothing_before
 from rsq.flow.telling import queues_of, told_before
 from rsq.result import AsyncResult
 from rsq.result_group import GroupResult
@@ -40,13 +41,17 @@ class Page(Planner):
             del self._drafts[before:]
             if not before:
                 raise SettingsError(
-                    f"a canvas of {size:,} calls cannot be added to a batch in one piece, which has {PAGE_NODES:,} at "
-                    f"most: add its parts, or a task that starts it ({signature!r})"
+                    f"a canvas of {size:,} calls cannot be added to a batch or chord in one piece, which has "
+                    f"{PAGE_NODES:,} at most: add its parts, or a task that starts it ({signature!r})"
                 )
             return None
+        self._placed(after)
+        return unplaced(after.handle)
+
+    def _placed(self, after: After) -> None:
+        """What has just been added has come to this."""
         for place in after.ends:
             self._drafts[place].sink = True
-        return unplaced(after.handle)
 
     def nodes(self, base: int = 0) -> list[Node]:
         """As `Plan` has them; their edges count from `base`."""
@@ -54,11 +59,15 @@ class Page(Planner):
 
 
 class Filling:
-    """Fills pages, one after the other."""
+    """Fills pages, one after the other.
 
-    def __init__(self, app: Any) -> None:
+    new  makes one; default: for a batch
+    """
+
+    def __init__(self, app: Any, new: Callable[[Any], Page] = Page) -> None:
         self._app = app
-        self._page = Page(app)
+        self._new = new
+        self._page = new(app)
         self.full: list[Page] = []
 
     def take(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
@@ -69,7 +78,7 @@ class Filling:
         """What there is of a page is one."""
         if len(self._page):
             self.full.append(self._page)
-            self._page = Page(self._app)
+            self._page = self._new(self._app)
 
     def _taken(self, signature: Signature[Any]) -> AsyncResult[Any]:
         if isinstance(signature, Group) and not (signature.links or signature.errbacks):
@@ -84,21 +93,30 @@ class Filling:
 
 
 def add_inside(app: Any, delivery: Delivery, flow_id: str, pages: Iterable[Page]) -> None:
-    """Have what a call that runs adds to a flow go with its success. Raises SettingsError."""
-    added: dict[str, list[Node]] = getattr(delivery, "added", {})
-    known = added.get(flow_id, [])
-    nodes = [*known]
-    for page in pages:
-        nodes += page.nodes(len(nodes))
-    if len(nodes) > PAGE_NODES:
-        raise SettingsError(
-            f"{delivery.task}[{delivery.id}] adds {len(nodes):,} calls to its batch or chord, and one call adds "
-            f"{PAGE_NODES:,} at most: add calls of a task that adds the rest"
-        )
-    fresh = nodes[len(known) :]
+    """Have what a call that runs adds to a flow go with its success. Raises SettingsError, and what sending it raises.
+
+    Of what could not be sent the rest goes with the next that is added, or with the outcome.
+    """
+    adding, queues = _added(delivery, flow_id, pages)
+    app.client.flows.introduce(flow_id, queues)
+    app.client.flows.keep(delivery, adding)
+
+
+async def aadd_inside(app: Any, delivery: Delivery, flow_id: str, pages: Iterable[Page]) -> None:
+    """`add_inside` for coroutines."""
+    adding, queues = _added(delivery, flow_id, pages)
+    await app.client.flows.aintroduce(flow_id, queues)
+    await app.client.flows.akeep(delivery, adding)
+
+
+def _added(delivery: Delivery, flow_id: str, pages: Iterable[Page]) -> tuple[Adding, set[str]]:
+    """With what is added now; and where that goes, as far as it may be unknown there."""
+    if not hasattr(delivery, "added"):
+        delivery.added = {}
+    adding = delivery.added.setdefault(flow_id, Adding(flow_id))
+    fresh = [node for page in pages for node in adding.add(len(page), page.nodes)]
     told_before(fresh, flow_id)
-    app.client.flows.introduce(flow_id, queues_of(fresh) - {delivery.queue})
-    delivery.added = {**added, flow_id: nodes}
+    return adding, queues_of(fresh) - {delivery.queue}
 
 
 def unplaced(handle: AsyncResult[Any]) -> AsyncResult[Any]:

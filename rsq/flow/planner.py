@@ -1,6 +1,6 @@
 """From a canvas to a plan: which calls there are, what each waits for and takes, and the handles that tell of them.
 
-Each part of a canvas is planned by what stands before it, `_Before`, and gives what it came to, `_After`: so a chain
+Each part of a canvas is planned by what stands before it, `_Before`, and gives what it came to, `After`: so a chain
 hands one to the next, and a group the same one to each of its members.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from rsq.calls.message import NO_META, Message, new_id
 from rsq.calls.plan import FAIL, Call, Plan
 from rsq.canvas.data import DEEPEST
 from rsq.canvas.signature import Chain, Chord, Group, Signature
 from rsq.errors import SettingsError
+from rsq.flow.late import Awaited, first_sent
 from rsq.flow.numbering import Draft, numbered
 from rsq.result import AsyncResult
 from rsq.result_group import GroupResult
@@ -61,7 +62,7 @@ def before_it(numbers: Sequence[int], takes: Any, policy: str) -> _Before:
 
 
 @dataclass(frozen=True)
-class _After:
+class After:
     """What a part came to.
 
     ends    the nodes that have to be over for it to be over
@@ -115,7 +116,7 @@ class Planner:
 
     # -- the parts
 
-    def _part(self, signature: Signature[Any], before: _Before, depth: int) -> _After:
+    def _part(self, signature: Signature[Any], before: _Before, depth: int) -> After:
         if depth > DEEPEST:
             raise SettingsError(f"more than {DEEPEST} canvases and callbacks stand inside each other")
         if isinstance(signature, Group):
@@ -124,20 +125,20 @@ class Planner:
             return self._chain(signature, before, depth)
         return self._call(signature, before, depth)
 
-    def _call(self, signature: Signature[Any], before: _Before, depth: int) -> _After:
+    def _call(self, signature: Signature[Any], before: _Before, depth: int) -> After:
         takes = None if signature.immutable else before.takes
         call = self._made(signature, takes, bool(before.numbers))
         number = self._add(Draft(call, len(before.numbers), takes, policy=before.policy))
         for earlier in before.numbers:
             self._drafts[earlier].outs.append(number)
         handle = self._handle(signature, call.message, number, before.parent)
-        after = _After((number,), number, handle, ((number, handle.id),))
+        after = After((number,), number, handle, ((number, handle.id),))
         handle.links = self._callbacks(signature, after, depth)
         for errback in signature.errbacks:
             self._tell(errback, [*after.told, *((earlier, handle.id) for earlier in before.header)], depth)
         return after
 
-    def _chain(self, chain: Chain[Any], before: _Before, depth: int) -> _After:
+    def _chain(self, chain: Chain[Any], before: _Before, depth: int) -> After:
         if isinstance(chain, Chord) and chain.body is None:
             raise SettingsError("this chord has no body: chord(header, body), or chord(header)(body)")
         heard: list[tuple[int, str]] = []
@@ -163,7 +164,7 @@ class Planner:
                 self._tell(errback, [*told, *after.told], depth)
         return replace(after, told=[*heard, *after.told])
 
-    def _group(self, group: Group[Any], before: _Before, depth: int) -> _After:
+    def _group(self, group: Group[Any], before: _Before, depth: int) -> After:
         if len(before.numbers) > 1 and len(group.tasks) > 1:
             before = replace(before, numbers=(self._join(before.numbers, before.policy),))
         ends: list[int] = []
@@ -184,11 +185,11 @@ class Planner:
                 self._tell(errback, after.told, depth)
         group_id = self._own(group.options.get("task_id") or group.id)
         result = GroupResult[Any](self._app.client, group_id, handles, before.parent)
-        whole = _After(ends or before.numbers, shape, result, told)
+        whole = After(ends or before.numbers, shape, result, told)
         result.links = self._callbacks(group, whole, depth)
         return whole
 
-    def _callbacks(self, signature: Signature[Any], after: _After, depth: int) -> tuple[AsyncResult[Any], ...]:
+    def _callbacks(self, signature: Signature[Any], after: After, depth: int) -> tuple[AsyncResult[Any], ...]:
         """Plan what is to follow it; gives the handles."""
         before = _Before(after.ends, after.shape, after.handle)
         if len(signature.links) > 1 and len(after.ends) > 1:
@@ -273,16 +274,29 @@ class Planner:
                 f"{signature.task} has debounce or on_duplicate='replace', which no call in a canvas can "
                 "have: its place belongs to one call; set on_duplicate='ignore', or start it by itself in a task"
             )
-        expires_ms = None
+        expires_ms, whole = None, options
         late = waits or errback
         if late and isinstance(options.expires, (int, float)) and options.expires > 0:  # it counts from the release
             expires_ms, options = int(options.expires * 1000), replace(options, expires=None)
-        awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (Awaited(signature.task),)
+        looks: list[str] = []
+        one = Awaited(looks)
+        awaited: Sequence[Awaited] | Mapping[str, Awaited] = () if takes is None else (one,)
         if isinstance(takes, Mapping):
-            awaited = dict.fromkeys(takes, Awaited(signature.task))
+            awaited = dict.fromkeys(takes, one)
         if errback and not signature.immutable:
-            awaited = (Awaited(signature.task),) * (3 if task.fits(len(signature.args) + 3) else 1)
-        message, placement = task.made(signature.args, signature.kwargs, options, awaited)
+            awaited = (one,) * (3 if task.fits(len(signature.args) + 3) else 1)
+        try:
+            message, placement = task.made(signature.args, signature.kwargs, options, awaited)
+        except Exception:
+            if not looks:
+                raise
+        if looks:
+            if errback:
+                raise SettingsError(
+                    f"a dedupe_key or a route of {signature.task} looks at what an errback is told, which is not known "
+                    "yet: give the signature a queue or a dedupe_key that is"
+                )
+            return self._made(first_sent(signature, task, whole), takes, waits)
         message.id = self._own(options.task_id or signature.id or message.id)
         if placement.unique:
             placement = replace(placement, unique=False)  # the plan's id answers for it
@@ -295,19 +309,3 @@ class Planner:
             meta["root"] = self._root
         message.meta = meta or NO_META
         return Call(message, placement, expires_ms)
-
-
-class Awaited:
-    """Stands for an argument that another call brings, where the call's own rules look at its arguments."""
-
-    def __init__(self, task: str) -> None:
-        self.__dict__["task"] = task
-
-    def _needed(self, *_: Any, **__: Any) -> NoReturn:
-        raise SettingsError(
-            f"a dedupe_key or a route of {self.__dict__['task']} needs an argument that the call before it brings: "
-            "give the signature a queue or a dedupe_key that is known now"
-        )
-
-    __getattr__ = __getitem__ = __format__ = __str__ = __iter__ = __bool__ = __hash__ = __eq__ = _needed
-    __len__ = __int__ = __float__ = __index__ = __contains__ = __lt__ = __gt__ = _needed

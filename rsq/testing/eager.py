@@ -19,6 +19,7 @@ from rsq.broker.client import Client
 from rsq.broker.connection import Link
 from rsq.broker.listener import ResultListener
 from rsq.broker.partitions import Queues
+from rsq.broker.waiting import InFlow
 from rsq.broker.watched import Watched
 from rsq.calls.inputs import too_large
 from rsq.calls.message import Delivery, Message, pack_meta
@@ -361,7 +362,7 @@ class _MemoryListener(ResultListener):
         self._client = client
 
     def arrivals(
-        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None, places: Sequence[InFlow | None] = ()
     ) -> Generator[tuple[int, bytes], None, None]:
         for number, keys in enumerate(wanted):
             yield number, self._client.waited_for(keys)
@@ -373,7 +374,7 @@ class _AsyncMemoryListener(AsyncResultListener):
         self._client = client
 
     async def arrivals(
-        self, wanted: Sequence[Sequence[str]], timeout_s: float | None
+        self, wanted: Sequence[Sequence[str]], timeout_s: float | None, places: Sequence[InFlow | None] = ()
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         for number, keys in enumerate(wanted):
             yield number, self._client.waited_for(keys)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from rsq.broker.adding import Adding
 from rsq.broker.answers import Accepted
 from rsq.broker.flow_looks import Flow, NodeState
 from rsq.broker.flow_rows import Stored, read_node, row_of
@@ -208,10 +209,11 @@ class EagerFlow:
         skip, value = report_of(verdict)
         if isinstance(verdict, Completed) and verdict.counter in ("succeeded", "ignored"):
             if verdict.counter == "succeeded":
-                added: dict[str, list[Node]] = getattr(verdict.delivery, "added", {})
+                added: dict[str, Adding] = getattr(verdict.delivery, "added", {})
                 while added:  # once, where it stands for another call, too
-                    flow_id, nodes = added.popitem()
-                    self._flows[flow_id].add(nodes)
+                    flow_id, adding = added.popitem()
+                    for nodes in (*adding.unsent.values(), adding.nodes):
+                        self._flows[flow_id].add(nodes)
             self._succeed(number, verdict.result[skip:] if skip else value, message.id)
             return
         if isinstance(verdict, Buried) and self._buried is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from rsq.broker.adding import Adding
 from rsq.broker.flow_looks import Flow, NodeState
 from rsq.broker.flow_rows import Stored
 from rsq.broker.flows import CANCELLED, Flows
+from rsq.calls.message import Delivery
 from rsq.calls.outcome import Buried, Completed, Replaced
 from rsq.calls.plan import Node, Plan
 from rsq.errors import BatchClosed
@@ -96,6 +98,15 @@ class MemoryFlows(Flows):
         return [None for _ in numbers]
 
     def introduce(self, flow_id: str, queues: Collection[str]) -> None:
+        pass
+
+    async def aintroduce(self, flow_id: str, queues: Collection[str]) -> None:
+        pass
+
+    def keep(self, delivery: Delivery, adding: Adding) -> None:
+        pass  # all of it goes with the outcome
+
+    async def akeep(self, delivery: Delivery, adding: Adding) -> None:
         pass
 
     def cancel(self, flow_id: str, terminate: bool = False) -> bool:

@@ -287,16 +287,15 @@ class Committer:
         pauses_s = _pauses()
         while True:
             try:
-                (reply,) = self._ask(self._queues[name].commit_calls(consumer, [verdict]))
+                replies = self._ask(self._queues[name].commit_calls(consumer, [verdict]))
             except LeaseLost:
                 raise
             except Exception as error:
                 return error
-            if not isinstance(reply, Exception):
-                return None
-            if not isinstance(reply, BrokerUnavailable):
-                return reply
-            self._pause(reply, pauses_s, True)
+            failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if failed is None or not isinstance(failed, BrokerUnavailable):
+                return failed
+            self._pause(failed, pauses_s, True)
 
     def _ask(self, calls: list[ScriptCall]) -> list[Any]:
         """The replies, errors of the server among them. Raises LeaseLost, and whatever packing them raises."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
 
 from rsq import codec
+from rsq.broker.adding import Adding
 from rsq.broker.client import Client
 from rsq.calls.message import Delivery, Message
 from rsq.calls.outcome import Buried, Completed, pack_failure, pack_success
 from rsq.calls.placement import PLAIN, Placement
-from rsq.calls.plan import Call, Node, Plan
+from rsq.calls.plan import Call, Node, Plan, shifted
 from rsq.remote import encode_error
 from rsq.states import State
 from tests.broker.conftest import HOUR_MS, Rig
@@ -61,6 +63,16 @@ def group(ids: Iterable[str], **more: Any) -> list[Node]:
     return [Node(call(task_id), sink=True, **more) for task_id in ids]
 
 
+def counted_from(base: int, node: Node) -> Node:
+    """The same, where it is added with others before it."""
+    takes = node.takes
+    if isinstance(takes, int):
+        takes += base
+    errbacks = [(number if number < 0 else number + base, told) for number, told in node.errbacks]
+    fails = None if node.fails is None else node.fails + base
+    return replace(node, outs=shifted(node.outs, base), takes=takes, errbacks=errbacks, fails=fails)
+
+
 class Flowing:
     """A rig whose calls are parts of flows."""
 
@@ -79,6 +91,16 @@ class Flowing:
         got = self.rig.get("alice", room)
         self.held |= {delivery.id: delivery for delivery in got}
         return [delivery.id for delivery in got]
+
+    def adds(self, task_id: str, nodes: Iterable[Node], flow_id: str = "f") -> Adding:
+        """The body of this call, which has come, adds these in one piece."""
+        delivery, nodes = self.held[task_id], [*nodes]
+        if not hasattr(delivery, "added"):
+            delivery.added = {}
+        adding: Adding = delivery.added.setdefault(flow_id, Adding(flow_id))
+        adding.add(len(nodes), lambda base: [counted_from(base, node) for node in nodes])
+        self.flows.keep(delivery, adding)
+        return adding
 
     def ok(self, task_id: str, value: object = None) -> Completed:
         return Completed(self.held[task_id], "succeeded", pack_success(1, 0.0, value, 10**6), HOUR_MS)

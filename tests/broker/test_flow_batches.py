@@ -204,7 +204,7 @@ class TestMost:
         flowing.flows.add("g", "1", group(["x", "y"]))
         flowing.fetch()
         for task_id, flow_id, number in (("a", "f", 2), ("x", "g", 1)):
-            flowing.held[task_id].added = {flow_id: group(f"{task_id}{n}" for n in range(number))}
+            flowing.adds(task_id, group(f"{task_id}{n}" for n in range(number)), flow_id)
         ended(flowing, "a", "x")
         assert flowing.fetch() == ["x0"]
         assert flowing.result("a") == ("SUCCESS", None)
@@ -267,7 +267,7 @@ def test_a_cancelled_one_is_marked_wherever_its_calls_go(flowing: Flowing) -> No
     flowing.flows.add("f", "1", [Node(call("a"), sink=True), Node(call("b", queue="bulk"), sink=True)])
     flowing.flows.add("f", "2", [Node(call("c", queue="bulk"), sink=True), Node(call("d", queue="side"), sink=True)])
     flowing.fetch()
-    flowing.held["a"].added = {"f": [Node(call("e", queue="inner"), sink=True)]}
+    flowing.adds("a", [Node(call("e", queue="inner"), sink=True)])
     ended(flowing, "a")
     assert flowing.flows.cancel("f")
     for queue in ("q", "bulk", "side", "inner"):
@@ -294,7 +294,7 @@ class TestFromInside:
         flowing.flows.add("f", "1", group(["a"]))
         flowing.flows.seal("f")
         flowing.fetch()
-        flowing.held["a"].added = {"f": [*chain("b", "c"), *group(["d"])]}
+        flowing.adds("a", [*chain("b", "c"), *group(["d"])])
         verdict = flowing.ok("a")
         for _ in range(2):
             flowing.end(verdict)
@@ -309,7 +309,7 @@ class TestFromInside:
         opened(flowing)
         flowing.flows.add("f", "1", group(["a"]))
         flowing.fetch()
-        flowing.held["a"].added = {"f": group(["b"])}
+        flowing.adds("a", group(["b"]))
         flowing.end(flowing.dead("a"))
         assert flowing.fetch() == ["on_death"]
 
@@ -319,7 +319,7 @@ class TestFromInside:
         flowing.flows.seal("f")
         flowing.fetch()
         for task_id in "ac":
-            flowing.held[task_id].added = {"f": group([f"{task_id}{n}" for n in range(300)])}
+            flowing.adds(task_id, group(f"{task_id}{n}" for n in range(300)))
         ended(flowing, "a", "b", "c")
         flowing.go_on()
         while more := flowing.fetch():

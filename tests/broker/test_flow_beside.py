@@ -25,7 +25,7 @@ def adds(flowing: Flowing, task_id: str, *nodes: Node) -> Completed:
     """It succeeds, with its id as value, and adds these."""
     if task_id not in flowing.held:
         flowing.fetch()
-    flowing.held[task_id].added = {"f": [*nodes]}
+    flowing.adds(task_id, nodes)
     return flowing.ok(task_id, task_id)
 
 

@@ -250,6 +250,39 @@ def test_a_member_that_adds_others_and_is_killed_as_it_reports(
     assert words(journal) == ["complete", "success"]
 
 
+MANY = 2500
+"""Two pages that are kept until the call succeeds which adds them, and one that goes with its outcome."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("script", [scripts.PREPARE, scripts.COMPLETE, scripts.GO_ON], ids=lambda script: script.name)
+def test_a_member_that_adds_many_when_requests_and_replies_are_lost(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, script: Script, fault: str
+) -> None:
+    start_worker(name=flow_tasks.__name__, worker_url=proxy.url, concurrency=1)
+    proxy.plan(*[fault] * 2, at=proxy.sha(script))
+    with telling(app) as batch:
+        batch.add(flow_tasks.grows.s(1, MANY))
+    grown(app, batch, MANY)
+    assert proxy.pending == 0
+    assert words(journal) == ["complete", "success"]
+
+
+@pytest.mark.parametrize("fault", ["hold_request", "stall_reply"], ids=["before", "after"])
+@pytest.mark.parametrize("script", [scripts.PREPARE, scripts.COMPLETE, scripts.GO_ON], ids=lambda script: script.name)
+def test_a_member_that_adds_many_and_is_killed_meanwhile(
+    app: App, proxy: Proxy, start_worker: StartWorker, journal: Journal, script: Script, fault: str
+) -> None:
+    """As it adds, as it reports, and as what it has added comes to stand in the batch."""
+    with (
+        killed_at(proxy, script, fault, partial(start_worker, name=flow_tasks.__name__)),
+        telling(app) as batch,
+    ):
+        batch.add(flow_tasks.grows.s(1, MANY))
+    grown(app, batch, MANY)
+    assert words(journal) == ["complete", "success"]
+
+
 def all_once(app: App, batch: NewBatch, journal: Journal) -> None:
     """A batch of 1,500 has ended, and each of them, and what it calls, has run once."""
     progress = app.batches[batch.id].wait(timeout=PATIENCE_S)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from rsq.broker.adding import Adding
 from rsq.broker.connection import Endpoint, Link
 from rsq.broker.dead_letters import dead_letters
 from rsq.broker.worker_queue import WorkerQueue
@@ -22,6 +23,7 @@ from rsq.worker.board import Board
 from rsq.worker.committer import MOST_VERDICTS, MOST_WAITING, Committer
 from rsq.worker.identity import Identity
 from rsq.worker.turnstile import Turnstile
+from tests.broker.flowing import group
 from tests.conftest import MakeServer
 from tests.helpers import wait_until
 
@@ -159,6 +161,21 @@ def test_one_that_cannot_be_packed_takes_no_other_along(office: Office) -> None:
     (letter,) = dead_letters(office.link, office.queue)
     assert (letter.id, letter.reason) == (broken.id, "internal")
     assert not office.failed.is_set()
+
+
+def test_one_that_takes_several_scripts_is_written_as_it_is(office: Office) -> None:
+    """Alone, too, beside one that cannot be written."""
+    (delivery,) = office.deliveries(1)
+    delivery.meta = {"flow": ["f", 0]}
+    adding = Adding("f")
+    for name in "ab":
+        nodes = group(f"{name}{number}" for number in range(1000))
+        adding.add(len(nodes), lambda base, nodes=nodes: nodes)  # type: ignore[misc]
+    delivery.added = {"f": adding}
+    verdict = done(delivery)
+    assert len(office.queue.commit_calls("alice", [verdict])) == 2
+    assert office.committer._write_singly("alice", "default", [verdict]) == [verdict]
+    assert office.succeeded() == 1
 
 
 def test_all_that_waits_is_written_before_who_asks_goes_on(office: Office) -> None:

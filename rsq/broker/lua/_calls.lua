@@ -13,6 +13,7 @@
 --   flow, node            and its place in a flow, which hears of its end
 --   order                 the line of events that it is in, see feed
 --   output                what its runs have emitted so far, see _emitted
+--   adds                  {token of the run, names of what that adds to flows: kept until it succeeds, see prepare}
 local CALLS = T .. ':calls'
 -- The marker is kept from the end of the call on, but dropped where that never ran to an end: somebody else may.
 local KEPT, DROPPED = 'kept', { revoked = 1, purged = 1, expired = 1 }
@@ -42,7 +43,7 @@ local function read_record(packed)
     key = 'string', ends = 'string', ttl_ms = 'string', replaceable = 'number', twin = 'number', newer = 'table', revision = 'number',
     begun = 'number', slot = 'string', line = 'string', since = 'number', turn = 'number', asked = 'string',
     versioned = 'string', version = 'number', version_ttl_ms = 'string', taken = 'table', flow = 'string', node = 'number', order = 'string',
-    output = 'table',
+    output = 'table', adds = 'table',
   }
   for name, kind in pairs(kinds) do
     if type(record[name]) ~= kind then record[name] = nil end
@@ -50,7 +51,19 @@ local function read_record(packed)
   if record.newer and not all_texts(record.newer, 3) then record.newer = nil end
   if record.taken and not all_texts(record.taken, 4) then record.taken = nil end
   if record.output and not is_output(record.output) then record.output = nil end
+  if record.adds and not all_texts(record.adds, #record.adds) then record.adds = nil end
   return record
+end
+
+-- Where that is what a run adds to a flow.
+local function added_by(name) return string.match(T, '^{[^}]*}') .. '::added:' .. name end
+
+-- It comes to nothing, but for what a flow has taken in.
+local function drop_added(record, taken_in)
+  for i = 2, #record.adds do
+    if not (taken_in and taken_in[record.adds[i]]) then redis.call('UNLINK', added_by(record.adds[i])) end
+  end
+  record.adds = nil
 end
 
 local function output_of(id) return T .. ':output:' .. id end

@@ -86,6 +86,7 @@ local function give_up(id, record, now, way)
   if record.taken then redis.call('SREM', taken_by(record.taken[1]), id) end
   if record.versioned and way == 'succeeded' then bring_version(record) end
   if record.output then end_output(id, record.output, way) end
+  if record.adds then drop_added(record, told and told.taken_in) end
 end
 
 -- These calls have ended in this way: they are known no more, and hold nothing.
@@ -128,7 +129,11 @@ local function end_taken(consumer, now, some)
     redis.call('SREM', taken_by(consumer), id)
     if taken and taken[1] == consumer then
       if taken[3] ~= '' then publish_result(id, taken[3], taken[4]) end
-      if record_of(id).flow then redis.call('SET', LATE .. id, taken[2], 'PX', taken[4]) end
+      local record = record_of(id)
+      if record.flow then redis.call('SET', LATE .. id, taken[2], 'PX', taken[4]) end
+      -- What it has added goes with its true outcome, which may yet come.
+      for i = 2, #(record.adds or {}) do redis.call('PEXPIRE', added_by(record.adds[i]), taken[4]) end
+      record.adds = nil
       lost[#lost + 1] = id
     end
   end

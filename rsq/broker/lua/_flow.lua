@@ -31,7 +31,8 @@ local P = string.match(T, '^{[^}]*}')
 local FLOWS, TODO = P .. '::flows', P .. '::todo'
 local nodes_left, bytes_left = MOST_NODES, MOST_BYTES
 if stepping then nodes_left, bytes_left = stepping.left() end
-local self = { strayed = 0 }
+-- taken_in: names of what calls have added that flows have taken in, in this script.
+local self = { strayed = 0, taken_in = {} }
 
 function self.used_up() return nodes_left <= 0 or bytes_left <= 0 end
 

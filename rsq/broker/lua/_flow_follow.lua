@@ -32,9 +32,31 @@ local function tell_errbacks(item)
   return true
 end
 
+-- A page of nodes that a call has added, and that were kept until it succeeded; they count already. Where the flow has
+-- ended meanwhile they end with it.
+local function take_page(item)
+  local f, key, base = item.flow, P .. '::added:' .. item.packed, item.base
+  local head, rows = unpack(cmsgpack.unpack(redis.call('HGET', key, item.at)))
+  head = cmsgpack.unpack(head)
+  if head.beside then take_beside(f, cmsgpack.unpack(head.beside), base) end
+  f.rows = f.rows or {}
+  for i, row in ipairs(rows) do f.rows[base + i - 1] = counted_from(base, row) end
+  if is_live(f) then
+    self.resume(f.id, -1, 'roots', 0, item.parent, -1, head.roots, base)
+  else
+    self.resume(f.id, -1, 'close', 0, '', -1, cmsgpack.pack({ 0, #rows > 1 and 1 - #rows or nil }), base)
+  end
+  nodes_left = nodes_left - #rows
+  item.at, item.base = item.at + 1, base + #rows
+  if redis.call('HLEN', key) > item.at then return false end
+  stale[#stale + 1] = { f, key }
+  return true
+end
+
 -- Carries on where it stopped. False where the budget is used up.
 local function step(item)
   if item.how == 'tell' then return tell_errbacks(item) end
+  if item.how == 'take' then return take_page(item) end
   local f, passed, last = item.flow, 0, -1
   local runs, base = item.runs, item.base
   if not runs then runs, base = outs_of(item.node), 0 end
@@ -45,7 +67,7 @@ local function step(item)
       if spent() then return false end
       local node = f.nodes[n + base] or node_ahead(f, n + base, from + length - n)
       if item.how == 'close' then
-        close(f, node)
+        if node then close(f, node) end
       elseif visit(f, item.node, item.how, item.parent, item.origin, node) and item.node then
         keep(item.node)
       end
@@ -107,12 +129,14 @@ local function find_item(item, n, packed)
     return
   end
   item.packed = packed
-  if packed == '' then packed = redis.call('HGET', f.key, item.how == 'close' and 'sinks' or 'roots') end
+  if item.how == 'take' then return end
+  local whole = packed == ''
+  if whole then packed = redis.call('HGET', f.key, item.how == 'close' and 'sinks' or 'roots') end
   local runs = cmsgpack.unpack(packed)
   item.runs = runs
   if item.how == 'close' then
     -- Those that people wait for come first.
-    runs[#runs + 1], runs[#runs + 2] = 0, f.size > 1 and 1 - f.size or nil
+    if whole then runs[#runs + 1], runs[#runs + 2] = 0, f.size > 1 and 1 - f.size or nil end
     local result, terminate = unpack(redis.call('HMGET', f.key, 'result', 'terminate'))
     f.result, f.terminate = f.result or result or SKIPPED, f.terminate or tonumber(terminate) or 0
   end
@@ -120,8 +144,9 @@ end
 
 -- Where something was left, `how` and what else tells how far it came.
 function self.resume(id, n, how, at, parent, origin, packed, base)
-  local f = self.flow(id)
-  if not f or f.broken or f.state == 'succeeded' or not is_live(f) and how ~= 'close' and how ~= 'tell' then return end
+  local f, ends = self.flow(id), how == 'close' or how == 'tell' or how == 'take'
+  if not f and how == 'take' then stale[#stale + 1] = { {}, P .. '::added:' .. packed } end
+  if not f or f.broken or f.state == 'succeeded' or not is_live(f) and not ends then return end
   local item = { flow = f, how = how, at = at, parent = parent, origin = origin, base = base or 0 }
   guarded(f, find_item, item, n, packed or '')
   if not f.broken then work[#work + 1] = item end

@@ -1,8 +1,8 @@
 -- Part of _flow: what happens to a node.
 
--- What is left to be done: edges of nodes, from `first` on. What is to be sent, told, made due and deleted.
+-- What is left to be done: edges of nodes, from `first` on. What is to be sent, told, made due, deleted, and done by others.
 local work, first = {}, 1
-local sends, told, hastened, stale = {}, {}, {}, {}
+local sends, told, hastened, stale, later = {}, {}, {}, {}, {}
 local claimed, some_revoked, ready_for = {}, {}, {}
 local visit
 

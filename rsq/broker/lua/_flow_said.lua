@@ -91,8 +91,8 @@ function self.start(id, head, rows)
 end
 
 -- Whether what waits for the one beside which nodes are added waits for these, too: `beside` holds what that is, and which
--- nodes. Not where it has been released.
-local function wait_beside(f, beside, base)
+-- nodes; of those that are kept elsewhere it is so many. Not where it has been released.
+local function wait_beside(f, beside, base, kept)
   local targets, numbers = {}, beside[2]
   for i, n in ipairs(beside[1]) do
     local node = node_of(f, n)
@@ -100,8 +100,8 @@ local function wait_beside(f, beside, base)
     if node.state == OK or node.kind == CALL and at > #node.row then return false end
     targets[i] = node
   end
-  for i, n in ipairs(numbers) do numbers[i] = n + base end
-  for _, node in ipairs(targets) do wait_for(f, node, numbers) end
+  for _, node in ipairs(targets) do count_up(f, node, #numbers + kept) end
+  take_beside(f, beside, base)
   return true
 end
 
@@ -125,7 +125,8 @@ end
 -- has ended, or is sealed and the one that adds is none of its members that run; 'full' where it would hold too many: one
 -- of which a member that has succeeded says so cannot go on.
 -- key    names them: they are added once
--- head   as in flow_add
+-- head   as in flow_add; of one that has kept some of its nodes elsewhere also kept: packed, the name of these, number of
+--        pages, nodes, calls, open ones, and how many of them stand beside others. They come first
 -- rows   of the nodes
 function self.add(id, key, head, rows, inside, parent)
   local f = self.flow(id)
@@ -133,22 +134,30 @@ function self.add(id, key, head, rows, inside, parent)
   f.pages, f.rows = f.pages or {}, f.rows or {}
   if f.pages[key] or redis.call('HEXISTS', f.key, '+' .. key) == 1 then return 'added' end
   if f.unsealed == 0 and not inside then return 'closed' end
-  if f.size + #rows > head.most then
+  local name, pages, size, calls, open, beside = unpack(head.kept and cmsgpack.unpack(head.kept) or { '', 0, 0, 0, 0, 0 })
+  if f.size + size + #rows > head.most then
     if inside then f.broken = string.format('it would hold more than %d calls (max_flow_calls)', head.most) end
     return 'full'
   end
-  local base = f.size
-  if head.beside and not guarded(f, wait_beside, f, cmsgpack.unpack(head.beside), base) then
+  local there = pages > 0 and redis.pcall('HLEN', P .. '::added:' .. name)
+  if there and (type(there) ~= 'number' or there < pages) then
+    f.broken = string.format('of what %s has added %d pages are gone', parent, pages)
     return 'closed'
+  end
+  local base = f.size + size
+  if head.beside and not guarded(f, wait_beside, f, cmsgpack.unpack(head.beside), base, beside) then
+    return 'closed'
+  end
+  if there then
+    self.taken_in[name] = true
+    later[#later + 1] = { flow = f, how = 'take', at = 0, parent = parent, origin = -1, packed = name, base = f.size }
   end
   guarded(f, know_queues, f, cmsgpack.unpack(head.queues))
   f.pages[key] = true
   also(f, '+' .. key, base)
   if base == 0 then f.touched = 0 end
-  f.size, f.open, f.calls = base + #rows, f.open + head.open, f.calls + head.calls
-  for i, row in ipairs(rows) do
-    f.rows[base + i - 1] = string.sub(row, 1, BASE_AT - 1) .. struct.pack('>I4', base) .. string.sub(row, BASE_AT + 4)
-  end
+  f.size, f.open, f.calls = base + #rows, f.open + open + head.open, f.calls + calls + head.calls
+  for i, row in ipairs(rows) do f.rows[base + i - 1] = counted_from(base, row) end
   local item = { flow = f, how = 'roots', at = 0, parent = parent, origin = -1, packed = head.roots, base = base }
   item.runs = cmsgpack.unpack(head.roots)
   work[#work + 1] = item

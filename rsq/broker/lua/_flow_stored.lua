@@ -72,20 +72,29 @@ end
 
 local function is_live(f) return f.state == 'started' or f.state == 'failed' end
 
-local function node_of(f, n)
+-- A node, or nil: of those that a call has added some may still be kept elsewhere.
+local function look_for(f, n)
   local node = f.nodes[n]
   if node then return node end
   local name = name_of(n)
-  return take_in(f, n, f.rows and f.rows[n] or redis.call('HGET', f.key, name), name)
+  local row = f.rows and f.rows[n] or redis.call('HGET', f.key, name)
+  return row and take_in(f, n, row, name) or nil
 end
 
--- One of a row of nodes, of which so many more will be asked for.
+local function node_of(f, n) return look_for(f, n) or error('there is no node ' .. name_of(n)) end
+
+-- A row as it was added, counted from 0, now from there.
+local function counted_from(base, row)
+  return string.sub(row, 1, BASE_AT - 1) .. struct.pack('>I4', base) .. string.sub(row, BASE_AT + 4)
+end
+
+-- One of a row of nodes, of which so many more will be asked for; nil as above.
 local function node_ahead(f, n, more)
-  if f.nodes[n] or f.rows and f.rows[n] then return node_of(f, n) end
+  if f.nodes[n] or f.rows and f.rows[n] then return look_for(f, n) end
   local number = math.min(more, AHEAD, nodes_left + 1, math.floor(bytes_left / (f.largest or MOST_BYTES)))
   if number <= 1 then
-    local node = node_of(f, n)
-    f.largest = math.max(f.largest or 1, #node.row)
+    local node = look_for(f, n)
+    if node then f.largest = math.max(f.largest or 1, #node.row) end
     return node
   end
   local names = {}
@@ -93,7 +102,7 @@ local function node_ahead(f, n, more)
   for i, row in ipairs(redis.call('HMGET', f.key, unpack(names))) do
     local each = n + i - 1
     if row then f.largest = math.max(f.largest, #row) end
-    if not f.nodes[each] and not (f.rows and f.rows[each]) then take_in(f, each, row, names[i]) end
+    if row and not f.nodes[each] and not (f.rows and f.rows[each]) then take_in(f, each, row, names[i]) end
   end
   return f.nodes[n]
 end
@@ -133,8 +142,15 @@ local function count_down(f, node)
   return node.left
 end
 
--- It waits for these as well, and takes their values at the end of its list.
-local function wait_for(f, node, numbers)
+-- So many more to wait for.
+local function count_up(f, node, number)
+  local left = node.left or tonumber(redis.call('HGET', f.key, node.name .. 'n') or node.waits)
+  node.left, node.waits, node.changed, f.lists = left + number, node.waits + number, true, true
+  node.row = string.sub(node.row, 1, WAITS_AT - 1) .. struct.pack('>I4', node.waits) .. string.sub(node.row, WAITS_AT + 4)
+end
+
+-- The values of these it takes, too, at the end of its list.
+local function list_behind(f, node, numbers)
   node.listed = node.listed or tonumber(redis.call('HGET', f.key, node.name .. 'm') or 0)
   node.lists = node.lists or {}
   for _, n in ipairs(numbers) do
@@ -142,9 +158,14 @@ local function wait_for(f, node, numbers)
     node.lists[name] = (node.lists[name] or redis.call('HGET', f.key, name) or '') .. struct.pack('>I4', n)
     node.listed = node.listed + 1
   end
-  local left = node.left or tonumber(redis.call('HGET', f.key, node.name .. 'n') or node.waits)
-  node.left, node.waits, node.changed, f.lists = left + #numbers, node.waits + #numbers, true, true
-  node.row = string.sub(node.row, 1, WAITS_AT - 1) .. struct.pack('>I4', node.waits) .. string.sub(node.row, WAITS_AT + 4)
+  node.changed = true
+end
+
+-- What waits for a node takes the values of these as well, which are added beside it.
+local function take_beside(f, beside, base)
+  local numbers = beside[2]
+  for i, n in ipairs(numbers) do numbers[i] = n + base end
+  for _, n in ipairs(beside[1]) do list_behind(f, node_of(f, n), numbers) end
 end
 
 -- How many were added to what a node takes as a list, with whose list that is; nil where there are none.

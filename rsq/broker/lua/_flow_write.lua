@@ -103,7 +103,7 @@ local function write_calls()
     end
   end
   for _, each in ipairs(stale) do
-    if not each[1].broken then redis.call('DEL', each[2]) end
+    if not each[1].broken then redis.call('UNLINK', each[2]) end
   end
   for _, each in ipairs(told) do
     local f, key = each[1], each[2] .. ':result:' .. each[3]
@@ -131,6 +131,7 @@ function self.write()
     end
   end
   write_calls()
+  for _, item in ipairs(later) do work[#work + 1] = item end
   local left = 0
   for i = first, #work do
     local item = work[i]

@@ -56,6 +56,10 @@ for i = 6, #ARGV, WIDTH do
       record.output.token = ''
       save(id, record)
     end
+    if record.adds then
+      drop_added(record)
+      save(id, record)
+    end
   end
 end
 if some_known then forget_overdue(settled) end
