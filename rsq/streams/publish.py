@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -85,14 +86,17 @@ class Publisher:
             source = task.source
             if source is None or source.stream != stream:
                 continue
-            task_id, name, body, meta, key, *_ = source.call_of(task.name, number.encode(), fields)
+            task_id, body = source.call_of(number.encode(), fields)
+            meta, key, *_ = source.rules_of(fields)
             placement = replace(PLAIN, dedupe_key=key) if key else PLAIN
+            message = Message(task_id.decode(), task.name, body, task.options.queue or "", 0, unpack_meta(meta))
             if event.id:
-                task_id = source.task_id(f"published {event.id}")
+                message.id = hashlib.sha256(f"{source.key} {event.id}".encode("utf-8", "surrogatepass")).hexdigest()[
+                    :32
+                ]
                 placement = replace(placement, unique=True, dedupe_ttl_ms=ttl_ms)
-            queue = task.options.queue or ""
             try:
-                duplicate = eager(task, Message(task_id, name, body, queue, 0, unpack_meta(meta)), placement).duplicate
+                duplicate = eager(task, message, placement).duplicate
             except Exception as error:
                 errors.append(error)  # of one group: the others have nothing to do with it
         if errors:

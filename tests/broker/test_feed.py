@@ -28,8 +28,8 @@ def feed(
     window: int = 100,
     key: str = "",
 ) -> tuple[str, str, int]:
-    rows = [Fed(each, "tests.task", b"body", b"", key, pack_meta({"begin": True})) for each in ids]
-    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, 1, 0, 0, after, upto)
+    rows = [Fed(each.encode(), b"body", b"", key, pack_meta({"begin": True})) for each in ids]
+    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, 1, 0, 0, "tests.task", after, upto)
     who, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
     assert full == b""
     return who.decode(), position.decode(), number
@@ -49,9 +49,9 @@ def test_calls_and_position_are_one_step(rig: Rig) -> None:
     assert 0 < rig.ttl_ms(f"feeder:{SOURCE}") <= HOUR_MS
 
 
-def test_rows_of_a_source_without_rules_end_with_the_meta(rig: Rig) -> None:
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 0, 0, 0, "", "5-1")
-    assert rig.run(scripts.FEED, *head, *("a", "tests.task", b"body", b""), *("b", "tests.task", b"body", b""))[2] == 98
+def test_rows_of_a_source_without_rules_end_with_the_body(rig: Rig) -> None:
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 0, 0, 0, "tests.task", "", "5-1")
+    assert rig.run(scripts.FEED, *head, *("a", b"body"), *("b", b"body"))[2] == 98
     assert state(rig) == {"stream": [entry("a"), entry("b")], "sources": {SOURCE: "5-1"}, "stats": {"fed": "2"}}
 
 
@@ -268,11 +268,23 @@ def feed_in_order(rig: Rig, *ids: str, most: int = 100, delayed: int = 100) -> t
     position = (rig.redis.hget(rig.keys.sources, SOURCE) or b"0-0").decode()
     first = int(position.partition("-")[0]) + 1
     rows = [
-        Fed(each, "tests.task", b"body", b"", "", b"", each[0], f"{first + place}-0".encode())
+        Fed(each.encode(), b"body", b"", "", b"", each[0], f"{first + place}-0".encode())
         for place, each in enumerate(ids)
     ]
     after = position if rig.redis.hexists(rig.keys.sources, SOURCE) else ""
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, most, delayed, after, rows[-1].event_id if rows else "")
+    head = (
+        SOURCE,
+        "me",
+        HOUR_MS,
+        100,
+        HOUR_MS,
+        1,
+        most,
+        delayed,
+        "tests.task",
+        after,
+        rows[-1].event_id if rows else "",
+    )
     _, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
     return position.decode(), number, full.decode()
 
@@ -395,10 +407,8 @@ def test_what_waits_in_all_orders_is_bounded(hired: Rig) -> None:
 
 def test_of_an_id_that_was_done_nothing_waits(hired: Rig) -> None:
     """A line has no place for an event that is left out."""
-    rows = [
-        Fed(each, "tests.task", b"body", b"", "k", pack_meta({"begin": True}), "a", b"1-0") for each in ("one", "twin")
-    ]
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, 100, 100, "", "1-0")
+    rows = [Fed(each.encode(), b"body", b"", "k", pack_meta({"begin": True}), "a", b"1-0") for each in ("one", "twin")]
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, 100, 100, "tests.task", "", "1-0")
     hired.run(scripts.FEED, *head, *(part for row in rows for part in row))
     hired.commit("alice", completed(get(hired)))
     twin = get(hired)
