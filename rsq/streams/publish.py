@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rsq.app import BaseApp
 from rsq.broker.exchange import Exchange
 from rsq.broker.publishing import NewEvent, Published, publishing
-from rsq.calls.checks import count_of, positive
+from rsq.calls.checks import check_stream, count_of, positive
 from rsq.calls.message import Message, unpack_meta
 from rsq.calls.placement import PLAIN
 from rsq.errors import SettingsError
@@ -59,8 +59,7 @@ class Publisher:
         wait_replicas: int | None,
     ) -> Order:
         """What these ask for. Raises SettingsError."""
-        if not isinstance(stream, str) or not stream:
-            raise SettingsError(f"a stream is named by the text that is its key, not {stream!r}")
+        check_stream(stream)
         given = [_fields(event) for event in events]
         named = [""] * len(given) if ids is None else [_checked_id(each) for each in ids]
         if len(named) != len(given):

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from rsq.broker import scripts
+from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.broker.replies import Begin
 from rsq.broker.rows import Fed
 from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
+from rsq.errors import BrokerRefused
 from tests.broker.conftest import HOUR_MS, Rig, completed, entry
 
 SOURCE = "g:events"
@@ -335,6 +337,47 @@ def test_a_retry_keeps_its_place(hired: Rig) -> None:
     (second,) = handed_out(hired)
     assert second.id == "a2"
     hired.commit("alice", completed(second))
+
+
+def test_a_dead_letter_takes_the_last_place_when_it_is_sent_again(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2", "a3", "b1")
+    first, other = handed_out(hired)
+    hired.commit("alice", buried(first), completed(other))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    assert redrive(hired.link, hired.queue, letter)
+    assert line(hired, "a") == [b"a2", b"a3", b"a1"]
+    for expected in ("a2", "a3", "a1"):
+        (running,) = handed_out(hired)
+        assert running.id == expected
+        hired.commit("alice", completed(running))
+    assert line(hired, "a") == []
+
+
+def test_a_dead_letter_of_which_nothing_waits_runs_at_once_when_it_is_sent_again(hired: Rig) -> None:
+    feed_in_order(hired, "a1")
+    hired.commit("alice", buried(get(hired)))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    assert redrive(hired.link, hired.queue, letter)
+    feed_in_order(hired, "a2")
+    (again,) = handed_out(hired)
+    assert again.id == "a1"
+    hired.commit("alice", completed(again))
+    (second,) = handed_out(hired)
+    assert second.id == "a2"
+    hired.commit("alice", completed(second))
+
+
+@pytest.mark.parametrize("key", ["line:a", "delayed", "messages"])
+def test_a_dead_letter_is_not_half_sent(hired: Rig, key: str) -> None:
+    feed_in_order(hired, "a1")
+    hired.commit("alice", buried(get(hired)))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    hired.redis.set(f"{hired.keys.prefix}:{key}", "x")
+    before = hired.dumps()
+    with pytest.raises(BrokerRefused):
+        redrive(hired.link, hired.queue, letter)
+    assert hired.dumps() == before
+    hired.redis.delete(f"{hired.keys.prefix}:{key}", hired.keys.dead)
 
 
 def test_one_whose_worker_died_keeps_its_place(hired: Rig) -> None:

@@ -17,6 +17,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _line
 local source, feeder, lease_ms, window, ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local ruled, line_most, delayed_most = ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
 local task, after, upto = ARGV[9], ARGV[10], ARGV[11]
@@ -46,9 +47,7 @@ for i = FIRST, takes and ruled and #ARGV or 0, WIDTH do
     end
   end
   if order ~= '' and fates[i] ~= DONE then
-    expect('zset', line_of(order))
-    expect('hash', CALLS)
-    expect_delayed(0)
+    expect_line(order)
     lengths[order] = lengths[order] or redis.call('ZCARD', line_of(order))
     if lengths[order] >= line_most then
       full, last = order, i - 1
@@ -59,13 +58,6 @@ for i = FIRST, takes and ruled and #ARGV or 0, WIDTH do
   end
 end
 local now = now_ms()
-
--- Puts a call in its line. False where it is the first one, or is in it already: then nothing is before it.
-local function stands_in_line(order, id)
-  local line = line_of(order)
-  local behind = redis.call('ZRANGE', line, -1, -1, 'WITHSCORES')[2]
-  return redis.call('ZADD', line, 'NX', (behind or 0) + 1, id) == 1 and behind ~= nil
-end
 
 if lease_ms > 0 then
   redis.call('SET', lease, feeder, 'PX', lease_ms)
