@@ -274,19 +274,8 @@ def feed_in_order(rig: Rig, *ids: str, most: int = 100, delayed: int = 100) -> t
         for place, each in enumerate(ids)
     ]
     after = position if rig.redis.hexists(rig.keys.sources, SOURCE) else ""
-    head = (
-        SOURCE,
-        "me",
-        HOUR_MS,
-        100,
-        HOUR_MS,
-        1,
-        most,
-        delayed,
-        "tests.task",
-        after,
-        rows[-1].event_id if rows else "",
-    )
+    upto = rows[-1].event_id if rows else ""
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, most, delayed, "tests.task", after, upto)
     _, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
     return position.decode(), number, full.decode()
 
@@ -333,6 +322,57 @@ def test_a_retry_keeps_its_place(hired: Rig) -> None:
     hired.ripen("a1")
     (again,) = handed_out(hired)
     assert again.id == "a1"
+    hired.commit("alice", completed(again))
+    (second,) = handed_out(hired)
+    assert second.id == "a2"
+    hired.commit("alice", completed(second))
+
+
+def deletes_what_is_ready(rig: Rig) -> None:
+    rig.redis.xtrim(rig.keys.stream(), maxlen=0)
+
+
+def deletes_what_runs(rig: Rig) -> None:
+    (first,) = handed_out(rig)
+    rig.redis.xdel(rig.keys.stream(), first.entry_id)
+    rig.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+
+
+def deletes_what_is_delayed(rig: Rig) -> None:
+    (first,) = handed_out(rig)
+    rig.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+    rig.redis.hdel(rig.keys.messages, first.id)
+    rig.redis.zrem(rig.keys.delayed, first.id)
+
+
+@pytest.mark.parametrize("deletes", [deletes_what_is_ready, deletes_what_runs, deletes_what_is_delayed])
+def test_a_line_goes_on_where_somebody_deletes_its_first_call(hired: Rig, deletes: Any) -> None:
+    feed_in_order(hired, "a1", "a2", "a3")
+    deletes(hired)
+    assert handed_out(hired) == []
+    feed_in_order(hired)
+    for expected in ("a2", "a3"):
+        (running,) = handed_out(hired)
+        assert running.id == expected
+        hired.commit("alice", completed(running))
+    assert line(hired, "a") == []
+    assert not {"delayed", "messages", "calls"} & {*state(hired)}
+
+
+def test_a_line_waits_for_a_first_call_that_is_somewhere(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2")
+    feed_in_order(hired)
+    (first,) = handed_out(hired)
+    feed_in_order(hired)
+    hired.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+    feed_in_order(hired)
+    assert handed_out(hired) == []
+    hired.ripen("a1")
+    (again,) = handed_out(hired)
+    hired.take("alice", again)
+    feed_in_order(hired)
+    assert handed_out(hired) == []
+    again.taken = True
     hired.commit("alice", completed(again))
     (second,) = handed_out(hired)
     assert second.id == "a2"

@@ -13,6 +13,7 @@
 -- two who feed at once do no harm; the lease only spares the work.
 -- Of events with the same id one is a call: the others are left out once that has ended, and till then wait for its end.
 -- Of events with the same order one is ready at a time, and the others are delayed, far away: the end of one calls the next.
+-- Where somebody has deleted that one, the next is called by who asks while the queue is idle, at most 100 at once.
 -- rows: Fed
 -- include: _common
 -- include: _ready
@@ -58,12 +59,14 @@ for i = FIRST, takes and ruled and #ARGV or 0, WIDTH do
   end
 end
 local now = now_ms()
+local lost = line_most > 0 and upto == '' and lost_heads(now) or {}
 
 if lease_ms > 0 then
   redis.call('SET', lease, feeder, 'PX', lease_ms)
 else
   redis.call('DEL', lease)
 end
+for _, each in ipairs(lost) do go_past(each[1], each[2], now) end
 if takes and not ruled then
   for i = FIRST, last, WIDTH do
     redis.call('XADD', stream, '*', 'id', ARGV[i + ID], 'task', task, 'body', ARGV[i + BODY], 'meta', '')
