@@ -7,19 +7,21 @@ from collections.abc import Callable
 
 
 class OnDemand:
-    """Begun by the first `need`, and anew by a later one where a fault has ended it. `need` is called under a lock."""
+    """Begun by the first `need`, and anew by a later one where a fault has ended it. `need` is called under a lock.
 
-    __slots__ = ("_name", "_run", "_thread")
+    It knows nothing of whose thread it is before that: an owner that never needed it goes with its last reference.
+    """
 
-    def __init__(self, run: Callable[[], None], name: str) -> None:
-        self._run = run
+    __slots__ = ("_name", "_thread")
+
+    def __init__(self, name: str) -> None:
         self._name = name
         self._thread: threading.Thread | None = None
 
-    def need(self) -> bool:
-        """Have it at work. True when it has just begun."""
+    def need(self, run: Callable[[], None]) -> bool:
+        """Have it at work, which is this. True when it has just begun."""
         if self._thread is not None and self._thread.is_alive():
             return False
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
         self._thread.start()
         return True

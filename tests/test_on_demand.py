@@ -16,10 +16,10 @@ def test_it_begins_when_it_is_needed_and_anew_when_it_has_ended() -> None:
         ran.append(threading.current_thread())
         go_on.wait(60)
 
-    thread = OnDemand(run, "on-demand")
-    assert (thread.need(), thread.need()) == (True, False)
+    thread = OnDemand("on-demand")
+    assert (thread.need(run), thread.need(run)) == (True, False)
     go_on.set()
     ran[0].join(60)
-    assert thread.need()
+    assert thread.need(run)
     wait_until(lambda: len(ran) == 2)
     ran[1].join(60)

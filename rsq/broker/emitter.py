@@ -141,7 +141,7 @@ class Emitter:
         self._waiting: dict[Output, None] = {}
         self._something = Bell()
         self._sleeping = False
-        self._thread = OnDemand(self._run, "rsq-emitter")
+        self._thread = OnDemand("rsq-emitter")
 
     # -- those who emit
 
@@ -150,7 +150,7 @@ class Emitter:
         with self._lock:
             if output.closed:
                 return True  # its run is over, and nobody will see it
-            self._thread.need()  # a full buffer, too, is for it to empty
+            self._thread.need(self._run)  # a full buffer, too, is for it to empty
             if self._bytes and self._bytes + len(value) > MOST_BYTES:
                 return False
             output.values.append(value)

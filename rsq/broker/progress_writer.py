@@ -39,14 +39,14 @@ class Reporter:
         self._writing = threading.Lock()
         self._newest: dict[str, bytes] = {}
         self._something = threading.Event()
-        self._thread = OnDemand(self._run, "rsq-progress")
+        self._thread = OnDemand("rsq-progress")
 
     def report(self, key: str, packed: bytes) -> None:
         """Have this written soon, in place of what was told before. Raises nothing."""
         with self._lock:
             if key in self._newest or len(self._newest) < MOST_WAITING:
                 self._newest[key] = packed
-            self._thread.need()
+            self._thread.need(self._run)
         self._something.set()
 
     def flush(self) -> None:

@@ -22,7 +22,7 @@ end
 local function lost_heads(now)
   local found, seen = {}, {}
   if redis.call('ZCARD', T .. ':delayed') == 0 or not is_idle() then return found end
-  for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', T .. ':delayed', '+inf', now + NEVER_MS / 2, 'LIMIT', 0, LOST)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', T .. ':delayed', now + NEVER_MS / 2, '+inf', 'LIMIT', 0, LOST)) do
     local order = record_of(id).order
     if order and not seen[order] then
       seen[order] = true
