@@ -11,6 +11,7 @@ Where things are, in the order in which a call meets them; each module says at i
     codec, remote                    how values and errors travel
     broker/                          all that speaks to the server, with each transition in lua/
     keys, states, clock, bell        its words: names of keys, states of a call, times; a bell between threads
+    on_demand                        a thread that begins when there is something to do
     loader, worker/                  supervisor, children, and in each: fetcher -> attempt -> committer
     result, output, result_member, result_set, result_group  what the caller gets back
     handles, home                    handles as data, and the app to which what is read belongs

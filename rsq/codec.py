@@ -96,15 +96,22 @@ def decode(data: bytes) -> Any:
 
 
 def decode_call(data: bytes) -> tuple[list[Any], dict[str, Any]]:
-    """Unpack what `encode_call` packed. Raises DecodeError also for a value that is no call."""
+    """Unpack what `encode_call` packed; or the call of an event, see `rsq.calls.event`, without what it is about.
+
+    Raises DecodeError also for a value that is no call.
+    """
     if data == _EMPTY_CALL:
         return [], {}
     call = decode(data)
-    if type(call) is list and len(call) == 2:
+    if type(call) is list and (len(call) == 2 or (len(call) == 3 and _is_about(call.pop()))):
         args, kwargs = call
         if type(args) is list and type(kwargs) is dict and (not kwargs or {*map(type, kwargs)} == {str}):
             return args, kwargs
     raise DecodeError("not a call: expected an array of arguments and a map of keyword arguments")
+
+
+def _is_about(part: Any) -> bool:
+    return type(part) is list and [type(text) for text in part] == [str, str]
 
 
 def register_type(cls: _Class, name: str | None = None) -> _Class:

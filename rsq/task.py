@@ -21,6 +21,7 @@ from rsq import codec
 from rsq import result as asyncresult
 from rsq.calls.announce import tell_after, tell_before
 from rsq.calls.each import check_items
+from rsq.calls.event import is_of_event
 from rsq.calls.message import Message, check_id, new_id
 from rsq.calls.options import CallOptions, TaskOptions
 from rsq.calls.placement import Placement, marker_key
@@ -370,7 +371,7 @@ class Task(Running, Inside, Signing[R], Generic[P, R]):
 def _followed_up(message: Message, placement: Placement) -> tuple[Message, Placement]:
     """What is to be sent: where the body of an event sends it, with an id made of that, unless it has its own."""
     parent = current.get()
-    if parent is None or "event" not in parent.meta or placement.unique:
+    if parent is None or not is_of_event(parent.body) or placement.unique:
         return message, placement
     return follow_up(parent, message, placement)
 

@@ -643,7 +643,21 @@ class TestHostileBytes:
         assert len(str(raised.value)) < 1000
 
     @pytest.mark.parametrize(
-        "value", [None, 1, [], [[]], [[], {}, 1], [{}, []], [[], []], [(), {}], ["", {}], [[], {1: 2}], [[], {b"a": 2}]]
+        "value",
+        [
+            None,
+            1,
+            [],
+            [[]],
+            [[], {}, 1],
+            [[], {}, ["s"]],
+            [{}, []],
+            [[], []],
+            [(), {}],
+            ["", {}],
+            [[], {1: 2}],
+            [[], {b"a": 2}],
+        ],
     )
     def test_values_that_are_no_call(self, value: Any) -> None:
         with pytest.raises(DecodeError, match="not a call"):

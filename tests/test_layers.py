@@ -19,7 +19,7 @@ from rsq.states import ENDINGS, TRANSITIONS
 ROOT = Path(rsq.__file__).parent
 
 FLOORS = [
-    {"errors", "states", "keys", "clock", "bell", "signals", "logs", "naming", "functions", "texts"},
+    {"errors", "states", "keys", "clock", "bell", "on_demand", "signals", "logs", "naming", "functions", "texts"},
     {"hints", "celery_names"},
     {"codec", "url"},
     {"settings"},

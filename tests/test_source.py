@@ -14,6 +14,7 @@ import pytest
 
 from rsq import App, codec
 from rsq.calls.message import Delivery
+from rsq.calls.request import Request
 from rsq.calls.shape import shape_of
 from rsq.calls.source import Source, before, decoded, entry_id, order_of
 from rsq.errors import DecodeError, DuplicateTask, InvalidTask, SettingsError
@@ -23,8 +24,9 @@ FIELDS = [b"event", b"user_registered", b"user_id", b"7"]
 
 
 def delivery(source: Source, fields: list[bytes] = FIELDS, number: bytes = b"5-1") -> Delivery:
-    task_id, task, body, meta, *_ = source.call_of("tests.on_event", number, fields)
-    return Delivery("q", 0, b"1-0", [b"id", task_id.encode(), b"task", task.encode(), b"body", body, b"meta", meta])
+    task_id, body = source.call_of(number, fields)
+    meta, *_ = source.rules_of(fields)
+    return Delivery("q", 0, b"1-0", [b"id", task_id, b"task", b"tests.on_event", b"body", body, b"meta", meta])
 
 
 def argument(source: Source, fields: list[bytes] = FIELDS) -> Any:
@@ -174,7 +176,7 @@ def test_what_somebody_sends_in_place_of_an_event_is_refused() -> None:
     for args in wrong:
         with pytest.raises(DecodeError):
             decoded(source, call, args)
-    call.meta = {}
+    call.body = codec.encode_call((1,), {}, None)
     assert decoded(source, call, [1]) == [1]
     assert decoded(None, delivery(source), [1]) == [1]
 
@@ -185,17 +187,12 @@ VERSIONS = Source("s", "g", version_field="number", key_field="user", kept_ms=5)
 
 
 def test_of_an_id_in_the_event_its_key_is_made() -> None:
-    *_, meta, key, twin_meta, order = IDS.call_of("t", b"5-1", [b"message", b"m:1"])
-    assert order == ""
-    assert (key, codec.decode(meta), codec.decode(twin_meta)) == (
-        "g:s:m:1",
-        {"event": ["s", "5-1"]},
-        {"event": ["s", "5-1"], "begin": True},
-    )
+    meta, key, twin_meta, order = IDS.rules_of([b"message", b"m:1"])
+    assert (meta, key, codec.decode(twin_meta), order) == (b"", "g:s:m:1", {"begin": True}, "")
 
 
 def test_an_order_is_the_line_of_its_call() -> None:
-    assert ORDERED.call_of("t", b"5-1", [b"user", b"7"])[-1] == "g:s:7"
+    assert ORDERED.rules_of([b"user", b"7"])[-1] == "g:s:7"
     assert argument(ORDERED, [b"user", b"7"]) == {"user": "7"}
 
 
@@ -222,7 +219,7 @@ def test_a_version_is_the_rule_of_its_call() -> None:
 )
 def test_an_event_without_what_its_rules_need_cannot_be_decoded(source: Source, fields: list[bytes], said: str) -> None:
     call = delivery(source, fields)
-    assert call.meta.keys() == {"event"}
+    assert (call.problem, call.meta) == ("", {})
     with pytest.raises(DecodeError, match=said):
         argument(source, fields)
 
@@ -230,16 +227,27 @@ def test_an_event_without_what_its_rules_need_cannot_be_decoded(source: Source, 
 def test_a_call_knows_its_event_and_has_an_id_of_it() -> None:
     source = Source("s", "g")
     call = delivery(source)
-    assert call.meta == {"event": ["s", "5-1"]}
-    assert call.id == delivery(source).id
+    assert (call.meta, Request(call).event) == ({}, ("s", "5-1"))
+    assert call.id == delivery(source).id == source.task_id("5-1")
+    assert Request(delivery(source, number=b"1" * 20 + b"-" + b"2" * 20)).event == ("s", "1" * 20 + "-" + "2" * 20)
     others = [delivery(source, number=b"5-2"), delivery(Source("s", "h")), delivery(Source("t", "g"))]
     assert len({call.id, *(each.id for each in others)}) == 4
 
 
-@pytest.mark.parametrize("meta", [["s"], ["s", 5], "s", ["s", "1-1", "more"]])
-def test_meta_of_no_event_is_undecodable(meta: Any) -> None:
-    fields = [b"id", b"a", b"task", b"t", b"body", b"", b"meta", codec.encode({"event": meta})]
-    assert "event" in Delivery("q", 0, b"1-0", fields).problem
+@pytest.mark.parametrize("third", [["s"], ["s", 5], "s", ["s", "1-1", "more"], None])
+def test_a_call_is_about_no_event_that_cannot_be_read(third: Any) -> None:
+    body = codec.encode([[{"a": "b"}], {}, third])
+    fields = [b"id", b"a", b"task", b"t", b"body", body, b"meta", b""]
+    assert Request(Delivery("q", 0, b"1-0", fields)).event is None
+    with pytest.raises(DecodeError, match="not a call"):
+        codec.decode_call(body)
+
+
+def test_a_body_is_what_msgpack_makes_of_it() -> None:
+    for fields in (FIELDS, [b"a", "ä€".encode(), b"a", b"2"], [b"\xe2", b"\x82"], [b"n", b"x" * 70_000], [b""] * 2):
+        parts = [each.decode() if each not in (b"\xe2", b"\x82") else each for each in fields]
+        event = dict(zip(parts[::2], parts[1::2], strict=True))
+        assert delivery(Source("s", "g"), fields).body == codec.encode([[event], {}, ["s", "5-1"]])
 
 
 def test_ids_of_entries() -> None:

@@ -10,6 +10,7 @@ from rsq import codec
 from rsq.broker import scripts
 from rsq.broker.connection import Link
 from rsq.broker.queue import Queue
+from rsq.calls.event import about
 from rsq.calls.message import pack_meta, unpack_meta
 from rsq.errors import DecodeError, DuplicateCall, FlowGone
 
@@ -49,9 +50,9 @@ class DeadLetter:
         return str(place[0]) if place[0] is not None else None
 
     @property
-    def event(self) -> list[str] | None:
+    def event(self) -> tuple[str, str] | None:
         """Stream and id of the event that it is about, or None."""
-        return self._known.get("event")
+        return about(self.body)
 
     @property
     def _known(self) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from rsq.broker.forks import renew_in_child
 from rsq.broker.pool import LinkPool
 from rsq.calls.message import Delivery
 from rsq.errors import BrokerError, OutputFull
+from rsq.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from rsq.broker.connection import ScriptCall
@@ -140,7 +141,7 @@ class Emitter:
         self._waiting: dict[Output, None] = {}
         self._something = Bell()
         self._sleeping = False
-        self._thread: threading.Thread | None = None
+        self._thread = OnDemand("rsq-emitter")
 
     # -- those who emit
 
@@ -149,15 +150,12 @@ class Emitter:
         with self._lock:
             if output.closed:
                 return True  # its run is over, and nobody will see it
+            self._thread.need(self._run)  # a full buffer, too, is for it to empty
             if self._bytes and self._bytes + len(value) > MOST_BYTES:
                 return False
             output.values.append(value)
             self._bytes += len(value)
             self._waiting[output] = None
-            if self._thread is None:
-                self._sleeping = False
-                self._thread = threading.Thread(target=self._run, name="rsq-emitter", daemon=True)
-                self._thread.start()
         if self._sleeping:
             self._something.set()
         return True
@@ -208,20 +206,21 @@ class Emitter:
 
     def _write(self, batch: Sequence[tuple[Output, int, list[bytes]]]) -> bool:
         """False where some of it is to be tried again."""
-        calls = [
-            emit_call(output.prefix, output.delivery, output.packed(first, values, first - 1))
-            for output, first, values in batch
-        ]
         link = self._pool.take()
         try:
-            replies = link.run_many(calls)
-        except BrokerError as error:
-            replies = [error] * len(calls)
+            replies = link.run_many(
+                [
+                    emit_call(output.prefix, output.delivery, output.packed(first, values, first - 1))
+                    for output, first, values in batch
+                ]
+            )
+        except Exception as error:  # whatever it is, what was taken must not be lost
+            replies = [error] * len(batch)
         finally:
             self._pool.give_back(link)
-        fault: BrokerError | None = None
+        fault: Exception | None = None
         for (output, first, values), reply in zip(batch, replies, strict=True):
-            if isinstance(reply, BrokerError):
+            if isinstance(reply, Exception):
                 fault = reply
                 with self._lock:
                     if not output.closed:
@@ -231,7 +230,8 @@ class Emitter:
             else:
                 self.drop(output)
         if fault is not None:
-            log.warning("what tasks emit could not be written, it is tried again: %s", fault)
+            own = None if isinstance(fault, BrokerError) else fault
+            log.warning("what tasks emit could not be written, it is tried again: %s", fault, exc_info=own)
         return fault is None
 
     def _confirm(self, output: Output, upto: int) -> None:

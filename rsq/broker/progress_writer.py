@@ -15,6 +15,7 @@ from rsq.broker.pool import LinkPool
 from rsq.broker.wire import Command
 from rsq.calls.progress import TTL_MS
 from rsq.errors import BrokerError
+from rsq.on_demand import OnDemand
 
 log = logging.getLogger("rsq.worker")
 
@@ -38,16 +39,14 @@ class Reporter:
         self._writing = threading.Lock()
         self._newest: dict[str, bytes] = {}
         self._something = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = OnDemand("rsq-progress")
 
     def report(self, key: str, packed: bytes) -> None:
         """Have this written soon, in place of what was told before. Raises nothing."""
         with self._lock:
             if key in self._newest or len(self._newest) < MOST_WAITING:
                 self._newest[key] = packed
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="rsq-progress", daemon=True)
-                self._thread.start()
+            self._thread.need(self._run)
         self._something.set()
 
     def flush(self) -> None:

@@ -108,10 +108,9 @@ class Fed(NamedTuple):
     order      those with the same one ('' = none) run one after the other
     """
 
-    id: str
-    task: str
+    id: bytes
     body: bytes
-    meta: bytes
+    meta: bytes = b""
     key: str = ""
     twin_meta: bytes = b""
     order: str = ""

@@ -81,8 +81,7 @@ class Message:
               parent and root (task ids), headers (map of the user's own), version (key, version, ms for which it is
               remembered), begin (True: ask the server before each start), flow (id of its flow, its number there; and,
               where it takes values by reference, which ones, the number that theirs count from, and what was added to
-              these), replaced (how often a call has taken the place of another, in a row), event (the stream and the id
-              of the event that it is about)
+              these), replaced (how often a call has taken the place of another, in a row)
     """
 
     id: str
@@ -118,11 +117,6 @@ def _is_place(parts: list[Any]) -> bool:
     return len(parts) == 5 and kinds == [int, int] and 0 <= min(added) <= max(added) <= MOST_NODES
 
 
-def _is_event(parts: list[Any]) -> bool:
-    """A stream and the id of an entry."""
-    return [type(part) for part in parts] == [str, str]
-
-
 # What a client in another language puts there must not be able to hurt a worker. Unknown names travel on untouched.
 _META: dict[str, tuple[tuple[type, ...], Callable[[Any], bool] | None]] = {
     "attempt": ((int,), lambda value: 1 <= value <= MOST_ATTEMPTS),
@@ -140,7 +134,6 @@ _META: dict[str, tuple[tuple[type, ...], Callable[[Any], bool] | None]] = {
     "begin": ((bool,), None),
     "flow": ((list,), _is_place),
     "replaced": ((int,), None),
-    "event": ((list,), _is_event),
     "time_limit": ((int, float), _is_limit),
     "soft_time_limit": ((int, float), _is_limit),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from rsq.calls.event import about
 from rsq.calls.inputs import arguments_of
 from rsq.calls.message import NO_META, Delivery
 from rsq.hints import hinted
@@ -99,8 +100,7 @@ class Request:
 
     @property
     def event(self) -> tuple[str, str] | None:
-        stream, number = self._delivery.meta.get("event", ("", ""))
-        return (stream, number) if number else None
+        return about(self._delivery.body)
 
     @property
     def headers(self) -> Mapping[str, Any]:

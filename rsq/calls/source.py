@@ -1,7 +1,7 @@
 """A source: a stream of events that others write, as calls of one task.
 
-An event is a map of its fields. In the body of a call a name or a value is text where it is UTF-8, and else bytes; what
-the task gets of it, `decode` says.
+An event is a map of its fields. How it stands in the body of a call is said in `rsq.calls.event`; what the task gets of
+it, `decode` says.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias
 
 from rsq import codec, keys
 from rsq.calls.checks import check_stream, require
+from rsq.calls.event import bodies_of, event_of, is_of_event
 from rsq.calls.message import Delivery, Message, pack_meta
 from rsq.calls.options import MOST_VERSION
 from rsq.calls.placement import Placement
@@ -34,6 +36,7 @@ NEW = "$"
 LONGEST_VALUE = 500
 """Characters of a field that is an id, the key of a version, or an order."""
 
+_TEXT = frozenset({str})
 _NUMBER = re.compile(r"\d{1,16}", re.ASCII)
 _DECODE = re.compile(r"text|bytes|(json|msgpack):(.+)", re.DOTALL)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
@@ -134,27 +137,20 @@ class Source:
             raise InvalidTask(f"no queue can be named after stream {self.stream!r}: name one with queue=...")
         return name
 
-    def call_of(
-        self, task: str, event_id: bytes, fields: Sequence[bytes]
-    ) -> tuple[str, str, bytes, bytes, str, bytes, str]:
-        """Id, task, body, meta, key, twin's meta and order of the call of an event, see `rsq.broker.rows.Fed`.
+    def call_of(self, event_id: bytes, fields: Sequence[bytes]) -> tuple[bytes, bytes]:
+        """Id and body of the call of an event. Raises nothing, whatever is in it."""
+        return self._id_head + event_id, self._body(event_id, fields)
 
-        Raises nothing, whatever is in it: an event of which its own rules cannot be read has none, and does not run.
+    def rules_of(self, fields: Sequence[bytes]) -> tuple[bytes, str, bytes, str]:
+        """Meta, key, twin's meta and order of the call of an event, see `rsq.broker.rows.Fed`.
+
+        Raises nothing: an event of which its own rules cannot be read has none, and does not run.
         """
-        try:
-            parts: list[Any] = [part.decode() for part in fields]
-        except UnicodeDecodeError:
-            parts = [_text(part) for part in fields]
-        event = dict(zip(parts[::2], parts[1::2], strict=True))
-        number = event_id.decode()
         key, version, order = "", None, ""
-        if self.has_rules:
-            with suppress(DecodeError):
-                key, version, order = self._rules_of(event)
-        known = {"event": [self.stream, number], **({} if version is None else {"version": version})}
-        meta = self._plain_meta(event_id) if version is None else pack_meta(known)
-        twin_meta = pack_meta({**known, "begin": True}) if key else b""
-        return self.task_id(number), task, codec.encode_call((event,), {}, None), meta, key, twin_meta, order
+        with suppress(DecodeError):
+            key, version, order = self._rules_of(event_of(fields))
+        meta = {} if version is None else {"version": version}
+        return pack_meta(meta), key, pack_meta({**meta, "begin": True}) if key else b"", order
 
     @cached_property
     def has_rules(self) -> bool:
@@ -166,14 +162,13 @@ class Source:
         return self._key_of(event), self._version_of(event), self._order_of(event)
 
     @cached_property
-    def _meta_head(self) -> bytes:
-        """The meta of each event, up to the id, which is a short text: so it need not be packed again each time."""
-        return pack_meta({"event": [self.stream, ""]})[:-1]
+    def _body(self) -> Callable[[bytes, Sequence[bytes]], bytes]:
+        return bodies_of(self.stream)
 
-    def _plain_meta(self, event_id: bytes) -> bytes:
-        if len(event_id) > 31:
-            return pack_meta({"event": [self.stream, event_id.decode()]})
-        return b"%b%c%b" % (self._meta_head, 0xA0 | len(event_id), event_id)
+    @cached_property
+    def _is_text(self) -> bool:
+        """Whether the task gets the map of texts as it is."""
+        return self.decode == "text" and self.shape is None and not self.has_rules
 
     def _key_of(self, event: Event) -> str:
         """The dedupe key of an event, '' = none. Raises DecodeError."""
@@ -194,17 +189,18 @@ class Source:
 
     def task_id(self, event_id: str) -> str:
         """The id of the call of an event: always the same one, and of no other event."""
-        hashed = self._hash.copy()
-        hashed.update(event_id.encode("utf-8", "surrogatepass"))
-        digest: str = hashed.hexdigest()
-        return digest[:32]
+        return f"{self._id_head.decode()}{event_id}"
 
     @cached_property
-    def _hash(self) -> Any:
-        return hashlib.sha256(f"{self.group} {self.stream} ".encode("utf-8", "surrogatepass"))
+    def _id_head(self) -> bytes:
+        """What all its ids begin with, and those of no other source."""
+        hashed = hashlib.sha256(f"{self.group} {self.stream}".encode("utf-8", "surrogatepass"))
+        return f"{hashed.hexdigest()[:16]}-".encode()
 
     def argument(self, event: Any) -> Any:
         """What the task gets of an event as it stands in the body of a call. Raises DecodeError."""
+        if self._is_text and type(event) is dict and _TEXT.issuperset(map(type, chain(event, event.values()))):
+            return event
         if not isinstance(event, Mapping):
             raise DecodeError(f"an event is a map of fields, not {type(event).__name__}")
         if self.has_rules:
@@ -249,7 +245,7 @@ def follow_up(delivery: Delivery, message: Message, placement: Placement) -> tup
 
 def decoded(source: Source | None, delivery: Delivery, args: list[Any]) -> list[Any]:
     """The arguments of a call: of that of an event what its source makes of it. Raises DecodeError."""
-    if source is None or "event" not in delivery.meta:
+    if source is None or not is_of_event(delivery.body):
         return args
     if len(args) != 1:
         raise DecodeError(f"the call of an event has one argument, not {len(args)}")
@@ -262,13 +258,6 @@ def _field(event: Event, name: str) -> str:
         told = "is missing" if name not in event else f"is no text of 1 to {LONGEST_VALUE} characters"
         raise DecodeError(f"{name} of the event {told}")
     return value
-
-
-def _text(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
 
 
 def _bytes(part: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from rsq.calls.output import WELL, Gap, Item, Seen
 from rsq.calls.retry import error_of
 from rsq.cli.common import Context, json_option, pass_context, plural, timeout_option
-from rsq.cli.out import block, document, say, shown
+from rsq.cli.out import block, document, record, say, shown
 from rsq.cli.params import Seconds, TakesNumbers, mapping_of, value_of
 from rsq.errors import EncodeError, ResultTimeout, SettingsError
 from rsq.result import AsyncResult
@@ -72,7 +73,7 @@ def call(
         else:
             say(f"{sent.id}{' (sent before)' if sent.duplicate else ''}")
         return
-    _show(sent, timeout, as_json)
+    _show(sent, timeout, document if as_json else None)
 
 
 @click.command()
@@ -96,7 +97,7 @@ def result(
 ) -> None:
     """Print the result of a call. Exit code 0 when it succeeded, 1 when it failed, 3 when there is none yet.
 
-    Without -Q every known queue is searched. With --follow and --json each item is a document of its own.
+    Without -Q every known queue is searched. With --follow and --json each line is a document of its own.
 
     \b
     Example:
@@ -108,7 +109,8 @@ def result(
         raise SettingsError("--after says nothing without --follow")
     if follow:
         _follow(handle, after, timeout, as_json)
-    _show(handle, timeout if wait else 0.0, as_json)
+    tell = (record if follow else document) if as_json else None
+    _show(handle, timeout if wait else 0.0, tell)
 
 
 def _follow(handle: AsyncResult[Any], after: str | None, timeout: float, as_json: bool) -> None:
@@ -121,7 +123,7 @@ def _follow(handle: AsyncResult[Any], after: str | None, timeout: float, as_json
         return
     if handle.result_record() is None:
         if as_json:
-            document({"id": handle.id, "ended": stream.ended})
+            record({"id": handle.id, "ended": stream.ended})
         else:
             say(f"{stream.ended}, without a result", err=True)
         sys.exit(0 if stream.ended in WELL else EXIT_FAILED)
@@ -129,7 +131,7 @@ def _follow(handle: AsyncResult[Any], after: str | None, timeout: float, as_json
 
 def _show_seen(seen: Seen, as_json: bool) -> None:
     if as_json:
-        document({"kind": type(seen).__name__, **vars(seen)})
+        record({"kind": type(seen).__name__, **vars(seen)})
     elif isinstance(seen, Item):
         say(shown(seen.value))
     elif isinstance(seen, Gap):
@@ -138,37 +140,38 @@ def _show_seen(seen: Seen, as_json: bool) -> None:
         say(f"(run {seen.run}: it began anew)", err=True)
 
 
-def _show(handle: AsyncResult[Any], timeout: float, as_json: bool) -> None:
+def _show(handle: AsyncResult[Any], timeout: float, tell: Callable[[object], None] | None) -> None:
+    """Print what has come of a call; by `tell`, where that is to be JSON. Exits."""
     try:
         handle.get(timeout=timeout, propagate=False)
     except ResultTimeout:
         state = handle.state
-        if as_json:
-            document({"id": handle.id, "state": str(state)})
+        if tell is not None:
+            tell({"id": handle.id, "state": str(state)})
         else:
             when = f"within {timeout:g} s" if timeout else "yet"
             hint = "; rsq status tells whether a worker reads its queue" if state is State.PENDING else ""
             say(f"{state}: no result of {handle.id} {when}{hint}", err=True)
         sys.exit(EXIT_NOT_READY)
-    record = handle.result_record()
-    assert record is not None, "get() came back with one"
-    if as_json:
-        document(
+    kept = handle.result_record()
+    assert kept is not None, "get() came back with one"
+    if tell is not None:
+        tell(
             {
                 "id": handle.id,
-                "state": record.state.value,
-                "attempt": record.attempt,
-                "runtime_s": record.runtime_s,
-                "value": record.value,
-                "error": record.error,
-                "reason": record.reason,
+                "state": kept.state.value,
+                "attempt": kept.attempt,
+                "runtime_s": kept.runtime_s,
+                "value": kept.value,
+                "error": kept.error,
+                "reason": kept.reason,
             }
         )
-    elif record.state is State.SUCCESS:
-        say(shown(record.value))
-    elif record.error is not None:
-        say(f"FAILURE (attempt {record.attempt}): {error_of(record.error)}", err=True)
-        block(str(record.error.get("traceback", "")).rstrip(), err=True)
+    elif kept.state is State.SUCCESS:
+        say(shown(kept.value))
+    elif kept.error is not None:
+        say(f"FAILURE (attempt {kept.attempt}): {error_of(kept.error)}", err=True)
+        block(str(kept.error.get("traceback", "")).rstrip(), err=True)
     else:
-        say(f"REVOKED: {record.reason}", err=True)
-    sys.exit(0 if record.state is State.SUCCESS else EXIT_FAILED)
+        say(f"REVOKED: {kept.reason}", err=True)
+    sys.exit(0 if kept.state is State.SUCCESS else EXIT_FAILED)

@@ -19,6 +19,9 @@ from rsq.streams.replay import TIMEOUT_S, Replay, source_of
 LONGEST_VALUE = 200
 """Characters of a name or value that are shown; JSON has all."""
 
+MOST_FIELDS = 50
+"""Fields of an event that are shown; JSON has all."""
+
 PAGE, BLOCK_MS = 100, 1000
 
 AGAIN_S = 1.0
@@ -86,7 +89,9 @@ def _show(page: Sequence[tuple[bytes, list[bytes]]], as_json: bool) -> None:
             record({"id": text, "event": dict(pairs)})
         else:
             when = local_time(int(text.partition("-")[0]))
-            say(f"{text}  {when}  " + "  ".join(f"{_short(name)}={_short(value)}" for name, value in pairs))
+            shown = [f"{_short(name)}={_short(value)}" for name, value in pairs[:MOST_FIELDS]]
+            more = [f"... and {len(pairs) - MOST_FIELDS} more"] if len(pairs) > MOST_FIELDS else []
+            say("  ".join((text, when, *shown, *more)))
 
 
 def _short(text: str) -> str:

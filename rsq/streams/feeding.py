@@ -65,9 +65,15 @@ class Feed:
 
     def events(self, position: str, events: Sequence[tuple[bytes, list[bytes]]]) -> Answer:
         """Feed these events, which come behind a position."""
-        sizes = [sum(map(len, fields)) for _, fields in events]
-        rows = [Fed(*self._source.call_of(self._name, number, fields), number) for number, fields in events]
-        self.page = max(1, min(2 * self.page, PAGE, PAGE_BYTES // max(1, *sizes)))
+        source, rows, largest = self._source, list[str | bytes](), 1
+        for number, fields in events:
+            task_id, body = source.call_of(number, fields)
+            if source.has_rules:
+                rows += Fed(task_id, body, *source.rules_of(fields), number)
+            else:
+                rows += (task_id, body)
+            largest = max(largest, len(body))
+        self.page = max(1, min(2 * self.page, PAGE, PAGE_BYTES // largest))
         answer = self.ask(position, events[-1][0].decode(), rows)
         if answer.full:
             self.page = 1
@@ -77,16 +83,16 @@ class Feed:
         self,
         after: str = "",
         upto: str = "",
-        rows: Sequence[Fed] = (),
+        rows: Sequence[str | bytes] = (),
         lease_ms: int = LEASE_MS,
         deadline: Deadline | None = None,
     ) -> Answer:
-        """How the source stands; with `upto`, once it is read up to there."""
+        """How the source stands; with `upto`, once it is read up to there, with these `Fed` one behind the other."""
         source = self._source
         rules = (int(source.has_rules), *((LINE, LINES) if source.order_by else (0, 0)))
-        head = (source.key, self._me, lease_ms, WINDOW, source.kept_ms, *rules, after, upto)
-        width = len(Fed._fields) if source.has_rules else Fed._fields.index("key")
-        call = (scripts.FEED, self._queue.keys.prefix, (*head, *(part for row in rows for part in row[:width])))
+        numbers = (lease_ms, WINDOW, source.kept_ms, *rules)
+        head = (source.key, self._me, *map(str, numbers), self._name, after, upto)
+        call = (scripts.FEED, self._queue.keys.prefix, (*head, *rows))
         link = self._links.take()
         try:
             (reply,) = checked(link.follow(running([call], deadline)))

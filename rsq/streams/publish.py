@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from rsq.app import BaseApp
 from rsq.broker.exchange import Exchange
 from rsq.broker.publishing import NewEvent, Published, publishing
-from rsq.calls.checks import count_of, positive
+from rsq.calls.checks import check_stream, count_of, positive
 from rsq.calls.message import Message, unpack_meta
 from rsq.calls.placement import PLAIN
 from rsq.errors import SettingsError
@@ -58,8 +59,7 @@ class Publisher:
         wait_replicas: int | None,
     ) -> Order:
         """What these ask for. Raises SettingsError."""
-        if not isinstance(stream, str) or not stream:
-            raise SettingsError(f"a stream is named by the text that is its key, not {stream!r}")
+        check_stream(stream)
         given = [_fields(event) for event in events]
         named = [""] * len(given) if ids is None else [_checked_id(each) for each in ids]
         if len(named) != len(given):
@@ -85,14 +85,17 @@ class Publisher:
             source = task.source
             if source is None or source.stream != stream:
                 continue
-            task_id, name, body, meta, key, *_ = source.call_of(task.name, number.encode(), fields)
+            task_id, body = source.call_of(number.encode(), fields)
+            meta, key, *_ = source.rules_of(fields)
             placement = replace(PLAIN, dedupe_key=key) if key else PLAIN
+            message = Message(task_id.decode(), task.name, body, task.options.queue or "", 0, unpack_meta(meta))
             if event.id:
-                task_id = source.task_id(f"published {event.id}")
+                message.id = hashlib.sha256(f"{source.key} {event.id}".encode("utf-8", "surrogatepass")).hexdigest()[
+                    :32
+                ]
                 placement = replace(placement, unique=True, dedupe_ttl_ms=ttl_ms)
-            queue = task.options.queue or ""
             try:
-                duplicate = eager(task, Message(task_id, name, body, queue, 0, unpack_meta(meta)), placement).duplicate
+                duplicate = eager(task, message, placement).duplicate
             except Exception as error:
                 errors.append(error)  # of one group: the others have nothing to do with it
         if errors:

@@ -40,7 +40,7 @@ from rsq.worker.time_limits import Limits, Timed, exceeded
 UNKNOWN_TASK_TRIES = 10
 """How often a message with an unknown task comes back within its grace time."""
 
-_QUIET = frozenset(("flow", "parent", "root", "headers", "event"))
+_QUIET = frozenset(("flow", "parent", "root", "headers"))
 """What may be said of a call that starts unasked all the same."""
 
 _NO_POLICY = RetryPolicy()
@@ -208,7 +208,7 @@ class Attempts:
                 )
             else:
                 args, kwargs = codec.decode_call(delivery.body)
-                if meta:
+                if task.source is not None:
                     args = decoded(task.source, delivery, args)
         except DecodeError as error:
             refused = self._bury(delivery, "undecodable", error if timed is None else timed.meant(error), task)

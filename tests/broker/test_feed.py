@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from rsq.broker import scripts
+from rsq.broker.dead_letters import dead_letters, redrive
 from rsq.broker.queue_control import purge
 from rsq.broker.replies import Begin
 from rsq.broker.rows import Fed
 from rsq.broker.worker_queue import Rules
 from rsq.calls.message import Delivery, pack_meta
 from rsq.calls.outcome import Buried, Completed, Released, Retried, revoked
+from rsq.errors import BrokerRefused
 from tests.broker.conftest import HOUR_MS, Rig, completed, entry
 
 SOURCE = "g:events"
@@ -28,8 +30,8 @@ def feed(
     window: int = 100,
     key: str = "",
 ) -> tuple[str, str, int]:
-    rows = [Fed(each, "tests.task", b"body", b"", key, pack_meta({"begin": True})) for each in ids]
-    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, 1, 0, 0, after, upto)
+    rows = [Fed(each.encode(), b"body", b"", key, pack_meta({"begin": True})) for each in ids]
+    head = (SOURCE, feeder, lease_ms, window, HOUR_MS, 1, 0, 0, "tests.task", after, upto)
     who, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
     assert full == b""
     return who.decode(), position.decode(), number
@@ -49,9 +51,9 @@ def test_calls_and_position_are_one_step(rig: Rig) -> None:
     assert 0 < rig.ttl_ms(f"feeder:{SOURCE}") <= HOUR_MS
 
 
-def test_rows_of_a_source_without_rules_end_with_the_meta(rig: Rig) -> None:
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 0, 0, 0, "", "5-1")
-    assert rig.run(scripts.FEED, *head, *("a", "tests.task", b"body", b""), *("b", "tests.task", b"body", b""))[2] == 98
+def test_rows_of_a_source_without_rules_end_with_the_body(rig: Rig) -> None:
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 0, 0, 0, "tests.task", "", "5-1")
+    assert rig.run(scripts.FEED, *head, *("a", b"body"), *("b", b"body"))[2] == 98
     assert state(rig) == {"stream": [entry("a"), entry("b")], "sources": {SOURCE: "5-1"}, "stats": {"fed": "2"}}
 
 
@@ -268,11 +270,12 @@ def feed_in_order(rig: Rig, *ids: str, most: int = 100, delayed: int = 100) -> t
     position = (rig.redis.hget(rig.keys.sources, SOURCE) or b"0-0").decode()
     first = int(position.partition("-")[0]) + 1
     rows = [
-        Fed(each, "tests.task", b"body", b"", "", b"", each[0], f"{first + place}-0".encode())
+        Fed(each.encode(), b"body", b"", "", b"", each[0], f"{first + place}-0".encode())
         for place, each in enumerate(ids)
     ]
     after = position if rig.redis.hexists(rig.keys.sources, SOURCE) else ""
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, most, delayed, after, rows[-1].event_id if rows else "")
+    upto = rows[-1].event_id if rows else ""
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, most, delayed, "tests.task", after, upto)
     _, position, number, full = rig.run(scripts.FEED, *head, *(part for row in rows for part in row))
     return position.decode(), number, full.decode()
 
@@ -323,6 +326,98 @@ def test_a_retry_keeps_its_place(hired: Rig) -> None:
     (second,) = handed_out(hired)
     assert second.id == "a2"
     hired.commit("alice", completed(second))
+
+
+def deletes_what_is_ready(rig: Rig) -> None:
+    rig.redis.xtrim(rig.keys.stream(), maxlen=0)
+
+
+def deletes_what_runs(rig: Rig) -> None:
+    (first,) = handed_out(rig)
+    rig.redis.xdel(rig.keys.stream(), first.entry_id)
+    rig.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+
+
+def deletes_what_is_delayed(rig: Rig) -> None:
+    (first,) = handed_out(rig)
+    rig.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+    rig.redis.hdel(rig.keys.messages, first.id)
+    rig.redis.zrem(rig.keys.delayed, first.id)
+
+
+@pytest.mark.parametrize("deletes", [deletes_what_is_ready, deletes_what_runs, deletes_what_is_delayed])
+def test_a_line_goes_on_where_somebody_deletes_its_first_call(hired: Rig, deletes: Any) -> None:
+    feed_in_order(hired, "a1", "a2", "a3")
+    deletes(hired)
+    assert handed_out(hired) == []
+    feed_in_order(hired)
+    for expected in ("a2", "a3"):
+        (running,) = handed_out(hired)
+        assert running.id == expected
+        hired.commit("alice", completed(running))
+    assert line(hired, "a") == []
+    assert not {"delayed", "messages", "calls"} & {*state(hired)}
+
+
+def test_a_line_waits_for_a_first_call_that_is_somewhere(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2")
+    feed_in_order(hired)
+    (first,) = handed_out(hired)
+    feed_in_order(hired)
+    hired.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
+    feed_in_order(hired)
+    assert handed_out(hired) == []
+    hired.ripen("a1")
+    (again,) = handed_out(hired)
+    hired.take("alice", again)
+    feed_in_order(hired)
+    assert handed_out(hired) == []
+    again.taken = True
+    hired.commit("alice", completed(again))
+    (second,) = handed_out(hired)
+    assert second.id == "a2"
+    hired.commit("alice", completed(second))
+
+
+def test_a_dead_letter_takes_the_last_place_when_it_is_sent_again(hired: Rig) -> None:
+    feed_in_order(hired, "a1", "a2", "a3", "b1")
+    first, other = handed_out(hired)
+    hired.commit("alice", buried(first), completed(other))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    assert redrive(hired.link, hired.queue, letter)
+    assert line(hired, "a") == [b"a2", b"a3", b"a1"]
+    for expected in ("a2", "a3", "a1"):
+        (running,) = handed_out(hired)
+        assert running.id == expected
+        hired.commit("alice", completed(running))
+    assert line(hired, "a") == []
+
+
+def test_a_dead_letter_of_which_nothing_waits_runs_at_once_when_it_is_sent_again(hired: Rig) -> None:
+    feed_in_order(hired, "a1")
+    hired.commit("alice", buried(get(hired)))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    assert redrive(hired.link, hired.queue, letter)
+    feed_in_order(hired, "a2")
+    (again,) = handed_out(hired)
+    assert again.id == "a1"
+    hired.commit("alice", completed(again))
+    (second,) = handed_out(hired)
+    assert second.id == "a2"
+    hired.commit("alice", completed(second))
+
+
+@pytest.mark.parametrize("key", ["line:a", "delayed", "messages"])
+def test_a_dead_letter_is_not_half_sent(hired: Rig, key: str) -> None:
+    feed_in_order(hired, "a1")
+    hired.commit("alice", buried(get(hired)))
+    (letter,) = dead_letters(hired.link, hired.queue)
+    hired.redis.set(f"{hired.keys.prefix}:{key}", "x")
+    before = hired.dumps()
+    with pytest.raises(BrokerRefused):
+        redrive(hired.link, hired.queue, letter)
+    assert hired.dumps() == before
+    hired.redis.delete(f"{hired.keys.prefix}:{key}", hired.keys.dead)
 
 
 def test_one_whose_worker_died_keeps_its_place(hired: Rig) -> None:
@@ -395,10 +490,8 @@ def test_what_waits_in_all_orders_is_bounded(hired: Rig) -> None:
 
 def test_of_an_id_that_was_done_nothing_waits(hired: Rig) -> None:
     """A line has no place for an event that is left out."""
-    rows = [
-        Fed(each, "tests.task", b"body", b"", "k", pack_meta({"begin": True}), "a", b"1-0") for each in ("one", "twin")
-    ]
-    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, 100, 100, "", "1-0")
+    rows = [Fed(each.encode(), b"body", b"", "k", pack_meta({"begin": True}), "a", b"1-0") for each in ("one", "twin")]
+    head = (SOURCE, "me", HOUR_MS, 100, HOUR_MS, 1, 100, 100, "tests.task", "", "1-0")
     hired.run(scripts.FEED, *head, *(part for row in rows for part in row))
     hired.commit("alice", completed(get(hired)))
     twin = get(hired)

@@ -139,8 +139,8 @@ def test_nothing_is_left_however_it_ends(rig: Rig, way: Callable[[Rig, Delivery]
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_id_of_an_event_is_free_only_where_that_never_ran(rig: Rig, way: Callable[[Rig, Delivery], None]) -> None:
     rig.hire("alice")
-    event = Fed("a", "tests.task", b"body", b"", "k", b"")
-    rig.run(scripts.FEED, "g:events", "me", HOUR_MS, 100, HOUR_MS, 1, 0, 0, "", "5-0", *event)
+    event = Fed(b"a", b"body", b"", "k")
+    rig.run(scripts.FEED, "g:events", "me", HOUR_MS, 100, HOUR_MS, 1, 0, 0, "tests.task", "", "5-0", *event)
     (delivery,) = rig.get("alice")
     assert rig.begin("alice", delivery, RULES) == Begin("go")
     way(rig, delivery)

@@ -448,8 +448,7 @@ def test_following_a_call(rsq: Rsq, start_worker: StartWorker) -> None:
     done = rsq("result", task_id, "--follow", "--timeout", "30")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n3\n", "")
     assert rsq("result", task_id, "--follow", "--after", "1-2").stdout == "2\n3\n"
-    documents = rsq("result", task_id, "--follow", "--json").stdout.replace("}\n{", "}\0{").split("\0")
-    first, *_, last = map(json.loads, documents)
+    first, *_, last = map(json.loads, rsq("result", task_id, "--follow", "--json").stdout.splitlines())
     assert first == {"kind": "Item", "value": 0, "cursor": "1-1", "run": 1}
     assert (last["state"], last["value"]) == ("SUCCESS", 3)
 

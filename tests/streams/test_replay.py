@@ -170,6 +170,14 @@ def test_what_others_write_cannot_touch_the_terminal(redis: Any, url: str) -> No
     assert json.loads(line)["event"] == {"n": "\x1b[2J\nx", "\\xff": "v" * 1000}
 
 
+def test_an_event_of_many_fields_is_one_line_that_can_be_read(redis: Any, url: str) -> None:
+    redis.xadd(STREAM, {f"n{number}": "v" for number in range(10_000)})
+    (line,) = rsq(url, "tail", STREAM).splitlines()
+    assert line.endswith("n49=v  ... and 9950 more")
+    (line,) = rsq(url, "tail", STREAM, "--json").splitlines()
+    assert len(json.loads(line)["event"]) == 10_000
+
+
 def test_what_comes_is_followed(redis: Any, url: str) -> None:
     command = [sys.executable, "-m", "rsq", "--url", url, "events", "tail", STREAM, "--follow", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tail:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,22 @@ def test_values_are_written_beside_the_body_and_in_order(desk: Desk) -> None:
     wait_until(lambda: len(desk.values()) == 3000, 60, "all to be written")
     assert desk.values() == numbered(3000)
     wait_until(lambda: not output.values, 60, "all to be confirmed")
+
+
+def test_a_fault_of_its_own_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [RuntimeError("a fault of rsq's own")]
+    packed = Output.packed
+
+    def breaks_once(*arguments: Any) -> bytes:
+        if faults:
+            raise faults.pop()
+        return packed(*arguments)
+
+    monkeypatch.setattr(Output, "packed", breaks_once)
+    output = desk.output()
+    for value in numbered(3):
+        output.emit(value)
+    wait_until(lambda: desk.values() == numbered(3), 60, "all to be written")
 
 
 def test_a_full_buffer_holds_the_body_up(desk: Desk) -> None:

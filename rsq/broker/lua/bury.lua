@@ -45,6 +45,10 @@ for i = 8, last, WIDTH do
       letter[#letter + 1] = 'dedupe'
       letter[#letter + 1] = cmsgpack.pack({ record.key, record.ends, record.ttl_ms, record.replaceable or 0 })
     end
+    if record.order then
+      letter[#letter + 1] = 'order'
+      letter[#letter + 1] = record.order
+    end
     redis.call('XADD', dead, 'MAXLEN', '~', max_length, '*', unpack(letter))
     if result ~= '' then publish_result(id, result, ttl_ms) end
     if leaves_no_trace(entry_id, result, ttl_ms, now) then untraced[#untraced + 1] = id end

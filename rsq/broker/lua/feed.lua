@@ -2,8 +2,8 @@
 -- KEYS  T
 -- ARGV  source (its group and its stream, as they stand in keys), feeder, lease_ms (for so long nobody else feeds it; 0 = it
 --       feeds no more), window (most calls that wait for a worker), ttl_ms (how long the id of an event is remembered from
---       its end on), ruled (1 = its events have keys or orders; 0 = a row ends with the meta), line_most (most events of one order that wait; 0 = the source has none), delayed_most (most calls that
---       are delayed, where it has), after (how far the feeder believes that it was read; '' = never), upto (how far it is read with these;
+--       its end on), ruled (1 = its events have rules; 0 = a row ends with the body), line_most (most events of one order that wait; 0 = the source has none), delayed_most (most calls that
+--       are delayed, where it has), task, after (how far the feeder believes that it was read; '' = never), upto (how far it is read with these;
 --       '' = it only asks), then rows, at most 1,000
 -- out   who is to feed, how far it was read ('' = never), and of
 --       'you': room for so many more now | 'other': ms, after which to ask again | 'moved': 0, the queue lies elsewhere;
@@ -13,14 +13,17 @@
 -- two who feed at once do no harm; the lease only spares the work.
 -- Of events with the same id one is a call: the others are left out once that has ended, and till then wait for its end.
 -- Of events with the same order one is ready at a time, and the others are delayed, far away: the end of one calls the next.
+-- Where somebody has deleted that one, the next is called by who asks while the queue is idle, at most 100 at once.
 -- rows: Fed
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _line
 local source, feeder, lease_ms, window, ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local ruled, line_most, delayed_most, after, upto = ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
-local FIRST = 11
-if not ruled then WIDTH = KEY end
+local ruled, line_most, delayed_most = ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
+local task, after, upto = ARGV[9], ARGV[10], ARGV[11]
+local FIRST = 12
+if not ruled then WIDTH = META end
 local stream, sources, lease = stream_of(0), T .. ':sources', T .. ':feeder:' .. source
 if pause_of() == 'moved' then return { 'moved', '', 0, '' } end
 local position, holder = redis.call('HGET', sources, source) or '', redis.call('GET', lease)
@@ -45,9 +48,7 @@ for i = FIRST, takes and ruled and #ARGV or 0, WIDTH do
     end
   end
   if order ~= '' and fates[i] ~= DONE then
-    expect('zset', line_of(order))
-    expect('hash', CALLS)
-    expect_delayed(0)
+    expect_line(order)
     lengths[order] = lengths[order] or redis.call('ZCARD', line_of(order))
     if lengths[order] >= line_most then
       full, last = order, i - 1
@@ -58,23 +59,17 @@ for i = FIRST, takes and ruled and #ARGV or 0, WIDTH do
   end
 end
 local now = now_ms()
-
--- Puts a call in its line. False where it is the first one, or is in it already: then nothing is before it.
-local function stands_in_line(order, id)
-  local line = line_of(order)
-  local behind = redis.call('ZRANGE', line, -1, -1, 'WITHSCORES')[2]
-  return redis.call('ZADD', line, 'NX', (behind or 0) + 1, id) == 1 and behind ~= nil
-end
+local lost = line_most > 0 and upto == '' and lost_heads(now) or {}
 
 if lease_ms > 0 then
   redis.call('SET', lease, feeder, 'PX', lease_ms)
 else
   redis.call('DEL', lease)
 end
+for _, each in ipairs(lost) do go_past(each[1], each[2], now) end
 if takes and not ruled then
   for i = FIRST, last, WIDTH do
-    local id, task, body, meta = ARGV[i + ID], ARGV[i + TASK], ARGV[i + BODY], ARGV[i + META]
-    redis.call('XADD', stream, '*', 'id', id, 'task', task, 'body', body, 'meta', meta)
+    redis.call('XADD', stream, '*', 'id', ARGV[i + ID], 'task', task, 'body', ARGV[i + BODY], 'meta', '')
   end
 elseif takes then
   for i = FIRST, last, WIDTH do
@@ -86,9 +81,9 @@ elseif takes then
       if next(record) then save(id, record) end
       local meta = fate == TWIN and ARGV[i + TWIN_META] or ARGV[i + META]
       if order ~= '' and stands_in_line(order, id) then
-        add_delayed(now, now + NEVER_MS, 0, id, ARGV[i + TASK], ARGV[i + BODY], meta)
+        add_delayed(now, now + NEVER_MS, 0, id, task, ARGV[i + BODY], meta)
       else
-        redis.call('XADD', stream, '*', 'id', id, 'task', ARGV[i + TASK], 'body', ARGV[i + BODY], 'meta', meta)
+        redis.call('XADD', stream, '*', 'id', id, 'task', task, 'body', ARGV[i + BODY], 'meta', meta)
       end
     end
   end

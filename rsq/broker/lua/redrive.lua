@@ -1,4 +1,4 @@
--- redrive: dead -> ready, one dead letter as a fresh call under its old id
+-- redrive: dead -> ready, one dead letter as a fresh call under its old id; of an event with an order, behind the others of that
 -- KEYS  T
 -- ARGV  dead letter's entry id, meta of the fresh call
 -- out   'sent', id | 'gone', '' (the dead letter is not there any more) | 'duplicate', id that stands under its dedupe key,
@@ -7,6 +7,7 @@
 -- include: _common
 -- include: _ready
 -- include: _calls
+-- include: _line
 -- include: _member
 -- include: _flow
 local dead = T .. ':dead'
@@ -29,6 +30,8 @@ if told then
   told.check()
   if not told.rerun(flow, number) then return { 'ended', flow } end
 end
+local order, record = letter.order, { order = letter.order }
+if order then expect_line(order) end
 expect('zset', REVOKED)
 expect_ready(priority)
 
@@ -36,7 +39,13 @@ redis.call('XDEL', dead, ARGV[1])
 redis.call('DEL', T .. ':result:' .. id, output_of(id))
 -- Whoever revoked it came after its end: it was not to run then, and is to run now.
 redis.call('ZREM', REVOKED, id)
-if has_key then mark(rule[1], id, rule[3], rule[2], rule[4] == 1, {}) end
-if add_ready(priority, id, letter.task or '', letter.body or '', ARGV[2]) then wake() end
+if has_key then mark(rule[1], id, rule[3], rule[2], rule[4] == 1, record) end
+if order then save(id, record) end
+if order and stands_in_line(order, id) then
+  local now = now_ms()
+  add_delayed(now, now + NEVER_MS, priority, id, letter.task or '', letter.body or '', ARGV[2])
+elseif add_ready(priority, id, letter.task or '', letter.body or '', ARGV[2]) then
+  wake()
+end
 if told then told.write() end
 return { 'sent', id }
