@@ -119,6 +119,36 @@ def test_cancelling_goes_down(flowing: Flowing) -> None:
     assert flowing.rig.queue.revocations(flowing.rig.link, [x]) == [(True, True)]
 
 
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("way", ["revoked", "expired"])
+def test_what_would_stand_for_it_does_not_start_in_a_flow_that_is_over(
+    flowing: Flowing, rig: Rig, way: str, taken: bool
+) -> None:
+    """It ran on, and wants others in its place: it ends like all that the flow had not started."""
+    flowing.start(chain("a", "b"))
+    flowing.fetch()
+    if taken:
+        flowing.held["a"].taken = bool(rig.queue.take(rig.link, "alice", flowing.held["a"]))
+    rig.begin("alice", flowing.held["a"], Rules(slot=("s", 1)))
+    flowing.client.revoke(["a"], "q", False)
+    if way == "revoked":
+        assert flowing.flows.cancel("f")
+    else:
+        rig.redis.zadd("{rsq:0}::flows", {"f": 1})
+        flowing.go_on()
+    nodes = chord([f"m{n}" for n in range(1500)], "a")
+    assert replace(flowing, "a", nodes)[-1] == 1
+    state, message = flowing.result("a")
+    assert (state, message) == flowing.result("b")
+    assert message == "cancelled" if way == "revoked" else "no progress" in message
+    assert flowing.fetch() == []
+    assert not rig.redis.exists("{rsq:0}::flow:new", "{rsq:0}:q:slots:s", "{rsq:0}:q:calls")
+    assert rig.redis.zscore("{rsq:0}:q:revoked", "a") is None
+    stats = rig.redis.hgetall("{rsq:0}:q:stats")
+    assert stats[way.encode()] == b"1"
+    assert b"replaced" not in stats
+
+
 @pytest.mark.parametrize("above", [False, True])
 def test_a_batch_that_stands_for_it_is_cancelled(flowing: Flowing, above: bool) -> None:
     """What stands for the call is a callback of the batch, which nobody releases any more."""

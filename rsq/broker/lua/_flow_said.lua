@@ -64,6 +64,18 @@ function self.stop(id, state, result, terminate)
   return true
 end
 
+-- Of a new flow that would stand for a call of another one, which has ended before its time: the id of that one, and how
+-- the call ends with it: its number, its packed result, for how long that is kept, and the way. Nil of others.
+function self.over(head)
+  local new = { fixed = head.fixed }
+  know_fixed(new)
+  local f = new.up ~= '' and self.flow(new.up)
+  if not f or f.broken or f.state ~= 'cancelled' and f.state ~= 'expired' then return end
+  know_fixed(f)
+  local result = redis.call('HGET', f.key, 'result') or SKIPPED
+  return f.id, new.up_node, result, string.format('%.0f', f.ttl_ms), f.state == 'expired' and 'expired' or 'revoked'
+end
+
 -- A new flow.
 -- head  as in flow.lua
 -- rows  those of its nodes that are not stored yet, by number

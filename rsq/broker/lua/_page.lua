@@ -20,6 +20,8 @@ local function page_from(id, first)
     return stored + new < head.size
   end
 
+  function self.drop() redis.call('UNLINK', self.key) end
+
   -- Before the first write.
   function self.start(told, head) told.start(id, head, rows) end
 

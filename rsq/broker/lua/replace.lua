@@ -3,7 +3,8 @@
 -- ARGV  consumer, priority, taken (as in complete), entry id, task id, flow id and head of the new flow as in `flow`, then
 --       the rows of its last page; earlier ones were given to `flow`. Its `fixed` tells which call stands for
 --       which one
--- out   -1 the consumer lost its lease, nothing written | 1 replaced by this call | 0 it was settled before
+-- out   -1 the consumer lost its lease, nothing written | 1 replaced by this call, or ended with its flow, where that has
+--       ended before its time | 0 it was settled before
 -- work  one call; the rows given; what a start releases, see _flow
 -- rows: Stored
 -- include: _common
@@ -21,7 +22,16 @@ if not taken and not holds_lease(consumer) then return -1 end
 if not is_ours(consumer, stream, entry_id, id, taken) then return 0 end
 local now, page, head = now_ms(), page_from(ARGV[6], 8), cmsgpack.unpack(ARGV[7])
 if page.lacks(head) then error('ERR earlier pages of the flow are gone', 0) end
-look_up({ id })
+local around, number, result, ttl_ms, way = flows(now).over(head)
+look_up({ id }, way, way and { [id] = { around, number, result } })
+if way then
+  -- What would stand for it starts too late.
+  settle(consumer, stream, entry_id, id, taken)
+  page.drop()
+  publish_result(id, result, ttl_ms, true)
+  finish({ id }, way, now)
+  return 1
+end
 local new = flows(now)
 new.check()
 page.start(new, head)
