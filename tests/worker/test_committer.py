@@ -165,6 +165,7 @@ def test_one_that_cannot_be_packed_takes_no_other_along(office: Office) -> None:
 
 def test_one_that_takes_several_scripts_is_written_as_it_is(office: Office) -> None:
     """Alone, too, beside one that cannot be written."""
+    office.start()
     (delivery,) = office.deliveries(1)
     delivery.meta = {"flow": ["f", 0]}
     adding = Adding("f")
