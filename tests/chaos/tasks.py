@@ -36,8 +36,9 @@ Value: TypeAlias = tuple[int, str]
 # A call that is hit by one fault after the other must not be given up for it.
 app = App("chaos", task_defaults={"retry_backoff": 0.2, "max_crashes": 1000})
 
-# What a member adds is kept on the server until it succeeds, as else it is of more than a thousand.
-adding.KEPT_AT_ONCE = 2
+# What a member adds is kept on the server until it succeeds, as else it is of more than a thousand. In workers alone.
+if JOURNAL in os.environ:
+    adding.KEPT_AT_ONCE = 2
 
 # Taken at import, which is after the fork: it stays when the supervisor is gone.
 WORKER = os.getppid()
