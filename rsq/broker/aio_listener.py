@@ -186,8 +186,8 @@ class _Subscription:
     def leave(self, waiter: _Waiter, keys: list[bytes]) -> None:
         idle = self._waiting.leave(waiter, keys)
         self._unseen.discard(waiter)
-        if idle and self._channel is not None and (request := self._channels.leave(idle, not waiter.wanted)):
-            self._channel.send([request])
+        if idle and self._channel is not None:
+            self._channel.send([self._channels.unsubscribe(idle)])
 
     async def aclose(self) -> None:
         """Drop the connection. Those who still wait are told that nothing will come."""

@@ -75,8 +75,8 @@ class Subscription:
     def leave(self, waiter: Waiter, keys: Sequence[bytes]) -> None:
         with self._lock:
             idle = self._waiting.leave(waiter, keys)
-            if idle and self._channel is not None and (request := self._channels.leave(idle, not waiter.wanted)):
-                self._send(request)
+            if idle and self._channel is not None:
+                self._send(self._channels.unsubscribe(idle))
             if not self._waiting:
                 self._fault = None  # nobody tries any more
             self._hand_over(waiter)

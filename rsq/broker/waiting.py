@@ -29,9 +29,6 @@ RECONNECT_S = 0.2
 SILENCE_S = 3
 """After so long without a word the server is asked for one; after as long again the connection is made anew."""
 
-MOST_IDLE = 100
-"""Channels that stay subscribed though nobody waits by them, until the next subscription."""
-
 LAST_LOOK_S = 1.0
 """So long the last look may take, at the end of a timeout: a push that was lost costs time, and never an answer."""
 
@@ -90,26 +87,15 @@ class Channels:
     def __init__(self, sharded: bool) -> None:
         self._prefix = "S" if sharded else ""
         self._ending: Counter[bytes] = Counter()
-        self._idle: list[bytes] = []
 
     def subscribe(self, keys: Sequence[bytes]) -> bytes:
-        """The packed commands."""
-        return self._unsubscribe() + packed_texts(f"{self._prefix}SUBSCRIBE", *keys)
+        """The packed command."""
+        return packed_texts(f"{self._prefix}SUBSCRIBE", *keys)
 
-    def leave(self, keys: Sequence[bytes], over: bool) -> bytes:
-        """Nobody waits by these any more. Gives the packed command, if it is to be sent now.
-
-        over  nothing more is to come by them: they may stay until the next subscription, whose write ends them, too
-        """
+    def unsubscribe(self, keys: Sequence[bytes]) -> bytes:
+        """The packed command; it is to be sent, as its answers are waited for."""
         self._ending.update(keys)
-        self._idle += keys
-        return b"" if over and len(self._idle) < MOST_IDLE else self._unsubscribe()
-
-    def _unsubscribe(self) -> bytes:
-        if not self._idle:
-            return b""
-        idle, self._idle = self._idle, []
-        return packed_texts(f"{self._prefix}UNSUBSCRIBE", *idle)
+        return packed_texts(f"{self._prefix}UNSUBSCRIBE", *keys)
 
     def heard(self, reply: Any) -> tuple[bytes, bytes, bytes]:
         """Kind (``message``, ``subscribe``, ``unsubscribe``), channel and payload of what was pushed.

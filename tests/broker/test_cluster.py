@@ -222,7 +222,7 @@ def test_what_ends_a_subscription_unasked_ends_its_connection() -> None:
     assert channels.subscribe([b"a"]) == packed("SSUBSCRIBE", "a")
     assert channels.heard([b"ssubscribe", b"a", 1])[:2] == (b"subscribe", b"a")
     assert channels.heard([b"smessage", b"a", b"x"]) == (b"message", b"a", b"x")
-    assert channels.leave([b"a"], over=False) == packed("SUNSUBSCRIBE", "a")
+    assert channels.unsubscribe([b"a"]) == packed("SUNSUBSCRIBE", "a")
     assert channels.heard([b"sunsubscribe", b"a", 0])[0] == b"unsubscribe"
     with pytest.raises(ConnectionError, match="another node serves this slot"):
         channels.heard([b"sunsubscribe", b"a", 0])

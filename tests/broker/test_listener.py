@@ -12,27 +12,12 @@ from rsq.broker.aio_listener import AsyncResultListener
 from rsq.broker.connection import Endpoint
 from rsq.broker.listener import ResultListener
 from rsq.broker.pool import LinkPool
-from rsq.broker.waiting import MOST_IDLE, Channels
-from rsq.broker.wire import packed
 from tests.broker.conftest import Rig
 from tests.helpers import wait_until
 
 PATIENT_S = 60.0
 
 Publish = Callable[[str, str], None]
-
-
-def test_channels_on_which_all_has_come_end_with_the_next_subscription() -> None:
-    """Their end costs no write of its own; what is not over ends at once, or it would be pushed to nobody."""
-    channels, names = Channels(sharded=False), [b"%d" % number for number in range(MOST_IDLE)]
-    assert channels.leave([b"a"], over=True) == b""
-    assert channels.heard([b"message", b"a", b"x"])[0] == b"late"
-    assert channels.subscribe([b"b"]) == packed("UNSUBSCRIBE", "a") + packed("SUBSCRIBE", "b")
-    assert channels.subscribe([b"c"]) == packed("SUBSCRIBE", "c")
-    assert channels.leave([b"b"], over=True) == b""
-    assert channels.leave([b"c"], over=False) == packed("UNSUBSCRIBE", "b", "c")
-    assert [channels.leave([name], over=True) for name in names[:-1]] == [b""] * (MOST_IDLE - 1)
-    assert channels.leave(names[-1:], over=True) == packed("UNSUBSCRIBE", *names)
 
 
 @pytest.fixture
