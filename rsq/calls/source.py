@@ -191,6 +191,10 @@ class Source:
         """The id of the call of an event: always the same one, and of no other event."""
         return f"{self._id_head.decode()}{event_id}"
 
+    def published_id(self, name: str) -> str:
+        """The id of the call of an event that is published under this name, where no stream gives it one."""
+        return _id_of(f"{self.key} {name}".encode("utf-8", "surrogatepass"))
+
     @cached_property
     def _id_head(self) -> bytes:
         """What all its ids begin with, and those of no other source."""
@@ -239,8 +243,13 @@ def follow_up(delivery: Delivery, message: Message, placement: Placement) -> tup
     like = hashlib.sha256(b" ".join((delivery.id.encode(), message.task.encode(), message.body))).digest()
     number = delivery.sent[like] = delivery.sent.get(like, 0) + 1
     own = copy(message)
-    own.id = hashlib.sha256(like + str(number).encode()).hexdigest()[:32]
+    own.id = _id_of(like + str(number).encode())
     return own, replace(placement, unique=True)
+
+
+def _id_of(data: bytes) -> str:
+    """The same id for the same data."""
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def decoded(source: Source | None, delivery: Delivery, args: list[Any]) -> list[Any]:

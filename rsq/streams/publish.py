@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -90,9 +89,7 @@ class Publisher:
             placement = replace(PLAIN, dedupe_key=key) if key else PLAIN
             message = Message(task_id.decode(), task.name, body, task.options.queue or "", 0, unpack_meta(meta))
             if event.id:
-                message.id = hashlib.sha256(f"{source.key} {event.id}".encode("utf-8", "surrogatepass")).hexdigest()[
-                    :32
-                ]
+                message.id = source.published_id(event.id)
                 placement = replace(placement, unique=True, dedupe_ttl_ms=ttl_ms)
             try:
                 duplicate = eager(task, message, placement).duplicate

@@ -22,7 +22,8 @@ if not taken and not holds_lease(consumer) then return -1 end
 if not is_ours(consumer, stream, entry_id, id, taken) then return 0 end
 local now, page, head = now_ms(), page_from(ARGV[6], 8), cmsgpack.unpack(ARGV[7])
 if page.lacks(head) then error('ERR earlier pages of the flow are gone', 0) end
-local around, number, result, ttl_ms, way = flows(now).over(head)
+local new = flows(now)
+local around, number, result, ttl_ms, way = new.over(head)
 look_up({ id }, way, way and { [id] = { around, number, result } })
 if way then
   -- What would stand for it starts too late.
@@ -32,7 +33,6 @@ if way then
   finish({ id }, way, now)
   return 1
 end
-local new = flows(now)
 new.check()
 page.start(new, head)
 new.go_on()
