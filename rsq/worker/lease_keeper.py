@@ -125,7 +125,9 @@ class LeaseKeeper(Part):
             if self._duty is None and not isinstance(error, BrokerUnavailable):
                 self._fail(error)
                 return
-            if isinstance(error, QueueMoved) and not any(child.registered for child in self._children):
+            moved = isinstance(error, QueueMoved) and not any(child.registered for child in self._children)
+            if moved and self._duty is not None:
+                self._duty.end()
                 self._duty = None  # where its queues lie is asked anew
             if time.monotonic() >= self._say_at:
                 log.warning("%s; trying again every %.1f s", error, AGAIN_S)
