@@ -43,7 +43,8 @@ def events() -> None:
 def tail(context: Context, stream: str, number: int, first: str | None, follow: bool, as_json: bool) -> None:
     """Show the newest events of STREAM, the oldest of them first. It changes nothing.
 
-    With --json each event is a document on a line of its own.
+    Long names and values are cut, and so is an event of very many fields. With --json each event is a document on a
+    line of its own, with all that it has.
 
     \b
     Example:
