@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,7 +16,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from rsq.broker import adding
@@ -27,9 +25,9 @@ from rsq.calls.outcome import Buried, Completed
 from rsq.errors import BatchClosed
 from tests.broker.conftest import Rig
 from tests.broker.flowing import Flowing, group
+from tests.broker.models import keep_flows_to
 from tests.broker.test_flow_batches import opened
 from tests.broker.test_flow_model import stingy
-from tests.broker.test_model import EXAMPLES, STEPS
 
 __all__ = ["stingy"]
 
@@ -218,18 +216,4 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_scripts_keep_to_the_model(rig: Rig, stingy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adding, "KEPT_AT_ONCE", 2)
-    client = Client(rig.queue.settings)
-    try:
-        run_state_machine_as_test(
-            lambda: Machine(rig, client),  # type: ignore[arg-type]  # whatever makes one will do
-            settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                deadline=None,
-                phases=[Phase.explicit, Phase.reuse, Phase.generate],
-                suppress_health_check=[*HealthCheck],
-            ),
-        )
-    finally:
-        client.close()
-        rig.redis.flushall()
+    keep_flows_to(Machine, rig)

@@ -284,6 +284,14 @@ def handed_out(rig: Rig) -> list[Delivery]:
     return rig.get("alice")
 
 
+def run_in_turn(rig: Rig, *ids: str) -> None:
+    """Each is handed out alone, once the one before it has ended."""
+    for expected in ids:
+        (running,) = handed_out(rig)
+        assert running.id == expected
+        rig.commit("alice", completed(running))
+
+
 def ids_of(deliveries: list[Delivery]) -> list[str]:
     return [each.id for each in deliveries]
 
@@ -320,12 +328,7 @@ def test_a_retry_keeps_its_place(hired: Rig) -> None:
     hired.commit("alice", Retried(first, "retried", {"attempt": 2}, HOUR_MS, ""))
     assert handed_out(hired) == []
     hired.ripen("a1")
-    (again,) = handed_out(hired)
-    assert again.id == "a1"
-    hired.commit("alice", completed(again))
-    (second,) = handed_out(hired)
-    assert second.id == "a2"
-    hired.commit("alice", completed(second))
+    run_in_turn(hired, "a1", "a2")
 
 
 def deletes_what_is_ready(rig: Rig) -> None:
@@ -351,10 +354,7 @@ def test_a_line_goes_on_where_somebody_deletes_its_first_call(hired: Rig, delete
     deletes(hired)
     assert handed_out(hired) == []
     feed_in_order(hired)
-    for expected in ("a2", "a3"):
-        (running,) = handed_out(hired)
-        assert running.id == expected
-        hired.commit("alice", completed(running))
+    run_in_turn(hired, "a2", "a3")
     assert line(hired, "a") == []
     assert not {"delayed", "messages", "calls"} & {*state(hired)}
 
@@ -386,10 +386,7 @@ def test_a_dead_letter_takes_the_last_place_when_it_is_sent_again(hired: Rig) ->
     (letter,) = dead_letters(hired.link, hired.queue)
     assert redrive(hired.link, hired.queue, letter)
     assert line(hired, "a") == [b"a2", b"a3", b"a1"]
-    for expected in ("a2", "a3", "a1"):
-        (running,) = handed_out(hired)
-        assert running.id == expected
-        hired.commit("alice", completed(running))
+    run_in_turn(hired, "a2", "a3", "a1")
     assert line(hired, "a") == []
 
 
@@ -399,12 +396,7 @@ def test_a_dead_letter_of_which_nothing_waits_runs_at_once_when_it_is_sent_again
     (letter,) = dead_letters(hired.link, hired.queue)
     assert redrive(hired.link, hired.queue, letter)
     feed_in_order(hired, "a2")
-    (again,) = handed_out(hired)
-    assert again.id == "a1"
-    hired.commit("alice", completed(again))
-    (second,) = handed_out(hired)
-    assert second.id == "a2"
-    hired.commit("alice", completed(second))
+    run_in_turn(hired, "a1", "a2")
 
 
 @pytest.mark.parametrize("key", ["line:a", "delayed", "messages"])

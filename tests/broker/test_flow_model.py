@@ -1,7 +1,7 @@
 """Flows in any order, against a model: each call is released once, never early, and each end is counted once.
 
-RSQ_TEST_MODEL_EXAMPLES (default 60) and RSQ_TEST_MODEL_STEPS (default 50) as in `test_model`. The scripts have a budget
-of three nodes here, so that nearly everything that follows from something takes several of them.
+How long and how far it looks, see `tests.broker.models`. The scripts have a budget of three nodes here, so that nearly
+everything that follows from something takes several of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,7 +17,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from rsq.broker import scripts
@@ -28,7 +26,7 @@ from rsq.calls.outcome import Buried, Completed
 from rsq.calls.plan import CONTINUE, POLICIES, Node, in_runs
 from tests.broker.conftest import Rig
 from tests.broker.flowing import Flowing, call
-from tests.broker.test_model import EXAMPLES, STEPS
+from tests.broker.models import keep_flows_to
 
 BUDGET = "local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200,"
 
@@ -270,18 +268,4 @@ def stingy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_scripts_keep_to_the_model(rig: Rig, stingy: None) -> None:
-    client = Client(rig.queue.settings)
-    try:
-        run_state_machine_as_test(
-            lambda: Machine(rig, client),  # type: ignore[arg-type]  # whatever makes one will do
-            settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                deadline=None,
-                phases=[Phase.explicit, Phase.reuse, Phase.generate],
-                suppress_health_check=[*HealthCheck],
-            ),
-        )
-    finally:
-        client.close()
-        rig.redis.flushall()
+    keep_flows_to(Machine, rig)

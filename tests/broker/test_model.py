@@ -1,11 +1,10 @@
 """The scripts in any order, against a model: each call is in exactly one place, and its outcome is written once.
 
-RSQ_TEST_MODEL_EXAMPLES=2000 (default 60) makes it look longer, RSQ_TEST_MODEL_STEPS=200 (default 50) further.
+How long and how far it looks, see `tests.broker.models`.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,7 +19,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from rsq import keys
@@ -32,9 +29,7 @@ from rsq.calls.outcome import Buried, Completed, Released, Retried, Verdict, rev
 from rsq.calls.placement import Placement
 from rsq.errors import LeaseLost
 from tests.broker.conftest import HOUR_MS, Rig, adopt, text
-
-EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
-STEPS = int(os.environ.get("RSQ_TEST_MODEL_STEPS", "50"))
+from tests.broker.models import keep_to
 
 PRIORITIES = (0, 4)
 KEYS = ("", "", "k1", "k2")
@@ -642,12 +637,4 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(0)  # before it is told, a failure is made small, for up to five minutes
 def test_any_order(rig: Rig) -> None:
-    run_state_machine_as_test(
-        lambda: Machine(rig),  # type: ignore[arg-type]  # whatever makes one will do
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            suppress_health_check=[*HealthCheck],
-        ),
-    )
+    keep_to(lambda: Machine(rig))
