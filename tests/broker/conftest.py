@@ -13,6 +13,7 @@ import pytest
 from rsq import keys
 from rsq.broker import scripts
 from rsq.broker.connection import Endpoint, Link
+from rsq.broker.faults import checked
 from rsq.broker.reads import adopting
 from rsq.broker.replies import Begin, Fetched
 from rsq.broker.rows import CutShort
@@ -155,11 +156,7 @@ class Rig:
 
     def commit(self, consumer: str, *verdicts: Verdict) -> list[int]:
         """Answers of the scripts, one for each kind and stream."""
-        replies = self.link.run_many(self.queue.commit_calls(consumer, verdicts))
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return checked(self.link.run_many(self.queue.commit_calls(consumer, verdicts)))
 
     def take(self, consumer: str, delivery: Delivery) -> bool:
         """As the runner does it."""

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from rsq.broker.client import Client
+from rsq.calls.outcome import Buried, Completed
 from tests.broker.conftest import Rig
+from tests.broker.flowing import Flowing
 
 EXAMPLES = int(os.environ.get("RSQ_TEST_MODEL_EXAMPLES", "60"))
 STEPS = int(os.environ.get("RSQ_TEST_MODEL_STEPS", "50"))
@@ -35,6 +38,44 @@ def keep_to(machine: Callable[[], Any], **more: Any) -> None:
             **more,
         ),
     )
+
+
+class OfFlows(RuleBasedStateMachine):
+    """What models of flows have in common: scripts are repeated, and what follows is left to later ones.
+
+    restless  something new happens before all has followed from what was before
+    came      what was released, as the model names it, in order
+    commits   what has ended together
+    """
+
+    restless: bool
+    came: list[Any]
+
+    def __init__(self, rig: Rig, client: Client) -> None:
+        super().__init__()
+        self.flowing = Flowing(rig, client)
+        self.commits: list[list[Completed | Buried]] = []
+
+    def named(self, task_id: str) -> Any:
+        """The call with this id, as the model names it."""
+        return task_id
+
+    def settle(self) -> None:
+        if not self.restless:
+            self.flowing.go_on()
+        self.came += map(self.named, self.flowing.fetch())
+
+    @precondition(lambda self: self.commits)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """The reply was lost."""
+        self.flowing.end(*data.draw(st.sampled_from(self.commits)))
+        self.settle()
+
+    @rule()
+    def go_on(self) -> None:
+        self.flowing.rig.link.run_one(self.flowing.rig.queue.go_on_call())
+        self.settle()
 
 
 def keep_flows_to(machine: Callable[[Rig, Client], Any], rig: Rig) -> None:

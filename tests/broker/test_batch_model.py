@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -24,8 +23,8 @@ from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.calls.outcome import Buried, Completed
 from rsq.errors import BatchClosed
 from tests.broker.conftest import Rig
-from tests.broker.flowing import Flowing, group
-from tests.broker.models import keep_flows_to
+from tests.broker.flowing import group
+from tests.broker.models import OfFlows, keep_flows_to
 from tests.broker.test_flow_batches import opened
 from tests.broker.test_flow_model import stingy
 
@@ -87,28 +86,23 @@ class Model:
         return "failed" if any(member.bit == "bad" for member in self.members.values()) else "succeeded"
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(OfFlows):
     def __init__(self, rig: Rig, client: Client) -> None:
-        super().__init__()
-        self.flowing = Flowing(rig, client)
-        self.commits: list[list[Completed | Buried]] = []
+        super().__init__(rig, client)
         self.pages: list[list[str]] = []
 
     @initialize(restless=st.booleans())
     def begin(self, restless: bool) -> None:
-        """`restless`: something new happens before all has followed from what was before."""
         self.flowing.rig.redis.flushall()
         self.flowing.rig.hire("alice")
         self.restless = restless
         self.model = Model()
         opened(self.flowing)
-        self.came: list[str] = []
+        self.came = []
 
     def settle(self) -> None:
         self.model.call_back()
-        if not self.restless:
-            self.flowing.go_on()
-        self.came += self.flowing.fetch()
+        super().settle()
 
     def held(self) -> list[str]:
         running = [task_id for task_id, member in self.model.members.items() if member.running]
@@ -158,18 +152,6 @@ class Machine(RuleBasedStateMachine):
             self.model.end(task_id, well[task_id])
         self.flowing.end(*verdicts)
         self.commits.append(verdicts)
-        self.settle()
-
-    @precondition(lambda self: self.commits)
-    @rule(data=st.data())
-    def repeat(self, data: st.DataObject) -> None:
-        """The reply was lost."""
-        self.flowing.end(*data.draw(st.sampled_from(self.commits)))
-        self.settle()
-
-    @rule()
-    def go_on(self) -> None:
-        self.flowing.rig.link.run_one(self.flowing.rig.queue.go_on_call())
         self.settle()
 
     @precondition(lambda self: any(member.letter for member in self.model.members.values()))

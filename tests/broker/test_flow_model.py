@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -20,13 +19,12 @@ from hypothesis.stateful import (
 )
 
 from rsq.broker import scripts
-from rsq.broker.client import Client
 from rsq.broker.dead_letters import dead_letter, redrive
 from rsq.calls.outcome import Buried, Completed
 from rsq.calls.plan import CONTINUE, POLICIES, Node, in_runs
 from tests.broker.conftest import Rig
-from tests.broker.flowing import Flowing, call
-from tests.broker.models import keep_flows_to
+from tests.broker.flowing import call
+from tests.broker.models import OfFlows, keep_flows_to
 
 BUDGET = "local MOST_NODES, MOST_BYTES, INLINE_BYTES, PROLONG_MS = 200,"
 
@@ -134,15 +132,9 @@ def graphs(draw: st.DrawFn) -> list[Place]:
     return places
 
 
-class Machine(RuleBasedStateMachine):
-    def __init__(self, rig: Rig, client: Client) -> None:
-        super().__init__()
-        self.flowing = Flowing(rig, client)
-        self.commits: list[list[Completed | Buried]] = []
-
+class Machine(OfFlows):
     @initialize(graph=graphs(), restless=st.booleans())
     def begin(self, graph: list[Place], restless: bool) -> None:
-        """`restless`: something new happens before all has followed from what was before."""
         self.flowing.rig.redis.flushall()
         self.flowing.rig.hire("alice")
         self.restless = restless
@@ -161,13 +153,11 @@ class Machine(RuleBasedStateMachine):
         ]
         self.flowing.start(self.nodes)
         self.model.start()
-        self.came: list[int] = []
+        self.came = []
         self.settle()
 
-    def settle(self) -> None:
-        if not self.restless:
-            self.flowing.go_on()
-        self.came += [int(task_id[1:]) for task_id in self.flowing.fetch()]
+    def named(self, task_id: str) -> int:
+        return int(task_id[1:])
 
     def held(self) -> list[int]:
         return [n for n, place in enumerate(self.model.places) if place.running and n in self.came]
@@ -187,21 +177,9 @@ class Machine(RuleBasedStateMachine):
         self.commits.append(verdicts)
         self.settle()
 
-    @precondition(lambda self: self.commits)
-    @rule(data=st.data())
-    def repeat(self, data: st.DataObject) -> None:
-        """The reply was lost."""
-        self.flowing.end(*data.draw(st.sampled_from(self.commits)))
-        self.settle()
-
     @rule()
     def start_again(self) -> None:
         self.flowing.start(self.nodes)
-
-    @rule()
-    def go_on(self) -> None:
-        self.flowing.rig.link.run_one(self.flowing.rig.queue.go_on_call())
-        self.settle()
 
     @precondition(lambda self: any(place.letter and place.kind == "call" for place in self.model.places))
     @rule(data=st.data())
